@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# The front door, thin: every target says what it runs. `make help` lists them.
+SHELL := /bin/bash
+BUILD ?= build
+ASAN_BUILD ?= build-asan
+LAUNCHER := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+CMAKE := cmake -G Ninja $(LAUNCHER)
+# Recipes run after `deps`, so the shell looks for the NVRTC that it fetched; a caller's own choice wins.
+WITH_NVRTC = f=$(CURDIR)/.deps/cuda/nvidia/cu13/lib/libnvrtc.so.13; \
+  if [ -e $$f ]; then export MOESAIC_NVRTC=$${MOESAIC_NVRTC:-$$f}; fi;
+JOBS ?= $(shell nproc)
+
+.PHONY: help deps configure build demo test test-gpu asan bench format format-check lint readme clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
+
+deps:  ## install what is missing (root on Debian), fetch CUDA headers and NVRTC where there is no toolkit
+	@tools/install_deps.sh
+
+configure: deps
+	@$(CMAKE) -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release
+
+build: configure  ## build everything (Release)
+	cmake --build $(BUILD)
+
+demo: configure  ## build, compile kernels for every architecture, run the test checkpoints, print two tables
+	cmake --build $(BUILD) --target moesaic_cli
+	@$(WITH_NVRTC) tools/demo.py --build $(BUILD)
+
+test: build  ## unit and compile tiers
+	@tools/fetch_nvrtc.sh
+	@$(WITH_NVRTC) ctest --test-dir $(BUILD) -L 'unit|compile' -j $(JOBS) --output-on-failure --no-tests=error
+
+test-gpu:  ## device tier; needs a GPU
+	@if ! ls /dev/nvidia[0-9]* >/dev/null 2>&1; then echo "test-gpu: skipped, this machine has no NVIDIA GPU"; else \
+	  $(MAKE) build && $(WITH_NVRTC) ctest --test-dir $(BUILD) -L device --output-on-failure --no-tests=error; fi
+
+asan: deps  ## unit tier under address and undefined-behaviour sanitizers
+	@$(CMAKE) -S . -B $(ASAN_BUILD) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMOESAIC_SANITIZE=ON -DMOESAIC_BENCH=OFF
+	cmake --build $(ASAN_BUILD)
+	@ctest --test-dir $(ASAN_BUILD) -L unit -j $(JOBS) --output-on-failure --no-tests=error
+
+bench: build  ## speed of the published layer shapes on GPU 0
+	@$(WITH_NVRTC) tools/bench.sh $(BUILD)/moesaic
+
+format:  ## clang-format in place
+	@tools/install_deps.sh --lint
+	@tools/format.sh
+
+format-check:
+	@tools/install_deps.sh --lint
+	@tools/format.sh --check
+
+lint: format-check configure  ## clang-format, tools/check_*, clang-tidy
+	@tools/lint.sh $(BUILD)
+
+readme: configure  ## write the support matrix of `moesaic explain` into README.md
+	cmake --build $(BUILD) --target moesaic_cli
+	@tools/update_readme.py $(BUILD)/moesaic
+
+clean:
+	rm -rf $(BUILD) $(ASAN_BUILD)

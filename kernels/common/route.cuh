@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routing: logits -> ids and weights -> rows in expert order, and the tile list of both GEMMs.
+//
+// Rows of an expert are in the order of (token, slot): a stable counting sort without atomics on global memory, so the
+// result does not depend on scheduling. Tokens are cut into segments, one a block; inside a block each warp takes a run
+// of the segment's entries, counts them per expert (shared memory), and after a prefix over warps ranks them again.
+// kFused: one block does everything, for small T. kSelect + kScatter: two launches, segment counts in between.
+#pragma once
+
+#include "kernels/common/select_experts.cuh"
+
+namespace moesaic {
+
+/// KernelConfig::role of routing kernels.
+enum RouteRole : int { kRouteFused = 0, kRouteSelect = 1, kRouteScatter = 2 };
+
+inline constexpr int kMaxRouteExperts = 1024;
+
+template <abi::KernelConfig kConfig>
+struct RouteShared {
+  static constexpr int kWarps = abi::threads(kConfig) / 32;
+  // Choosing and sorting do not overlap in time. Both are cut by the number of experts: see choosers, sorters.
+  union {
+    u32 keys[8 * kMaxRouteExperts];     // [chooser][expert]
+    u16 counts[16 * kMaxRouteExperts];  // [sorter][expert] entries per warp, then the warp's first rank
+  };
+  int offsets[kMaxRouteExperts];  // first row of an expert
+  int bases[kMaxRouteExperts];    // first row of this segment's entries of an expert
+  int scan[kWarps];
+
+  /// Warps that have room to choose, and to sort, at the same time.
+  __device__ static int choosers(int experts) { return min_of(kWarps, 8 * kMaxRouteExperts / experts); }
+  __device__ static int sorters(int experts) { return min_of(kWarps, 16 * kMaxRouteExperts / experts); }
+
+ private:
+  __device__ static int min_of(int a, int b) { return a < b ? a : b; }
+};
+
+/// Fills ids and weights of the segment's tokens (choosing, or copying what the caller gave).
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_token, int end_token,
+                                         RouteShared<kConfig>& shared) {
+  const int warp = threadIdx.x / 32;
+  const int choosers = RouteShared<kConfig>::choosers(p.num_experts);
+  if (p.given_ids != nullptr) {
+    for (int i = first_token * p.top_k + threadIdx.x; i < end_token * p.top_k; i += blockDim.x) {
+      p.ids[i] = p.given_ids[i];
+      p.weights[i] = p.given_weights[i];
+    }
+  } else if (warp < choosers) {
+    for (int token = first_token + warp; token < end_token; token += choosers) {
+      select_experts(p, token, shared.keys + warp * p.num_experts);
+      __syncwarp();
+    }
+  }
+  __syncthreads();  // ids of the segment are visible to the block; the keys are dead
+}
+
+/// Exclusive prefix sum over the block; `total` gets the sum of all.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ int block_scan(int value, int& total, RouteShared<kConfig>& shared) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int inclusive = value;
+#pragma unroll
+  for (int delta = 1; delta < 32; delta *= 2) {
+    const int other = __shfl_up_sync(0xffffffffu, inclusive, delta);
+    if (lane >= delta) inclusive += other;
+  }
+  if (lane == 31) shared.scan[warp] = inclusive;
+  __syncthreads();
+  int before = 0;
+  total = 0;
+  for (int w = 0; w < RouteShared<kConfig>::kWarps; ++w) {
+    if (w < warp) before += shared.scan[w];
+    total += shared.scan[w];
+  }
+  __syncthreads();  // scan may be written again
+  return before + inclusive - value;
+}
+
+/// A warp's run of a segment's entries, 32 at a time: visit(entry, id, peers) by all lanes; `id` is -1 where there is
+/// nothing to count (`entry` is -1 beyond the end), `peers` the lanes with the same id.
+template <abi::KernelConfig kConfig, typename Visit>
+__device__ __forceinline__ void for_each_entry(const abi::RouteParams& p, int first_token, int end_token, Visit visit) {
+  const int warps = RouteShared<kConfig>::sorters(p.num_experts);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (warp >= warps) return;
+  const int first = first_token * p.top_k, count = (end_token - first_token) * p.top_k;
+  const int run = abi::round_up(abi::div_up(count, warps), 32);
+  for (int i = warp * run; i < (warp + 1) * run && i < count; i += 32) {
+    const int entry = i + lane < count ? first + i + lane : -1;
+    int id = entry >= 0 ? p.ids[entry] : -1;
+    if (id >= p.num_experts) id = -1;
+    const u32 peers = __match_any_sync(0xffffffffu, id < 0 ? -1 : id);
+    visit(entry, id < 0 ? -1 : id, peers);
+    __syncwarp();
+  }
+}
+
+/// counts[sorter][expert] for the segment, and its sum per expert through `store(expert, count)`.
+template <abi::KernelConfig kConfig, typename Store>
+__device__ __forceinline__ void count_segment(const abi::RouteParams& p, int first_token, int end_token,
+                                              RouteShared<kConfig>& shared, Store store) {
+  const int warps = RouteShared<kConfig>::sorters(p.num_experts);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  u16* counts = shared.counts + warp * p.num_experts;
+  if (warp < warps) {
+    for (int e = lane; e < p.num_experts; e += 32) counts[e] = 0;
+    __syncwarp();
+  }
+  for_each_entry<kConfig>(p, first_token, end_token, [&](int, int id, u32 peers) {
+    if (id >= 0 && (peers & ((1u << lane) - 1)) == 0) counts[id] += __popc(peers);
+  });
+  __syncthreads();  // all warps have counted
+  for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) {
+    int sum = 0;
+    for (int w = 0; w < warps; ++w) {
+      u16& count = shared.counts[w * p.num_experts + e];
+      const int own = count;
+      count = static_cast<u16>(sum);  // entries of this expert in earlier warps
+      sum += own;
+    }
+    store(e, sum);
+  }
+  __syncthreads();  // ranks of warps are visible
+}
+
+/// offsets[] from totals per expert (in offsets[e]), and, on one block, the tile list.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteShared<kConfig>& shared, bool write_tiles) {
+  int rows_before = 0, tiles_before = 0;
+  for (int base = 0; base < p.num_experts; base += blockDim.x) {
+    const int e = base + threadIdx.x;
+    const int count = e < p.num_experts ? shared.offsets[e] : 0;
+    const int tiles = abi::div_up(count, p.tile_tokens);
+    int row_total, tile_total;
+    const int first_row = rows_before + block_scan<kConfig>(count, row_total, shared);
+    const int first_tile = tiles_before + block_scan<kConfig>(tiles, tile_total, shared);
+    if (e < p.num_experts) shared.offsets[e] = first_row;
+    if (write_tiles) {
+      for (int i = 0; i < tiles; ++i) {
+        const int begin = first_row + i * p.tile_tokens;
+        const int end = begin + p.tile_tokens < first_row + count ? begin + p.tile_tokens : first_row + count;
+        p.tiles[first_tile + i] = {e, begin, end, 0};
+      }
+    }
+    rows_before += row_total;
+    tiles_before += tile_total;
+  }
+  if (write_tiles && threadIdx.x == 0) *p.num_tiles = tiles_before;
+  __syncthreads();  // offsets are complete
+}
+
+/// Gives every entry of the segment its row. bases[e] holds the first row of the segment's entries of expert e.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, int first_token, int end_token,
+                                                RouteShared<kConfig>& shared) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  u16* counts = shared.counts + warp * p.num_experts;
+  for_each_entry<kConfig>(p, first_token, end_token, [&](int entry, int id, u32 peers) {
+    const u32 before = peers & ((1u << lane) - 1);
+    const int rank = id >= 0 ? counts[id] + __popc(before) : 0;
+    __syncwarp();  // everyone has read the rank before its leader moves it on
+    if (id >= 0 && before == 0) counts[id] += __popc(peers);
+    if (entry < 0) return;
+    const int row = id >= 0 ? shared.bases[id] + rank : -1;
+    p.slot_row[entry] = row;
+    if (row < 0) return;
+    p.row_token[row] = entry / p.top_k;
+    p.row_weight[row] = p.weights[entry];
+  });
+}
+
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void route(const abi::RouteParams& p) {
+  __shared__ RouteShared<kConfig> shared;
+  const int segment = kConfig.role == kRouteFused ? 0 : static_cast<int>(blockIdx.x);
+  const int per_block = kConfig.role == kRouteFused ? p.tokens : p.segment_tokens;
+  const int first = segment * per_block;
+  const int end = first + per_block < p.tokens ? first + per_block : p.tokens;
+
+  if constexpr (kConfig.role != kRouteScatter) fill_ids<kConfig>(p, first, end, shared);
+  if constexpr (kConfig.role == kRouteSelect) {
+    u16* out = p.segment_counts + static_cast<long long>(segment) * p.num_experts;
+    count_segment<kConfig>(p, first, end, shared, [&](int e, int count) { out[e] = static_cast<u16>(count); });
+    return;
+  }
+  if constexpr (kConfig.role == kRouteFused) {
+    count_segment<kConfig>(p, first, end, shared, [&](int e, int count) { shared.offsets[e] = count; });
+    make_offsets<kConfig>(p, shared, true);
+    for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) shared.bases[e] = shared.offsets[e];
+    __syncthreads();
+  }
+  if constexpr (kConfig.role == kRouteScatter) {
+    count_segment<kConfig>(p, first, end, shared, [](int, int) {});
+    for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) {
+      int total = 0, before = 0;
+      for (int s = 0; s < static_cast<int>(gridDim.x); ++s) {
+        const int count = p.segment_counts[static_cast<long long>(s) * p.num_experts + e];
+        if (s < segment) before += count;
+        total += count;
+      }
+      shared.offsets[e] = total;
+      shared.bases[e] = before;
+    }
+    __syncthreads();
+    make_offsets<kConfig>(p, shared, segment == 0);
+    for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) shared.bases[e] += shared.offsets[e];
+    __syncthreads();
+  }
+  if constexpr (kConfig.role != kRouteSelect) scatter_segment<kConfig>(p, first, end, shared);
+}
+
+}  // namespace moesaic

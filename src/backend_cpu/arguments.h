@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Argument checks that the reference loops and the fast path share: shapes, types and null pointers, no arithmetic.
+// Each throws Error(kInvalidArgument, or kUnsupported for a recipe without code here) whose message begins with
+// `operation`.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "moesaic/moe.h"
+
+namespace moesaic::cpu {
+
+/// Group counts of the grouped methods, 1 <= top_k <= num_experts, no more than the kept groups hold.
+void check_routing(const char* operation, const Routing& routing, int num_experts, int top_k);
+
+/// Sizes, recipe (bf16 and fp16 have code), activation parameters, routing, shared experts.
+void check_config(const char* operation, const MoeConfig& config);
+
+/// Shapes and types of all views against the configuration.
+void check_weights(const char* operation, const MoeConfig& config, const MoeWeights& weights);
+
+/// Shapes, types and pointers of one run; `x_types` and `out_types` list what the caller takes.
+void check_run(const char* operation, const MoeConfig& config, const MoeRun& run, std::span<const DType> x_types,
+               std::span<const DType> out_types);
+
+/// True when the run needs logits: routing is not given, or the caller wants to see them.
+bool needs_logits(const MoeRun& run) noexcept;
+
+}  // namespace moesaic::cpu

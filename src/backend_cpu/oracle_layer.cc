@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// The oracle's layer: plain FP64 loops over experts, rows and tokens. In `kExact` only the output is rounded; in
+// `kOracle` x, weights and GEMM 1's activated result are rounded to the recipe's 16-bit type as well. Router logits,
+// routing weights and the shared gate are FP32 values in both; the weighted sum is FP64 with one rounding at the end.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "backend_cpu/arguments.h"
+#include "backend_cpu/backend_cpu.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::cpu {
+namespace {
+
+void for_each_index(std::int64_t count, const std::function<void(std::int64_t)>& body) {
+  const std::int64_t workers = std::min<std::int64_t>(count, std::max(1u, std::thread::hardware_concurrency()));
+  std::atomic<std::int64_t> next{0};
+  const auto work = [&] {
+    for (std::int64_t i = next++; i < count; i = next++) body(i);
+  };
+  std::vector<std::thread> threads;
+  for (std::int64_t i = 1; i < workers; ++i) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Eight partial sums: one chain of FP64 additions would make real layers take minutes.
+double dot(const double* a, const double* b, std::int64_t size) {
+  double partial[8] = {};
+  std::int64_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    for (int lane = 0; lane < 8; ++lane) partial[lane] += a[i + lane] * b[i + lane];
+  }
+  for (int lane = 0; i < size; ++i, ++lane) partial[lane] += a[i] * b[i];
+  return ((partial[0] + partial[1]) + (partial[2] + partial[3])) +
+         ((partial[4] + partial[5]) + (partial[6] + partial[7]));
+}
+
+// Row `row` of a matrix in FP64, rounded to `type` where it is stored in another one; kF64 keeps stored values.
+std::vector<double> load_row(const MatrixView& matrix, std::int64_t row, DType type) {
+  std::vector<double> values(static_cast<std::size_t>(matrix.cols));
+  const bool rounded = type != DType::kF64 && matrix.dtype != type;
+  for (std::int64_t col = 0; col < matrix.cols; ++col) {
+    const double value = load_element(matrix.data, matrix.dtype, row * matrix.row_stride + col * matrix.col_stride);
+    values[col] = rounded ? round_to(value, type) : value;
+  }
+  return values;
+}
+
+double bias_at(const VectorView& bias, std::int64_t index) {
+  return bias.empty() ? 0.0 : load_element(bias.data, bias.dtype, index * bias.stride);
+}
+
+void store(const TensorView& tensor, std::int64_t index, double value) {
+  const double rounded = round_to(value, tensor.dtype);
+  switch (tensor.dtype) {
+    case DType::kF64:
+      static_cast<double*>(tensor.data)[index] = rounded;
+      return;
+    case DType::kF32:
+      static_cast<float*>(tensor.data)[index] = static_cast<float>(rounded);
+      return;
+    default:
+      break;
+  }
+  // 16 bits: find the code that decodes to the rounded value, sign and exponent first.
+  std::uint16_t bits;
+  const std::uint16_t sign = std::signbit(rounded) ? 0x8000 : 0;
+  const int fraction_bits = tensor.dtype == DType::kBF16 ? 7 : 10;
+  const int bias = tensor.dtype == DType::kBF16 ? 127 : 15;
+  const std::uint16_t infinity = static_cast<std::uint16_t>((2 * bias + 1) << fraction_bits);
+  if (std::isnan(rounded)) {
+    bits = static_cast<std::uint16_t>(infinity | 1 << (fraction_bits - 1));
+  } else if (std::isinf(rounded)) {
+    bits = static_cast<std::uint16_t>(sign | infinity);
+  } else {
+    const double magnitude = std::fabs(rounded);
+    const int exponent = magnitude == 0.0 ? 1 - bias : std::max(std::ilogb(magnitude), 1 - bias);
+    // In units of the last place; a normal number's hidden bit carries into the exponent field.
+    const double units = std::ldexp(magnitude, fraction_bits - exponent);
+    const int code = static_cast<int>(units) + ((exponent + bias - 1) << fraction_bits);
+    bits = static_cast<std::uint16_t>(sign | code);
+  }
+  static_cast<std::uint16_t*>(tensor.data)[index] = bits;
+}
+
+struct Layer {
+  const MoeConfig& config;
+  DType type;  // operands are rounded to it; kF64: not at all
+
+  // One expert on rows of x. input_scale[i] multiplies GEMM 1's sums before their bias. Result [rows of x][H].
+  std::vector<double> expert(const ExpertWeights& weights, const std::vector<const double*>& x,
+                             const std::vector<double>& input_scale) const {
+    const std::int64_t intermediate = weights.gate.rows, hidden = config.hidden;
+    const std::size_t rows = x.size();
+    std::vector<double> h(rows * intermediate), y(rows * hidden);
+    for_each_index(intermediate, [&](std::int64_t i) {
+      const std::vector<double> gate = load_row(weights.gate, i, type);
+      const std::vector<double> up = weights.up.empty() ? std::vector<double>{} : load_row(weights.up, i, type);
+      for (std::size_t r = 0; r < rows; ++r) {
+        const double g = dot(x[r], gate.data(), hidden) * input_scale[r] + bias_at(weights.gate_bias, i);
+        const double u = up.empty() ? 0.0 : dot(x[r], up.data(), hidden) * input_scale[r] + bias_at(weights.up_bias, i);
+        h[r * intermediate + i] = round_to(activate(config.activation, g, u), type);
+      }
+    });
+    for_each_index(hidden, [&](std::int64_t j) {
+      const std::vector<double> down = load_row(weights.down, j, type);
+      for (std::size_t r = 0; r < rows; ++r) {
+        y[r * hidden + j] = dot(&h[r * intermediate], down.data(), intermediate) + bias_at(weights.down_bias, j);
+      }
+    });
+    return y;
+  }
+};
+
+MatrixView row_matrix(const VectorView& vector) {
+  return {vector.data, vector.dtype, 1, vector.size, 0, vector.stride};
+}
+
+struct Routed {
+  std::vector<std::int32_t> ids;  // [T][k]
+  std::vector<float> weights;     // [T][k]
+};
+
+template <typename T>
+void copy_out(const std::vector<T>& values, const TensorView& tensor) {
+  if (!tensor.empty()) std::copy(values.begin(), values.end(), static_cast<T*>(tensor.data));
+}
+
+Routed choose_experts(const MoeConfig& config, const MoeWeights& weights, const MoeRun& run,
+                      const std::vector<double>& x) {
+  const std::int64_t tokens = run.x.shape[0];
+  std::vector<float> logits;
+  if (needs_logits(run)) {
+    logits.resize(static_cast<std::size_t>(tokens * config.num_experts));
+    if (run.router_logits.empty()) {
+      project(x.data(), DType::kF64, tokens, weights.router, weights.router_bias, logits.data());
+    } else {
+      std::copy_n(static_cast<const float*>(run.router_logits.data), logits.size(), logits.begin());
+    }
+    copy_out(logits, run.logits_out);
+  }
+  Routed routed;
+  const std::size_t pairs = static_cast<std::size_t>(tokens * config.top_k);
+  routed.ids.resize(pairs);
+  routed.weights.resize(pairs);
+  if (run.topk_ids.empty()) {
+    std::vector<float> selection_bias;
+    for (std::int64_t e = 0; e < weights.selection_bias.size; ++e) {
+      selection_bias.push_back(static_cast<float>(bias_at(weights.selection_bias, e)));
+    }
+    route(config.routing, logits.data(), selection_bias.empty() ? nullptr : selection_bias.data(), tokens,
+          config.num_experts, config.top_k, routed.ids.data(), routed.weights.data());
+  } else {
+    std::copy_n(static_cast<const std::int32_t*>(run.topk_ids.data), pairs, routed.ids.begin());
+    std::copy_n(static_cast<const float*>(run.topk_weights.data), pairs, routed.weights.begin());
+  }
+  copy_out(routed.ids, run.topk_ids_out);
+  copy_out(routed.weights, run.topk_weights_out);
+  return routed;
+}
+
+// Adds the shared experts' output, times sig(x . shared_gate) where they have a gate, to y [T][H].
+void add_shared(const Layer& layer, const MoeWeights& weights, const std::vector<double>& x, std::vector<double>& y) {
+  const std::int64_t hidden = layer.config.hidden;
+  const std::int64_t tokens = static_cast<std::int64_t>(x.size()) / hidden;
+  std::vector<const double*> rows;
+  for (std::int64_t t = 0; t < tokens; ++t) rows.push_back(&x[t * hidden]);
+  const std::vector<double> shared = layer.expert(weights.shared, rows, std::vector<double>(tokens, 1.0));
+  std::vector<float> gates(tokens, 1.0f);
+  if (layer.config.shared.gated) {
+    project(x.data(), DType::kF64, tokens, row_matrix(weights.shared_gate), {}, gates.data());
+    for (float& gate : gates) gate = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(gate))));
+  }
+  for (std::int64_t i = 0; i < tokens * hidden; ++i) y[i] += gates[i / hidden] * shared[i];
+}
+
+}  // namespace
+
+void project(const void* x, DType x_dtype, std::int64_t tokens, const MatrixView& weight, const VectorView& bias,
+             float* logits) {
+  std::vector<double> values(static_cast<std::size_t>(tokens * weight.cols));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = load_element(x, x_dtype, static_cast<std::int64_t>(i));
+  for_each_index(weight.rows, [&](std::int64_t row) {
+    const std::vector<double> w = load_row(weight, row, DType::kF64);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const double sum = dot(&values[t * weight.cols], w.data(), weight.cols) + bias_at(bias, row);
+      logits[t * weight.rows + row] = static_cast<float>(sum);
+    }
+  });
+}
+
+void reference_layer(const MoeConfig& config, const MoeWeights& weights, ReferenceMode mode, const MoeRun& run) {
+  check_config("reference_moe", config);
+  check_weights("reference_moe", config, weights);
+  const DType io = tables::get_recipe(config.recipe).io;
+  const DType x_types[] = {io, DType::kF32}, out_types[] = {io, DType::kF32, DType::kF64};
+  check_run("reference_moe", config, run, x_types, out_types);
+
+  const std::int64_t tokens = run.x.shape[0], hidden = config.hidden;
+  if (tokens == 0) return;
+  const Layer layer{config, mode == ReferenceMode::kOracle ? io : DType::kF64};
+  std::vector<double> x(static_cast<std::size_t>(tokens * hidden));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), layer.type);
+  }
+  const Routed routed = choose_experts(config, weights, run, x);
+
+  std::vector<double> slots(routed.ids.size() * hidden, 0.0);  // [T][k][H], weighted; 0 for ids outside [0, E)
+  for (int e = 0; e < config.num_experts; ++e) {
+    std::vector<const double*> rows;
+    std::vector<double> input_scale, output_scale;
+    std::vector<std::size_t> pairs;
+    for (std::size_t pair = 0; pair < routed.ids.size(); ++pair) {
+      if (routed.ids[pair] != e) continue;
+      pairs.push_back(pair);
+      rows.push_back(&x[pair / config.top_k * hidden]);
+      input_scale.push_back(config.weights_on_input ? routed.weights[pair] : 1.0);
+      output_scale.push_back(config.weights_on_input ? 1.0 : routed.weights[pair]);
+    }
+    if (rows.empty()) continue;
+    const std::vector<double> y = layer.expert(weights.experts[e], rows, input_scale);
+    for (std::size_t r = 0; r < pairs.size(); ++r) {
+      for (std::int64_t j = 0; j < hidden; ++j) slots[pairs[r] * hidden + j] = output_scale[r] * y[r * hidden + j];
+    }
+  }
+
+  std::vector<double> y(x.size(), 0.0);
+  for (std::size_t pair = 0; pair < routed.ids.size(); ++pair) {
+    for (std::int64_t j = 0; j < hidden; ++j) y[pair / config.top_k * hidden + j] += slots[pair * hidden + j];
+  }
+  if (config.shared.intermediate > 0) add_shared(layer, weights, x, y);
+  for (std::size_t i = 0; i < y.size(); ++i) store(run.out, static_cast<std::int64_t>(i), y[i]);
+}
+
+}  // namespace moesaic::cpu

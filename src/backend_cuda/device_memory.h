@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory, streams, events and graphs with owners, for the command line, tests and benchmarks. The library's own
+// `run` allocates nothing and does not use them.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+#include "moesaic/tensor.h"
+
+namespace moesaic::cuda {
+
+/// Memory on one device, freed with the object. Throws Error(kCuda).
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(Device device, std::size_t bytes);
+  DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~DeviceBuffer();
+
+  void* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+  /// Copies from the host, synchronously.
+  void upload(const void* source, std::size_t bytes, std::size_t offset = 0);
+  /// Waits for the device, then copies to the host.
+  void download(void* target, std::size_t bytes, std::size_t offset = 0) const;
+  /// Sets every byte.
+  void fill(unsigned char value);
+
+ private:
+  void swap(DeviceBuffer& other) noexcept;
+  Device device_;
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// Waits for all work of a device.
+void synchronize(Device device);
+
+/// Enqueues a copy of the first `bytes` bytes on `stream` (a CUstream of the buffers' device).
+void copy_async(DeviceBuffer& target, const DeviceBuffer& source, std::size_t bytes, void* stream);
+
+/// A stream; `get` is the CUstream that FusedMoe takes.
+class Stream {
+ public:
+  explicit Stream(Device device);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  void* get() const noexcept { return stream_; }
+  void synchronize() const;
+
+ private:
+  Device device_;
+  void* stream_ = nullptr;
+};
+
+/// What `enqueue` puts on the stream, captured as a CUDA graph.
+class Graph {
+ public:
+  Graph(Device device, const Stream& stream, const std::function<void(void* stream)>& enqueue);
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void launch(const Stream& stream) const;
+
+ private:
+  Device device_;
+  void* exec_ = nullptr;
+};
+
+/// Microseconds on the device between two points of a stream.
+class Timer {
+ public:
+  explicit Timer(Device device);
+  ~Timer();
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+  void start(const Stream& stream);
+  /// Waits for the stop event.
+  double stop_us(const Stream& stream);
+
+ private:
+  Device device_;
+  void* begin_ = nullptr;
+  void* end_ = nullptr;
+};
+
+}  // namespace moesaic::cuda

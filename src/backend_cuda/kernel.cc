@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend_cuda/kernel.h"
+
+#include <fmt/format.h>
+
+#include "backend_cuda/device.h"
+#include "backend_cuda/driver.h"
+#include "moesaic/error.h"
+#include "tables/arch_table.h"
+
+namespace moesaic::cuda {
+namespace {
+
+/// A cubin needs a driver of the same major version or later; PTX needs one of the same version or later.
+void check_driver(const module::Cubin& cubin) {
+  const int driver = driver_version();
+  const bool ptx = module::Target{cubin.target}.is_ptx();
+  const bool too_old = ptx ? cubin.cuda_version > driver : cubin.cuda_version / 1000 > driver / 1000;
+  if (!too_old) return;
+  throw Error(ErrorKind::kUnsupported,
+              fmt::format("{} for {} was made by {} (CUDA {}), the driver supports CUDA {}: update the driver, or compile "
+                          "with an NVRTC of CUDA {} or earlier (MOESAIC_NVRTC)",
+                          cubin.entry, cubin.target, cubin.compiler, tables::cuda_version_name(cubin.cuda_version),
+                          tables::cuda_version_name(driver), tables::cuda_version_name(driver)));
+}
+
+CUmodule load_image(const module::Cubin& cubin) {
+  char log[4096] = {};
+  CUjit_option options[] = {CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
+  void* values[] = {log, reinterpret_cast<void*>(static_cast<std::uintptr_t>(sizeof(log) - 1))};
+  CUmodule module = nullptr;
+  const CUresult result = driver().module_load(&module, cubin.image.data(), 2, options, values);
+  if (result == CUDA_SUCCESS) return module;
+  const char* name = nullptr;
+  driver().error_name(result, &name);
+  throw Error(ErrorKind::kCuda, fmt::format("{} for {} (made by {}) does not load: {} {}", cubin.entry, cubin.target,
+                                            cubin.compiler, name ? name : "unknown error", log));
+}
+
+}  // namespace
+
+Kernel Kernel::load(const module::Cubin& cubin, int device, int dynamic_smem_bytes) {
+  check_driver(cubin);
+  const DeviceGuard guard(device);
+  Kernel kernel;
+  CUmodule module = load_image(cubin);
+  kernel.module_ = std::shared_ptr<void>(module, [device](void* loaded) {
+    try {
+      const DeviceGuard unload_guard(device);
+      driver().module_unload(static_cast<CUmodule>(loaded));
+    } catch (const Error&) {
+      // The driver is going down with the process; so is the module.
+    }
+  });
+  CUfunction function = nullptr;
+  MOESAIC_CU(module_function, &function, module, cubin.entry.c_str());
+  // Also forces a lazily loaded function onto the device, so that a first launch under graph capture loads nothing.
+  int static_bytes = 0;
+  MOESAIC_CU(function_attribute, &static_bytes, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function);
+  if (dynamic_smem_bytes > 0) {
+    MOESAIC_CU(function_set_attribute, function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, dynamic_smem_bytes);
+  }
+  kernel.function_ = function;
+  kernel.smem_bytes_ = static_cast<unsigned>(dynamic_smem_bytes);
+  return kernel;
+}
+
+void Kernel::launch(Grid grid, int threads, const void* params, void* stream) const {
+  void* arguments[] = {const_cast<void*>(params)};
+  MOESAIC_CU(launch, static_cast<CUfunction>(function_), grid.x, grid.y, grid.z, static_cast<unsigned>(threads), 1, 1,
+             smem_bytes_, static_cast<CUstream>(stream), arguments, nullptr);
+}
+
+}  // namespace moesaic::cuda

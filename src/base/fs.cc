@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// POSIX file calls behind base/fs.h.
+#include "base/fs.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "moesaic/error.h"
+
+namespace moesaic::base {
+namespace {
+
+[[noreturn]] void throw_io(const char* operation, const std::string& path, int error) {
+  throw Error(ErrorKind::kIo, fmt::format("{} {}: {}", operation, path, std::strerror(error)));
+}
+
+// A file descriptor that closes itself.
+struct Fd {
+  int value;
+  explicit Fd(int fd) : value(fd) {}
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  ~Fd() {
+    if (value >= 0) ::close(value);
+  }
+};
+
+void write_all(int fd, std::string_view bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) throw_io("write", path, errno);
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+// True where `path` still names the open file.
+bool is_file_at(int fd, const std::string& path) {
+  struct stat held {}, named {};
+  return ::fstat(fd, &held) == 0 && ::stat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino &&
+         held.st_dev == named.st_dev;
+}
+
+}  // namespace
+
+std::string read_file(const std::string& path, std::uint64_t max_bytes) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat status {};
+  if (fd.value < 0 || ::fstat(fd.value, &status) != 0) throw_io("read", path, errno);
+  if (!S_ISREG(status.st_mode)) throw Error(ErrorKind::kIo, fmt::format("read {}: not a regular file", path));
+  const auto size = static_cast<std::uint64_t>(status.st_size);
+  if (size > max_bytes) {
+    throw Error(ErrorKind::kIo, fmt::format("read {}: {} bytes, at most {} are accepted", path, size, max_bytes));
+  }
+  std::string bytes(size, '\0');
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t got = ::read(fd.value, bytes.data() + done, bytes.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw_io("read", path, errno);
+    if (got == 0) break;
+    done += static_cast<std::size_t>(got);
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+void write_file_synced(const std::string& path, std::string_view bytes) {
+  const Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (fd.value < 0) throw_io("write", path, errno);
+  write_all(fd.value, bytes, path);
+  if (::fsync(fd.value) != 0) throw_io("fsync", path, errno);
+}
+
+void sync_folder(const std::string& folder) noexcept {
+  const Fd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.value >= 0) ::fsync(fd.value);
+}
+
+void write_file_atomic(const std::string& path, std::string_view bytes) {
+  const std::string temporary = temporary_beside(path);
+  try {
+    write_file_synced(temporary, bytes);
+    if (std::rename(temporary.c_str(), path.c_str()) != 0) throw_io("rename to", path, errno);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  sync_folder(folder_of(path));
+}
+
+std::string temporary_beside(const std::string& path) {
+  static std::atomic<unsigned> counter{0};
+  return fmt::format("{}.tmp.{}.{}", path, ::getpid(), counter.fetch_add(1));
+}
+
+std::string real_path(const std::string& path) {
+  std::error_code error;
+  const auto real = std::filesystem::canonical(path, error);
+  return error ? path : real.string();
+}
+
+std::string folder_of(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+std::optional<FileLock> FileLock::acquire(const std::string& path) {
+  for (;;) {
+    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) return std::nullopt;
+    int result = 0;
+    do {
+      result = ::flock(fd, LOCK_EX);
+    } while (result != 0 && errno == EINTR);
+    if (result != 0) {
+      ::close(fd);
+      return std::nullopt;
+    }
+    // The former holder removed the file on release: what we locked may no longer be what the next one opens.
+    if (is_file_at(fd, path)) return FileLock(fd, path);
+    ::close(fd);
+  }
+}
+
+FileLock::FileLock(FileLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+
+FileLock::~FileLock() {
+  if (fd_ < 0) return;
+  // The file may have been replaced meanwhile (a cleared cache): another process' lock is not ours to remove.
+  if (is_file_at(fd_, path_)) ::unlink(path_.c_str());
+  ::close(fd_);
+}
+
+}  // namespace moesaic::base

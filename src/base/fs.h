@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files: whole reads with a limit, whole-or-not-at-all writes, and locks that die with their process.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace moesaic::base {
+
+/// The bytes of a file. Throws Error(kIo): missing, unreadable, no regular file, or larger than `max_bytes`.
+std::string read_file(const std::string& path, std::uint64_t max_bytes);
+
+/// Writes and fsyncs a new or truncated file. Throws Error(kIo).
+void write_file_synced(const std::string& path, std::string_view bytes);
+/// Makes a folder's entries durable; ignores file systems that cannot.
+void sync_folder(const std::string& folder) noexcept;
+/// Writes to a temporary file beside `path`, fsyncs, renames: readers see the old bytes or the new ones. Throws
+/// Error(kIo), leaving nothing behind.
+void write_file_atomic(const std::string& path, std::string_view bytes);
+
+/// A name beside `path` that no other process or thread uses: "<path>.tmp.<pid>.<n>".
+std::string temporary_beside(const std::string& path);
+/// The real path, or `path` itself where it does not exist.
+std::string real_path(const std::string& path);
+/// The folder that holds `path`; "." for a bare name.
+std::string folder_of(const std::string& path);
+
+/// An exclusive lock on a lock file. Held until destroyed; the kernel drops it when the process dies, so nothing blocks
+/// after a kill. The file is removed with the lock.
+class FileLock {
+ public:
+  /// Waits for the lock. nullopt: the file cannot be made (folder missing, not writable, disk full) or locked.
+  static std::optional<FileLock> acquire(const std::string& path);
+
+  FileLock(FileLock&& other) noexcept;
+  FileLock& operator=(FileLock&&) = delete;
+  FileLock(const FileLock&) = delete;
+  ~FileLock();
+
+ private:
+  FileLock(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  int fd_;
+  std::string path_;
+};
+
+}  // namespace moesaic::base

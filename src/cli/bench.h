@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// `moesaic bench`: what is measured, shared by the CPU and the GPU measurement.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "moesaic/moe.h"
+#include "tables/model_table.h"
+
+namespace moesaic::cli {
+
+inline constexpr int kBenchRoutings = 16;  // seeded uniform routings; times are means over them
+
+struct BenchOptions {
+  std::string model, recipe;
+  std::vector<int> tokens;
+  Device device;
+  ModuleOptions modules;
+  int experts = 0;  // instead of the model's: one rank of an expert-parallel layer
+};
+
+/// Rates of the machine, measured in this process.
+struct Ceilings {
+  double read_bytes_per_us = 0, copy_bytes_per_us = 0;
+  double matrix_flops_per_us = 0;  // published rate of the device class; 0: unknown
+  std::string device;
+};
+
+/// One point.
+struct BenchPoint {
+  int tokens = 0;
+  double time_us = 0;         // mean over routings of the median repeat
+  double spread = 0;          // (slowest - fastest repeat) / median
+  double touched_experts = 0; // mean over routings
+  double weight_bytes = 0;    // of touched and shared experts
+  double flops = 0;
+  double floor_us = 0;
+  std::vector<std::string> kernels;
+};
+
+struct BenchResult {
+  Ceilings ceilings;
+  std::vector<BenchPoint> points;
+};
+
+/// Layer of the options: from logits, no router.
+MoeConfig bench_config(const BenchOptions& options);
+/// Logits of routing `seed`: [tokens, E], uniform over experts.
+std::vector<float> bench_logits(int tokens, int experts, int seed);
+/// Fills touched_experts, weight_bytes, flops and floor from the routings.
+void fill_floor(const MoeConfig& config, const Ceilings& ceilings, double touched_experts, BenchPoint& point);
+/// Mean over the routings of the number of experts that get a token.
+double mean_touched(const MoeConfig& config, int tokens);
+
+BenchResult bench_moe_cpu(const BenchOptions& options);
+BenchResult bench_moe_cuda(const BenchOptions& options);
+
+}  // namespace moesaic::cli

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <random>
+
+#include "backend_cpu/backend_cpu.h"
+#include "cli/bench.h"
+
+namespace moesaic::cli {
+
+MoeConfig bench_config(const BenchOptions& o) {
+  MoeConfig config = tables::model_config(tables::get_model(o.model));
+  config.recipe = o.recipe;
+  config.device = o.device;
+  config.router = false;
+  if (o.experts > 0) {
+    config.num_experts = o.experts;
+    if (config.routing.n_group > 1) config.routing.n_group = config.routing.topk_group = 1;
+  }
+  config.max_tokens = std::max(1, *std::max_element(o.tokens.begin(), o.tokens.end()));
+  return config;
+}
+
+std::vector<float> bench_logits(int tokens, int experts, int seed) {
+  std::mt19937_64 rng(static_cast<unsigned>(1000 + seed));
+  std::vector<float> logits(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(experts));
+  for (float& logit : logits) logit = static_cast<float>(rng() >> 40) * 0x1p-24f;
+  return logits;
+}
+
+double mean_touched(const MoeConfig& c, int tokens) {
+  double total = 0;
+  for (int seed = 0; seed < kBenchRoutings; ++seed) {
+    const std::vector<float> logits = bench_logits(tokens, c.num_experts, seed);
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens * c.top_k));
+    std::vector<float> weights(ids.size());
+    cpu::route(c.routing, logits.data(), nullptr, tokens, c.num_experts, c.top_k, ids.data(), weights.data());
+    std::sort(ids.begin(), ids.end());
+    total += static_cast<double>(std::unique(ids.begin(), ids.end()) - ids.begin());
+  }
+  return total / kBenchRoutings;
+}
+
+void fill_floor(const MoeConfig& c, const Ceilings& ceilings, double touched, BenchPoint& p) {
+  const double matrices = is_gated(c.activation.kind) ? 3.0 : 2.0;
+  const double expert = matrices * c.hidden * c.intermediate, shared = matrices * c.hidden * c.shared.intermediate;
+  p.touched_experts = touched;
+  p.weight_bytes = 2.0 * (touched * expert + shared);  // 16-bit weights
+  p.flops = 2.0 * p.tokens * (c.top_k * expert + shared);
+  const double memory = p.weight_bytes / ceilings.read_bytes_per_us;
+  const double matrix = ceilings.matrix_flops_per_us > 0 ? p.flops / ceilings.matrix_flops_per_us : 0;
+  p.floor_us = std::max(memory, matrix);
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// `moesaic run`: one MoE layer of a hub checkpoint on given inputs, compared with expected outputs.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/compare.h"
+#include "cli/layer_run.h"
+#include "cli/run_files.h"
+#include "cli/support.h"
+#include "moesaic/checkpoint.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct RunOptions {
+  std::string model, input, expect, recipe, out, topk_ids, topk_weights;
+  std::string device = "cpu", mode = "fast";
+  int layer = -1;
+  std::vector<std::string> bundles;
+  bool json = false;
+};
+
+// What is printed, filled as far as the run came.
+struct Report {
+  CheckpointLayer layer;
+  std::vector<int> moe_layers;
+  std::int64_t tokens = 0;
+  LayerOutputs outputs;
+  std::optional<Comparison> comparison;
+  std::optional<std::int64_t> tokens_routed_otherwise;
+  double tolerance = 0;
+
+  bool passed() const { return !comparison || comparison->within(tolerance); }
+};
+
+void check_use(const RunOptions& options) {
+  if (options.topk_ids.empty() != options.topk_weights.empty()) {
+    throw UsageError("run: --top-k-ids and --top-k-weights go together");
+  }
+  if (parse_device(options.device).type != DeviceType::kCpu && options.mode != "fast") {
+    throw UsageError(
+        fmt::format("run: --mode {} is computed on the CPU only; leave out --device {}", options.mode, options.device));
+  }
+}
+
+void check_recipe_runs(const std::string& recipe) {
+  if (recipe_has_kernels(tables::recipe_index(recipe))) return;
+  std::vector<std::string> with_kernels;
+  for (const tables::RecipeRow& row : tables::kRecipeTable) {
+    if (recipe_has_kernels(tables::recipe_index(row.name))) with_kernels.push_back(row.name);
+  }
+  throw Error(ErrorKind::kUnsupported, fmt::format("run: recipe {} has no kernels yet; recipes with kernels: {}",
+                                                   recipe, fmt::join(with_kernels, ", ")));
+}
+
+void warn_of_other_layer(const std::string& file, int layer) {
+  std::optional<int> recorded = layer_in_metadata(file);
+  if (!recorded || *recorded == layer) return;
+  base::log_warning(
+      fmt::format("{} says that it belongs to layer {}, but layer {} runs; --layer chooses", file, *recorded, layer));
+}
+
+Report run_layer(const RunOptions& options) {
+  Report report;
+  Checkpoint checkpoint = Checkpoint::open(options.model);
+  report.moe_layers = checkpoint.moe_layers();
+  report.layer = checkpoint.load(options.layer);
+  MoeConfig& config = report.layer.config;
+  if (!options.recipe.empty()) config.recipe = options.recipe;
+  check_recipe_runs(config.recipe);
+  config.device = parse_device(options.device);
+
+  warn_of_other_layer(options.input, report.layer.layer);
+  LayerInputs inputs = read_inputs(options.input, config);
+  if (!options.topk_ids.empty()) read_routing(options.topk_ids, options.topk_weights, config, &inputs);
+  std::optional<Expected> expected;
+  if (!options.expect.empty()) {
+    warn_of_other_layer(options.expect, report.layer.layer);
+    expected = read_expected(options.expect, config, inputs.tokens);
+  }
+  report.tokens = inputs.tokens;
+  if (inputs.tokens > std::numeric_limits<int>::max()) throw UsageError("run: more tokens than a run can take");
+  config.max_tokens = std::max(1, static_cast<int>(inputs.tokens));
+
+  if (options.mode == "fast") {
+    ModuleOptions modules;
+    modules.bundles = options.bundles;
+    report.outputs = run_fused(config, report.layer.weights, modules, inputs);
+  } else {
+    ReferenceMode mode = options.mode == "exact" ? ReferenceMode::kExact : ReferenceMode::kOracle;
+    report.outputs = run_reference(config, report.layer.weights, mode, inputs);
+  }
+  if (expected) {
+    report.comparison = compare_rows(report.outputs.y, expected->y, inputs.tokens, config.hidden);
+    report.tolerance = options.mode == "exact" ? kExactRowL2 : tables::get_recipe(config.recipe).tolerance.exact_row_l2;
+    if (!expected->topk_ids.empty()) {
+      report.tokens_routed_otherwise =
+          rows_that_differ(report.outputs.topk_ids, expected->topk_ids, inputs.tokens, config.top_k);
+    }
+  }
+  return report;
+}
+
+void write_outputs(const std::string& path, const Report& report) {
+  LayerOutputs outputs = report.outputs;
+  const MoeConfig& config = report.layer.config;
+  const std::int64_t tokens = report.tokens;
+  std::vector<std::uint16_t> bits;
+  void* y = outputs.y.data();
+  if (outputs.dtype != DType::kF32) {
+    bits = encode_io(outputs.y, outputs.dtype);
+    y = bits.data();
+  }
+  std::vector<std::pair<std::string, TensorView>> tensors = {
+      {"y", TensorView(y, outputs.dtype, {tokens, config.hidden})},
+      {"topk_ids", TensorView(outputs.topk_ids.data(), DType::kI32, {tokens, config.top_k})},
+      {"topk_weights", TensorView(outputs.topk_weights.data(), DType::kF32, {tokens, config.top_k})}};
+  if (!outputs.logits.empty()) {
+    tensors.emplace_back("router_logits", TensorView(outputs.logits.data(), DType::kF32, {tokens, config.num_experts}));
+  }
+  write_tensors(path, tensors);
+}
+
+Json finite_or_text(double value) {
+  if (std::isfinite(value)) return value;
+  return std::isnan(value) ? "nan" : "inf";
+}
+
+Json to_json(const RunOptions& options, const Report& report) {
+  const MoeConfig& config = report.layer.config;
+  const LayerOutputs& outputs = report.outputs;
+  Json json = {{"model", options.model},
+               {"family", report.layer.family},
+               {"layer", report.layer.layer},
+               {"moe_layers", report.moe_layers},
+               {"tokens", report.tokens},
+               {"hidden", config.hidden},
+               {"intermediate", config.intermediate},
+               {"num_experts", config.num_experts},
+               {"top_k", config.top_k},
+               {"shared_intermediate", config.shared.intermediate},
+               {"stored", dtype_name(report.layer.stored)},
+               {"layout", report.layer.layout},
+               {"routing", routing_method_name(config.routing.method)},
+               {"activation", activation_name(config.activation.kind)},
+               {"recipe", config.recipe},
+               {"mode", options.mode},
+               {"device", device_name(config.device)},
+               {"kernels", outputs.kernels},
+               {"rounded_inputs", outputs.rounded_inputs},
+               {"prepared_bytes", outputs.prepared_bytes},
+               {"workspace_bytes", outputs.workspace_bytes},
+               {"create_seconds", outputs.create_seconds},
+               {"prepare_seconds", outputs.prepare_seconds},
+               {"first_run_seconds", outputs.first_run_seconds},
+               {"median_seconds", outputs.median_seconds},
+               {"timed_runs", outputs.timed_runs}};
+  if (report.comparison) {
+    const Comparison& c = *report.comparison;
+    json["relative_l2"] = finite_or_text(c.relative_l2);
+    json["worst_row_l2"] = finite_or_text(c.worst_row_l2);
+    json["worst_row"] = c.worst_row;
+    json["max_abs"] = finite_or_text(c.max_abs);
+    json["max_abs_at"] = {c.max_row, c.max_col};
+    json["tolerance"] = report.tolerance;
+    json["verdict"] = report.passed() ? "pass" : "fail";
+  }
+  if (report.tokens_routed_otherwise) json["tokens_routed_otherwise"] = *report.tokens_routed_otherwise;
+  return json;
+}
+
+std::string duration(double seconds) {
+  if (seconds < 1e-3) return fmt::format("{:.1f} us", seconds * 1e6);
+  if (seconds < 1) return fmt::format("{:.2f} ms", seconds * 1e3);
+  return fmt::format("{:.2f} s", seconds);
+}
+
+std::string shared_text(const SharedExperts& shared) {
+  if (shared.intermediate == 0) return "";
+  return fmt::format(", shared {}{}", shared.intermediate, shared.gated ? " gated" : "");
+}
+
+void print_comparison(const Report& report) {
+  const Comparison& c = *report.comparison;
+  fmt::print("error      relative L2 {:.2e}, worst row {:.2e} (row {}), max {:.2e} (row {}, column {})\n",
+             c.relative_l2, c.worst_row_l2, c.worst_row, c.max_abs, c.max_row, c.max_col);
+  if (report.tokens_routed_otherwise) {
+    fmt::print("routing    {} of {} tokens go to other experts than in the expected file\n",
+               *report.tokens_routed_otherwise, report.tokens);
+  }
+  fmt::print("verdict    {}: worst row {:.2e}, tolerance {:.0e}\n", report.passed() ? "pass" : "FAIL", c.worst_row_l2,
+             report.tolerance);
+}
+
+void print_text(const RunOptions& options, const Report& report) {
+  const MoeConfig& config = report.layer.config;
+  const LayerOutputs& outputs = report.outputs;
+  fmt::print("model      {} ({}), layer {} of MoE layers {}\n", options.model, report.layer.family, report.layer.layer,
+             fmt::join(report.moe_layers, ", "));
+  fmt::print("shapes     tokens {}, hidden {}, intermediate {}, experts {}, top-k {}{}\n", report.tokens, config.hidden,
+             config.intermediate, config.num_experts, config.top_k, shared_text(config.shared));
+  fmt::print("weights    {}, {}\n", dtype_name(report.layer.stored), report.layer.layout);
+  fmt::print("layer      routing {}, activation {}\n", routing_method_name(config.routing.method),
+             activation_name(config.activation.kind));
+  fmt::print("recipe     {}, mode {}, device {}\n", config.recipe, options.mode, device_name(config.device));
+  if (outputs.rounded_inputs > 0) {
+    fmt::print("input      {} values are not exact in {} and were rounded\n", outputs.rounded_inputs,
+               dtype_name(outputs.dtype));
+  }
+  fmt::print("kernels    {}\n", fmt::join(outputs.kernels, "\n           "));
+  fmt::print("time       {} (median of {}); first run {}, create {}, prepare {}\n", duration(outputs.median_seconds),
+             outputs.timed_runs, duration(outputs.first_run_seconds), duration(outputs.create_seconds),
+             duration(outputs.prepare_seconds));
+  if (report.comparison) print_comparison(report);
+}
+
+int run(const RunOptions& options) {
+  check_use(options);
+  Report report = run_layer(options);
+  if (!options.out.empty()) write_outputs(options.out, report);
+  if (options.json) {
+    fmt::print("{}\n", to_json(options, report).dump(2, ' ', false, Json::error_handler_t::replace));
+  } else {
+    print_text(options, report);
+  }
+  return report.passed() ? 0 : 1;
+}
+
+// A check of CLI11: the message of the Error that `parse` throws, or nothing.
+template <class Parse>
+auto accepted_by(Parse parse) {
+  return [parse](const std::string& text) -> std::string {
+    try {
+      parse(text);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Action& action) {
+  CLI::App* verb =
+      app.add_subcommand("run", "Run one MoE layer of a hub checkpoint and compare it with expected output");
+  const auto options = std::make_shared<RunOptions>();
+  verb->add_option("--model", options->model, "Folder with config.json and safetensors files")->required();
+  verb->add_option("--layer", options->layer, "Layer number; default: the first MoE layer")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--input", options->input, "FILE[:NAME] with x [tokens, hidden]; default: the only tensor, or x")
+      ->required();
+  verb->add_option("--expect", options->expect, "FILE[:NAME] with the expected output; default: the only tensor, or y");
+  verb->add_option("--recipe", options->recipe, "Recipe; default: by the stored type (bf16 or fp16)")
+      ->check(accepted_by([](const std::string& name) { tables::get_recipe(name); }));
+  verb->add_option("--out", options->out, "Write y, router_logits, topk_ids and topk_weights to this safetensors file");
+  verb->add_option("--device", options->device, "cpu or cuda:N")
+      ->capture_default_str()
+      ->check(accepted_by(parse_device));
+  verb->add_option("--mode", options->mode, "On the CPU: exact (FP64), oracle (the recipe's roundings) or fast")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"exact", "oracle", "fast"}));
+  verb->add_option("--top-k-ids", options->topk_ids, "FILE[:NAME] with expert ids [tokens, k]: routing is skipped");
+  verb->add_option("--top-k-weights", options->topk_weights, "FILE[:NAME] with their weights [tokens, k]");
+  verb->add_option("--bundle", options->bundles, "Kernel bundle to search first; may be given more than once");
+  verb->add_flag("--json", options->json, "Print JSON");
+  verb->callback([&action, options] { action = [options] { return run(*options); }; });
+}
+
+}  // namespace moesaic::cli

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel cache on disk.
+#include "module/cache.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "base/env.h"
+#include "base/hash.h"
+#include "moesaic/error.h"
+
+namespace moesaic::module {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kFormat = 1;
+constexpr std::uint64_t kMaxMeta = 1u << 20;
+constexpr std::uint64_t kMaxImage = 256u << 20;
+constexpr const char* kImageName = "/kernel.cubin";
+constexpr const char* kMetaName = "/meta.json";
+
+KernelRecord read_record(const std::string& entry) {
+  const nlohmann::json meta = nlohmann::json::parse(base::read_file(entry + kMetaName, kMaxMeta), nullptr, false);
+  if (!meta.is_object() || meta.value("format", 0) != kFormat) {
+    throw Error(ErrorKind::kIo, "meta.json is not that of a cache entry");
+  }
+  return record_from_json(meta);
+}
+
+Cubin read_entry(const std::string& entry, KernelRecord& record) {
+  record = read_record(entry);
+  return restore(record, base::read_file(entry + kImageName, kMaxImage), Origin::kCache);
+}
+
+bool is_hex(const std::string& text, std::size_t size) {
+  return text.size() == size && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+           return std::isdigit(c) != 0 || (c >= 'a' && c <= 'f');
+         });
+}
+
+// The key that a name on a shelf belongs to: that of an entry, its lock or a temporary; "" for foreign files.
+std::string key_in(const std::string& name) {
+  const std::string key = name.substr(0, 64);
+  const std::string rest = name.substr(key.size());
+  const bool ours = rest.empty() || rest == ".lock" || rest.rfind(".tmp.", 0) == 0;
+  return is_hex(key, 64) && ours ? key : std::string();
+}
+
+// Calls visit(path, name) for everything of ours in one folder "<key[0:2]>", in order of names.
+template <typename Visit>
+void for_each_on_shelf(const fs::path& shelf, const Visit& visit) {
+  std::error_code error;
+  std::vector<fs::path> items;
+  for (fs::directory_iterator item(shelf, error), end; !error && item != end; item.increment(error)) {
+    if (!key_in(item->path().filename().string()).empty()) items.push_back(item->path());
+  }
+  std::sort(items.begin(), items.end());
+  for (const fs::path& item : items) visit(item.string(), item.filename().string());
+}
+
+std::vector<fs::path> shelves_of(const std::string& folder) {
+  std::error_code error;
+  std::vector<fs::path> shelves;
+  for (fs::directory_iterator shelf(folder, error), end; !error && shelf != end; shelf.increment(error)) {
+    if (is_hex(shelf->path().filename().string(), 2)) shelves.push_back(shelf->path());
+  }
+  std::sort(shelves.begin(), shelves.end());
+  return shelves;
+}
+
+long long bytes_below(const std::string& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    const auto size = fs::file_size(path, error);
+    return error ? 0 : static_cast<long long>(size);
+  }
+  long long bytes = 0;
+  for (fs::directory_iterator item(path, error), end; !error && item != end; item.increment(error)) {
+    std::error_code inner;
+    const auto size = item->file_size(inner);
+    if (!inner) bytes += static_cast<long long>(size);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+std::string cache_folder(const std::optional<std::string>& given) {
+  using base::Env;
+  if (given) return *given;
+  if (const auto folder = base::env_value(Env::kCacheDir)) return *folder;
+  if (const auto xdg = base::env_value(Env::kXdgCacheHome)) return *xdg + "/moesaic";
+  if (const auto home = base::env_value(Env::kHome)) return *home + "/.cache/moesaic";
+  return {};
+}
+
+std::string cache_key(const std::string& identity, const std::string& build_id, const std::vector<std::string>& flags) {
+  base::Sha256 hash;
+  hash.add(identity).add(build_id);
+  for (const std::string& flag : flags) hash.add(flag);
+  return hash.hex();
+}
+
+std::optional<Cubin> Cache::lookup(const std::string& key, const std::string& identity, std::string* damage) const {
+  std::error_code error;
+  if (folder_.empty() || !fs::exists(path(key), error)) return std::nullopt;
+  try {
+    KernelRecord record;
+    Cubin cubin = read_entry(path(key), record);
+    if (cubin.identity == identity) return cubin;
+    if (damage != nullptr) *damage = "it holds another kernel";
+  } catch (const std::exception& failure) {
+    if (damage != nullptr) *damage = failure.what();
+  }
+  return std::nullopt;
+}
+
+std::optional<base::FileLock> Cache::lock(const std::string& key) const {
+  if (folder_.empty()) return std::nullopt;
+  // Twice: `clear` in another process may remove the empty folder in between.
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    std::error_code error;
+    fs::create_directories(shelf(key), error);
+    if (auto lock = base::FileLock::acquire(path(key) + ".lock")) return lock;
+  }
+  return std::nullopt;
+}
+
+std::string Cache::store(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const {
+  const std::string final_path = path(key);
+  const std::string temporary = base::temporary_beside(final_path);
+  std::error_code error;
+  try {
+    // The lock is ours, so temporaries of this key are those of killed processes.
+    for_each_on_shelf(shelf(key), [&](const std::string& item, const std::string& name) {
+      if (name.rfind(key + ".tmp.", 0) == 0) fs::remove_all(item, error);
+    });
+    fs::create_directories(temporary);
+    nlohmann::json meta = to_json(make_record(instance, cubin));
+    meta["format"] = kFormat;
+    base::write_file_synced(temporary + kImageName, {cubin.image.data(), cubin.image.size()});
+    base::write_file_synced(temporary + kMetaName, meta.dump(1));
+    base::sync_folder(temporary);
+    if (fs::exists(final_path, error)) {
+      // rename does not replace a folder that holds something: the damaged entry steps aside first.
+      const std::string aside = base::temporary_beside(final_path);
+      fs::rename(final_path, aside);
+      fs::remove_all(aside, error);
+    }
+    fs::rename(temporary, final_path);
+    base::sync_folder(shelf(key));
+    return {};
+  } catch (const std::exception& failure) {
+    fs::remove_all(temporary, error);
+    return failure.what();
+  }
+}
+
+std::vector<CacheEntry> Cache::list() const {
+  std::vector<CacheEntry> entries;
+  const auto add = [&entries](const std::string& item, const std::string& name) {
+    if (name.size() != 64) return;
+    CacheEntry entry;
+    entry.key = name;
+    try {
+      const Cubin cubin = read_entry(item, entry.record);
+    } catch (const std::exception& failure) {
+      entry.damage = failure.what();
+    }
+    entries.push_back(std::move(entry));
+  };
+  for (const fs::path& shelf : shelves_of(folder_)) for_each_on_shelf(shelf, add);
+  return entries;
+}
+
+Cache::Cleared Cache::clear() const {
+  Cleared cleared;
+  const auto remove = [&cleared](const std::string& item, const std::string& name) {
+    const bool lock = name.size() > 5 && name.compare(name.size() - 5, 5, ".lock") == 0;
+    // A lock file may be held right now; its holder removes it.
+    if (lock) return;
+    const long long bytes = bytes_below(item);
+    std::error_code error;
+    fs::remove_all(item, error);
+    if (error) throw Error(ErrorKind::kIo, fmt::format("cache clear: {}: {}", item, error.message()));
+    cleared.bytes += bytes;
+    if (name.size() == 64) ++cleared.entries;
+  };
+  for (const fs::path& shelf : shelves_of(folder_)) {
+    for_each_on_shelf(shelf, remove);
+    std::error_code error;
+    fs::remove(shelf, error);  // only where it is empty
+  }
+  return cleared;
+}
+
+}  // namespace moesaic::module

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compiled kernels on disk: <folder>/<key[0:2]>/<key>/{kernel.cubin, meta.json}.
+//
+// An entry is written to "<key>.tmp.<pid>.<n>", fsynced and renamed, so it is whole or not there. Its lock is the file
+// "<key>.lock" beside it. File times mean nothing. Nothing here throws for a cache that cannot be written.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fs.h"
+#include "module/record.h"
+
+namespace moesaic::module {
+
+/// The folder in use: `given`, else MOESAIC_CACHE_DIR, else $XDG_CACHE_HOME/moesaic, else ~/.cache/moesaic; "" where
+/// none of these is known.
+std::string cache_folder(const std::optional<std::string>& given);
+
+/// SHA-256 over identity, the compiler's build-id and the flags.
+std::string cache_key(const std::string& identity, const std::string& build_id, const std::vector<std::string>& flags);
+
+/// An entry as listings show it.
+struct CacheEntry {
+  std::string key;
+  KernelRecord record;
+  std::string damage;  // why it cannot be used; empty: sound
+};
+
+class Cache {
+ public:
+  explicit Cache(std::string folder) : folder_(std::move(folder)) {}
+  const std::string& folder() const noexcept { return folder_; }
+
+  /// The kernel of a key; nullopt where it is missing or damaged, then `damage` (if not null) says how.
+  std::optional<Cubin> lookup(const std::string& key, const std::string& identity, std::string* damage) const;
+  /// Waits for the lock of a key; nullopt where the cache cannot be written.
+  std::optional<base::FileLock> lock(const std::string& key) const;
+  /// Writes an entry, replacing what is there. Call with the lock held. Returns why it failed, or "".
+  std::string store(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const;
+
+  /// All entries, checked, by key. A missing folder has none.
+  std::vector<CacheEntry> list() const;
+  struct Cleared {
+    int entries = 0;
+    long long bytes = 0;
+  };
+  /// Removes every entry and what killed processes left; touches nothing else in the folder. Throws Error(kIo).
+  Cleared clear() const;
+
+ private:
+  std::string shelf(const std::string& key) const { return folder_ + "/" + key.substr(0, 2); }
+  std::string path(const std::string& key) const { return shelf(key) + "/" + key; }
+
+  std::string folder_;
+};
+
+}  // namespace moesaic::module

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lookup, lock, look again, compile, store.
+#include "module/maker.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "base/log.h"
+#include "module/build_id.h"
+#include "module/ptxas_log.h"
+#include "moesaic/error.h"
+
+namespace moesaic::module {
+
+Maker::Maker(const ModuleOptions& options) : nvrtc_path_(options.nvrtc), cache_(cache_folder(options.cache_dir)) {}
+
+const NvrtcSearch& Maker::search() const {
+  std::call_once(searched_, [this] { search_ = find_nvrtc(nvrtc_path_); });
+  return search_;
+}
+
+std::shared_ptr<const Nvrtc> Maker::nvrtc() const {
+  if (!search().file) {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("NVRTC 12.8 or later was not found ({}); install a CUDA toolkit or `pip install "
+                            "nvidia-cuda-nvrtc`, or name it in MOESAIC_NVRTC",
+                            search().why_none()));
+  }
+  return Nvrtc::load(*search().file);
+}
+
+std::string Maker::key(const KernelInstance& instance, const std::string& identity) const {
+  return cache_key(identity, search().file->build_id, compile_flags(instance.target));
+}
+
+std::optional<Cubin> Maker::find(const KernelInstance& instance, const std::string& identity) const {
+  if (!search().file) return std::nullopt;
+  return cache_.lookup(key(instance, identity), identity, nullptr);
+}
+
+Cubin Maker::make(const KernelInstance& instance, const std::string& identity) const {
+  if (!search().file) nvrtc();  // throws
+  const std::string entry_key = key(instance, identity);
+  if (auto found = cache_.lookup(entry_key, identity, nullptr)) return *std::move(found);
+
+  const auto lock = cache_.lock(entry_key);
+  if (!lock) {
+    Cubin cubin = compile(instance, identity);
+    std::call_once(warned_, [this] {
+      base::log_warning(fmt::format("kernel cache '{}' cannot be written: kernels are kept in memory only",
+                                    cache_.folder()));
+    });
+    return cubin;
+  }
+  // Whoever held the lock before us may have made it.
+  std::string damage;
+  if (auto found = cache_.lookup(entry_key, identity, &damage)) return *std::move(found);
+  if (!damage.empty()) {
+    base::log_warning(fmt::format("kernel cache entry {} ({} for {}) is damaged and made again: {}", entry_key,
+                                  entry_name(instance), instance.target.name, damage));
+  }
+  Cubin cubin = compile(instance, identity);
+  add_to_cache(entry_key, instance, cubin);
+  return cubin;
+}
+
+Cubin Maker::compile(const KernelInstance& instance, const std::string& identity) const {
+  const auto compiler = nvrtc();
+  const auto start = std::chrono::steady_clock::now();
+  NvrtcOutput output = compiler->compile(instance);
+  Cubin cubin;
+  cubin.facts = read_ptxas_log(output.log);
+  cubin.facts.compile_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!instance.target.is_ptx()) {
+    cubin.facts.code_bytes = elf_code_bytes(output.image.data(), output.image.size());
+  }
+  cubin.image = std::move(output.image);
+  cubin.entry = entry_name(instance);
+  cubin.identity = identity;
+  cubin.target = instance.target.name;
+  cubin.compiler = fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(compiler->version()),
+                               search().file->build_id);
+  cubin.cuda_version = compiler->version();
+  cubin.flags = compile_flags(instance.target);
+  cubin.origin = Origin::kCompiled;
+  return cubin;
+}
+
+void Maker::add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const {
+  const std::string failure = cache_.store(key, instance, cubin);
+  if (failure.empty()) return;
+  std::call_once(warned_, [&] {
+    base::log_warning(fmt::format("kernel cache: {}; kernels are kept in memory only", failure));
+  });
+}
+
+}  // namespace moesaic::module

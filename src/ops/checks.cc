@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// Argument checks of the layer: every refusal names the argument, what was got and what is wanted.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "ops/moe_impl.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::ops {
+namespace {
+
+[[noreturn]] void refuse(const std::string& argument, const std::string& got, const std::string& wanted) {
+  throw Error(ErrorKind::kInvalidArgument, fmt::format("fused_moe: {} is {}, wanted {}", argument, got, wanted));
+}
+
+std::string shape_text(const TensorView& t) {
+  std::string text = dtype_name(t.dtype);
+  text += " [";
+  for (int i = 0; i < t.rank; ++i) text += fmt::format("{}{}", i > 0 ? ", " : "", t.shape[static_cast<std::size_t>(i)]);
+  return text + "]";
+}
+
+void check_tensor(const std::string& name, const TensorView& t, std::int64_t rows, std::int64_t cols,
+                  std::initializer_list<DType> dtypes) {
+  std::string accepted;
+  bool dtype_fits = false;
+  for (const DType dtype : dtypes) {
+    dtype_fits = dtype_fits || dtype == t.dtype;
+    accepted += (accepted.empty() ? "" : " or ") + std::string(dtype_name(dtype));
+  }
+  const bool shape_fits = t.rank == 2 && t.shape[0] == rows && t.shape[1] == cols;
+  if (!dtype_fits || !shape_fits) refuse(name, shape_text(t), fmt::format("{} [{}, {}]", accepted, rows, cols));
+  if (t.data == nullptr && rows * cols > 0) refuse(name, "a null pointer", fmt::format("{} [{}, {}]", accepted, rows, cols));
+}
+
+void check_float_type(const std::string& name, DType dtype) {
+  if (dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kF32) {
+    refuse(name, dtype_name(dtype), "bf16, f16 or f32");
+  }
+}
+
+void check_matrix(const std::string& name, const MatrixView& m, std::int64_t rows, std::int64_t cols) {
+  if (m.empty()) refuse(name, "empty", fmt::format("a matrix [{}, {}]", rows, cols));
+  if (m.rows != rows || m.cols != cols) {
+    refuse(name, fmt::format("[{}, {}]", m.rows, m.cols), fmt::format("[{}, {}]", rows, cols));
+  }
+  check_float_type(name, m.dtype);
+}
+
+void check_vector(const std::string& name, const VectorView& v, std::int64_t size) {
+  if (v.empty()) return;
+  if (v.size != size) refuse(name, fmt::format("[{}]", v.size), fmt::format("[{}] or empty", size));
+  check_float_type(name, v.dtype);
+}
+
+void check_expert(const std::string& name, const ExpertWeights& e, int hidden, int intermediate, bool gated) {
+  check_matrix(name + ".gate", e.gate, intermediate, hidden);
+  if (gated) {
+    check_matrix(name + ".up", e.up, intermediate, hidden);
+  } else if (!e.up.empty()) {
+    refuse(name + ".up", "a matrix", "empty: the activation is not gated");
+  }
+  check_matrix(name + ".down", e.down, hidden, intermediate);
+  check_vector(name + ".gate_bias", e.gate_bias, intermediate);
+  check_vector(name + ".up_bias", e.up_bias, intermediate);
+  check_vector(name + ".down_bias", e.down_bias, hidden);
+}
+
+void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t tokens) {
+  const bool given = !run.topk_ids.empty() || !run.topk_weights.empty();
+  if (given) {
+    if (run.topk_ids.empty() || run.topk_weights.empty()) {
+      refuse(run.topk_ids.empty() ? "topk_ids" : "topk_weights", "empty", "both topk_ids and topk_weights, or neither");
+    }
+    if (!run.router_logits.empty()) refuse("router_logits", "given together with topk_ids", "one of them");
+    check_tensor("topk_ids", run.topk_ids, tokens, c.top_k, {DType::kI32});
+    check_tensor("topk_weights", run.topk_weights, tokens, c.top_k, {DType::kF32});
+  } else if (!run.router_logits.empty()) {
+    check_tensor("router_logits", run.router_logits, tokens, c.num_experts, {DType::kF32});
+  } else if (!c.router) {
+    refuse("router_logits", "empty", "router_logits, or topk_ids and topk_weights: the layer was made without a router");
+  }
+  if (!run.logits_out.empty()) {
+    if (given) refuse("logits_out", "given together with topk_ids", "empty: no logits are computed");
+    check_tensor("logits_out", run.logits_out, tokens, c.num_experts, {DType::kF32});
+  }
+  if (!run.topk_ids_out.empty()) check_tensor("topk_ids_out", run.topk_ids_out, tokens, c.top_k, {DType::kI32});
+  if (!run.topk_weights_out.empty()) {
+    check_tensor("topk_weights_out", run.topk_weights_out, tokens, c.top_k, {DType::kF32});
+  }
+}
+
+}  // namespace
+
+void check_weights(const MoeConfig& c, const MoeWeights& w) {
+  const bool gated = is_gated(c.activation.kind);
+  if (static_cast<std::int64_t>(w.experts.size()) != c.num_experts) {
+    refuse("weights.experts", fmt::format("{} experts", w.experts.size()), fmt::format("{}", c.num_experts));
+  }
+  for (std::size_t e = 0; e < w.experts.size(); ++e) {
+    check_expert(fmt::format("weights.experts[{}]", e), w.experts[e], c.hidden, c.intermediate, gated);
+  }
+  if (c.router) check_matrix("weights.router", w.router, c.num_experts, c.hidden);
+  check_vector("weights.router_bias", w.router_bias, c.num_experts);
+  check_vector("weights.selection_bias", w.selection_bias, c.num_experts);
+  if (c.shared.intermediate > 0) check_expert("weights.shared", w.shared, c.hidden, c.shared.intermediate, gated);
+  if (c.shared.gated && w.shared_gate.empty()) refuse("weights.shared_gate", "empty", fmt::format("[{}]", c.hidden));
+  check_vector("weights.shared_gate", w.shared_gate, c.hidden);
+}
+
+void check_run(const MoeConfig& c, const MoeRun& run, Precision precision) {
+  const DType io = tables::get_recipe(c.recipe).io;
+  if (run.x.rank != 2) refuse("x", shape_text(run.x), fmt::format("{} [T, {}]", dtype_name(io), c.hidden));
+  const std::int64_t tokens = run.x.shape[0];
+  if (precision == Precision::kIo) {
+    if (tokens < 0 || tokens > c.max_tokens) {
+      refuse("x", fmt::format("{} tokens", tokens), fmt::format("0 to max_tokens {}", c.max_tokens));
+    }
+    check_tensor("x", run.x, tokens, c.hidden, {io});
+    check_tensor("out", run.out, tokens, c.hidden, {io, DType::kF32});
+  } else {
+    check_tensor("x", run.x, tokens, c.hidden, {DType::kF32, DType::kBF16, DType::kF16});
+    check_tensor("out", run.out, tokens, c.hidden, {DType::kF64, DType::kF32, io});
+  }
+  check_routing_inputs(c, run, tokens);
+}
+
+}  // namespace moesaic::ops

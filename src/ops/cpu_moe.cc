@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layer on the CPU: the fast path of backend_cpu.
+#include <fmt/format.h>
+
+#include "backend_cpu/backend_cpu.h"
+#include "ops/moe_impl.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::ops {
+namespace {
+
+class CpuMoe final : public MoeImpl {
+ public:
+  explicit CpuMoe(const MoeConfig& config) : config_(config) {}
+
+  std::size_t prepared_bytes() const noexcept override { return cpu::fast_prepared_bytes(config_); }
+  void prepare(const MoeWeights& weights, void* prepared, void*) const override {
+    cpu::fast_prepare(config_, weights, prepared);
+  }
+  std::size_t workspace_bytes(std::int64_t tokens) const override { return cpu::fast_workspace_bytes(config_, tokens); }
+  void run(const MoeRun& run, void*) const override { cpu::fast_run(config_, run); }
+  std::vector<std::string> kernels(std::int64_t) const override {
+    return {fmt::format("cpu_fast_{}", cpu::fast_target())};
+  }
+
+ private:
+  MoeConfig config_;
+};
+
+}  // namespace
+
+std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config) {
+  if (config.recipe != "bf16" && config.recipe != "fp16") {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("fused_moe({}): the CPU serves bf16 and fp16 in this version", config.recipe));
+  }
+  return std::make_unique<CpuMoe>(config);
+}
+
+}  // namespace moesaic::ops

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layer on a GPU: plans once, loads every kernel that a plan can ask for, then only launches.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "backend_cuda/device.h"
+#include "backend_cuda/kernel.h"
+#include "base/env.h"
+#include "base/log.h"
+#include "kernels/abi/params.h"
+#include "module/store.h"
+#include "ops/cuda_prepare.h"
+#include "ops/moe_impl.h"
+#include "plan/moe_plan.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::ops {
+namespace {
+
+using plan::Choice;
+
+/// Row of the device's SM; an unknown SM gets the newest row's limits and PTX code.
+struct Served {
+  tables::ArchRow arch;
+  std::optional<std::string> target;  // instead of the row's own targets
+};
+
+Served serve(int sm, const ModuleOptions& modules) {
+  std::optional<std::string> forced = modules.force_target;
+  if (!forced) forced = base::env_value(base::Env::kForceTarget);
+  if (const tables::ArchRow* row = tables::find_arch(sm)) return {*row, forced};
+  const std::string message = fmt::format(
+      "SM{}.{} is newer than this version knows: served by compute_80 PTX of the portable kernels", sm / 10, sm % 10);
+  if (base::env_switch(base::Env::kStrict).value_or(false)) {
+    throw Error(ErrorKind::kUnsupported, message + "; MOESAIC_STRICT=1 makes that an error");
+  }
+  base::log(LogLevel::kNotice, message);
+  tables::ArchRow row = tables::kArchTable.front();
+  row.sm = sm;
+  return {row, forced ? forced : "compute_80"};
+}
+
+plan::DeviceRates rates_of(const cuda::DeviceInfo& info) {
+  plan::DeviceRates rates;
+  // DDR: two transfers a clock; 87% of it is what reads reach (measured on H100). Unknown clocks keep the default.
+  const double peak = 2.0 * info.memory_clock_khz * 1e3 * info.memory_bus_bits / 8.0 / 1e6;
+  if (peak > 1e4) rates.dram_bytes_per_us = 0.87 * peak;
+  rates.sm_count = info.sm_count;
+  return rates;
+}
+
+int code(ActivationKind kind) { return static_cast<int>(kind); }
+
+/// Parameters as the kernels take them: defaults of moe.h applied.
+void set_activation(const Activation& a, abi::GemmParams& p) {
+  const bool situ = a.kind == ActivationKind::kSitu;
+  p.activation = code(a.kind);
+  p.gated = is_gated(a.kind) ? 1 : 0;
+  p.alpha = a.alpha.value_or(situ ? 4.0f : 1.0f);
+  p.beta = a.beta.value_or(situ ? 25.0f : 0.0f);
+  p.limit = a.limit.value_or(a.kind == ActivationKind::kSwigluStep ? 7.0f : __builtin_inff());
+}
+
+// The kernels' numbers (kernels/common/select_experts.cuh, activation.cuh) are those of moe.h.
+static_assert(static_cast<int>(RoutingMethod::kSoftmaxTopK) == 0 && static_cast<int>(RoutingMethod::kTopKSoftmax) == 2 &&
+              static_cast<int>(RoutingMethod::kDeepSeekV3) == 3 && static_cast<int>(RoutingMethod::kDeepSeekV2) == 4 &&
+              static_cast<int>(RoutingMethod::kLlama4) == 5 && static_cast<int>(RoutingMethod::kSigmoid) == 7);
+static_assert(static_cast<int>(ActivationKind::kSitu) == 10 && static_cast<int>(ActivationKind::kSwigluBias) == 5);
+
+class CudaMoe final : public MoeImpl {
+ public:
+  CudaMoe(const MoeConfig& config, const ModuleOptions& modules)
+      : config_(config), layout_(plan::prepared_layout(config)), io_(tables::get_recipe(config.recipe).io) {
+    const cuda::DeviceInfo info = cuda::device_info(config.device.index);
+    const Served served = serve(info.sm, modules);
+    std::string force = modules.force_kernel.value_or("");
+    if (force.empty()) force = base::env_value(base::Env::kForceKernel).value_or("");
+    ranges_ = plan::plan_ranges(config, served.arch, rates_of(info), force);
+    prepare_steps_ = plan::plan_prepare(config, served.arch);
+    load_kernels(served, modules);
+  }
+
+  std::size_t prepared_bytes() const noexcept override { return layout_.total; }
+  std::size_t workspace_bytes(std::int64_t tokens) const override { return plan::workspace_bytes(config_, tokens); }
+
+  void prepare(const MoeWeights& weights, void* prepared, void* stream) const override {
+    const cuda::DeviceGuard guard(config_.device.index);
+    prepare_weights(config_, layout_, weights, kernel(prepare_steps_.matrix), kernel(prepare_steps_.vector),
+                    static_cast<char*>(prepared), stream);
+  }
+
+  std::vector<std::string> kernels(std::int64_t tokens) const override {
+    std::vector<std::string> names;
+    for (const Choice& c : steps(tokens).all()) {
+      names.push_back(fmt::format("{}/{}", c.row->name, tables::config_name(*c.row, c.config())));
+    }
+    return names;
+  }
+
+  void run(const MoeRun& run, void* stream) const override;
+
+ private:
+  using Key = std::pair<const tables::KernelRow*, int>;
+
+  void load_kernels(const Served& served, const ModuleOptions& modules) {
+    std::vector<Choice> wanted = {prepare_steps_.matrix, prepare_steps_.vector};
+    for (const plan::PlanRange& range : ranges_) {
+      const std::vector<Choice> used = range.steps.all();
+      wanted.insert(wanted.end(), used.begin(), used.end());
+    }
+    std::vector<module::KernelInstance> instances;
+    for (const Choice& c : wanted) {
+      if (!kernels_.emplace(Key{c.row, c.config_index}, cuda::Kernel()).second) continue;
+      module::Target target = served.target ? module::Target{*served.target} : module::target_for(*c.row, served.arch);
+      instances.push_back({c.row, c.config_index, std::move(target)});
+    }
+    module::Store store(modules);
+    const auto cubins = store.get_all(instances);
+    for (std::size_t i = 0; i < instances.size(); ++i) {
+      kernels_[Key{instances[i].row, instances[i].config_index}] =
+          cuda::Kernel::load(*cubins[i], config_.device.index, abi::smem_bytes(instances[i].config()));
+    }
+  }
+
+  const cuda::Kernel& kernel(const Choice& c) const { return kernels_.find(Key{c.row, c.config_index})->second; }
+
+  const plan::MoeSteps& steps(std::int64_t tokens) const {
+    const auto range = std::lower_bound(ranges_.begin(), ranges_.end(), tokens,
+                                        [](const plan::PlanRange& r, std::int64_t t) { return r.last_tokens < t; });
+    return range == ranges_.end() ? ranges_.back().steps : range->steps;
+  }
+
+  MoeConfig config_;
+  plan::PreparedLayout layout_;
+  DType io_;
+  std::vector<plan::PlanRange> ranges_;
+  plan::PrepareSteps prepare_steps_;
+  std::map<Key, cuda::Kernel> kernels_;
+};
+
+/// The launches of one run. Lives on the stack of `run`: pointers into workspace and prepared weights, nothing else.
+class Launches {
+ public:
+  Launches(const MoeConfig& config, const plan::PreparedLayout& prepared, const plan::MoeSteps& steps, const MoeRun& run,
+           void* stream)
+      : c_(config), p_(prepared), steps_(steps), run_(run), stream_(stream), tokens_(static_cast<int>(run.x.shape[0])),
+        tile_tokens_(steps.gemm1.config().tile_tokens), w_(plan::workspace_layout(config, tokens_, tile_tokens_)) {}
+
+  const float* logits() const {
+    if (!run_.router_logits.empty()) return static_cast<const float*>(run_.router_logits.data);
+    return !run_.logits_out.empty() ? static_cast<float*>(run_.logits_out.data) : work<float>(w_.logits);
+  }
+
+  void project(const cuda::Kernel& kernel, std::size_t weight, std::size_t bias, int rows, float* out) const {
+    const abi::KernelConfig& c = steps_.project.config();
+    abi::ProjectParams p{};
+    p.x = run_.x.data;
+    p.weight = weights<void>(weight);
+    p.bias = bias == kNone ? nullptr : weights<float>(bias);
+    p.out = out;
+    p.weight_type = abi::kSourceF32;
+    p.tokens = tokens_;
+    p.rows = rows;
+    p.k = c_.hidden;
+    const cuda::Grid grid{static_cast<unsigned>(abi::div_up(rows, c.tile_rows)),
+                          static_cast<unsigned>(abi::div_up(tokens_, c.tile_tokens))};
+    kernel.launch(grid, abi::threads(c), &p, stream_);
+  }
+
+  void project_router(const cuda::Kernel& kernel) const {
+    project(kernel, p_.router, p_.router_bias, c_.num_experts, const_cast<float*>(logits()));
+  }
+  void project_shared_gate(const cuda::Kernel& kernel) const {
+    project(kernel, p_.shared_gate, kNone, 1, work<float>(w_.shared_gate));
+  }
+
+  abi::RouteParams route_params() const {
+    abi::RouteParams p{};
+    p.given_ids = static_cast<const int*>(run_.topk_ids.data);
+    p.given_weights = static_cast<const float*>(run_.topk_weights.data);
+    p.logits = p.given_ids != nullptr ? nullptr : logits();
+    p.selection_bias = weights<float>(p_.selection_bias);
+    p.ids = ids();
+    p.weights = slot_weights();
+    p.segment_counts = work<unsigned short>(w_.segment_counts);
+    p.row_token = work<int>(w_.row_token);
+    p.row_weight = work<float>(w_.row_weight);
+    p.slot_row = work<int>(w_.slot_row);
+    p.tiles = work<abi::Tile>(w_.tiles);
+    p.num_tiles = work<int>(w_.num_tiles);
+    p.tokens = tokens_;
+    p.num_experts = c_.num_experts;
+    p.top_k = c_.top_k;
+    p.method = static_cast<int>(c_.routing.method);
+    p.n_group = c_.routing.n_group;
+    p.topk_group = c_.routing.topk_group;
+    p.renormalize = c_.routing.renormalize ? 1 : 0;
+    p.scaling = c_.routing.scaling;
+    p.tile_tokens = tile_tokens_;
+    p.segment_tokens = w_.segment_tokens;
+    return p;
+  }
+
+  void route(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
+    const abi::RouteParams p = route_params();
+    const unsigned blocks = config.role == 0 ? 1u : static_cast<unsigned>(w_.segments);
+    kernel.launch({blocks}, abi::threads(config), &p, stream_);
+  }
+
+  abi::GemmParams routed_gemm(int role) const {
+    abi::GemmParams p = gemm(role, c_.intermediate);
+    p.activations = role == 1 ? run_.x.data : work<void>(w_.h);
+    p.weights = weights<void>(role == 1 ? p_.w13 : p_.w2);
+    p.bias = weights<float>(role == 1 ? p_.b13 : p_.b2);
+    p.row_token = role == 1 ? work<int>(w_.row_token) : nullptr;
+    p.row_weight = role == 1 && c_.weights_on_input ? work<float>(w_.row_weight) : nullptr;
+    p.tiles = work<abi::Tile>(w_.tiles);
+    p.num_tiles = work<int>(w_.num_tiles);
+    p.out = role == 1 ? work<void>(w_.h) : work<void>(w_.y);
+    return p;
+  }
+
+  abi::GemmParams shared_gemm(int role) const {
+    abi::GemmParams p = gemm(role, c_.shared.intermediate);
+    p.activations = role == 1 ? run_.x.data : work<void>(w_.shared_h);
+    p.weights = weights<void>(role == 1 ? p_.shared_w13 : p_.shared_w2);
+    p.bias = weights<float>(role == 1 ? p_.shared_b13 : p_.shared_b2);
+    p.rows = tokens_;
+    p.out = role == 1 ? work<void>(w_.shared_h) : work<void>(w_.shared_y);
+    return p;
+  }
+
+  void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p) const {
+    const int tiles = p.tiles != nullptr ? w_.max_tiles : abi::div_up(p.rows, config.tile_tokens);
+    const int columns = abi::div_up(p.row_blocks, config.tile_rows / abi::kBlockRows);
+    kernel.launch({static_cast<unsigned>(tiles) * static_cast<unsigned>(columns)}, abi::threads(config), &p, stream_);
+  }
+
+  void sum(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
+    abi::WeightedSumParams p{};
+    p.rows = work<float>(w_.y);
+    p.slot_row = work<int>(w_.slot_row);
+    p.weights = c_.weights_on_input ? nullptr : slot_weights();
+    p.shared = c_.shared.intermediate > 0 ? work<float>(w_.shared_y) : nullptr;
+    p.shared_gate = c_.shared.gated ? work<float>(w_.shared_gate) : nullptr;
+    p.out = run_.out.data;
+    p.tokens = tokens_;
+    p.cols = c_.hidden;
+    p.top_k = c_.top_k;
+    p.out_f32 = run_.out.dtype == DType::kF32 ? 1 : 0;
+    kernel.launch({static_cast<unsigned>(tokens_)}, abi::threads(config), &p, stream_);
+  }
+
+  bool needs_router() const { return run_.router_logits.empty() && run_.topk_ids.empty(); }
+
+ private:
+  static constexpr std::size_t kNone = ~std::size_t{0};
+
+  template <typename T>
+  T* work(std::size_t offset) const {
+    return reinterpret_cast<T*>(static_cast<char*>(run_.workspace) + offset);
+  }
+  template <typename T>
+  const T* weights(std::size_t offset) const {
+    return reinterpret_cast<const T*>(static_cast<const char*>(run_.prepared) + offset);
+  }
+  int* ids() const { return run_.topk_ids_out.empty() ? work<int>(w_.ids) : static_cast<int*>(run_.topk_ids_out.data); }
+  float* slot_weights() const {
+    return run_.topk_weights_out.empty() ? work<float>(w_.weights) : static_cast<float*>(run_.topk_weights_out.data);
+  }
+
+  /// What GEMM 1 (hidden -> intermediate) and GEMM 2 (back) have in common.
+  abi::GemmParams gemm(int role, int intermediate) const {
+    abi::GemmParams p{};
+    set_activation(c_.activation, p);
+    const int stride = abi::round_up(intermediate, 8);
+    p.k = role == 1 ? c_.hidden : stride;
+    p.k_blocks = abi::div_up(role == 1 ? c_.hidden : intermediate, abi::kBlockK);
+    p.activation_stride = role == 1 ? c_.hidden : stride;
+    p.row_blocks = role == 1 ? abi::gate_up_blocks(intermediate, p.gated != 0) : abi::div_up(c_.hidden, abi::kBlockRows);
+    p.out_cols = role == 1 ? stride : c_.hidden;
+    p.out_stride = p.out_cols;
+    return p;
+  }
+
+  const MoeConfig& c_;
+  const plan::PreparedLayout& p_;
+  const plan::MoeSteps& steps_;
+  const MoeRun& run_;
+  void* stream_;
+  int tokens_, tile_tokens_;
+  plan::WorkspaceLayout w_;
+};
+
+void CudaMoe::run(const MoeRun& run, void* stream) const {
+  check_alignment(run);
+  const plan::MoeSteps& s = steps(run.x.shape[0]);
+  const cuda::DeviceGuard guard(config_.device.index);
+  const Launches launches(config_, layout_, s, run, stream);
+  if (launches.needs_router()) launches.project_router(kernel(s.project));
+  if (config_.shared.gated) launches.project_shared_gate(kernel(s.project));
+  launches.route(kernel(s.route), s.route.config());
+  if (s.scatter.row != nullptr) launches.route(kernel(s.scatter), s.scatter.config());
+  launches.launch_gemm(kernel(s.gemm1), s.gemm1.config(), launches.routed_gemm(1));
+  launches.launch_gemm(kernel(s.gemm2), s.gemm2.config(), launches.routed_gemm(2));
+  if (config_.shared.intermediate > 0) {
+    launches.launch_gemm(kernel(s.shared_gemm1), s.shared_gemm1.config(), launches.shared_gemm(1));
+    launches.launch_gemm(kernel(s.shared_gemm2), s.shared_gemm2.config(), launches.shared_gemm(2));
+  }
+  launches.sum(kernel(s.sum), s.sum.config());
+}
+
+}  // namespace
+
+std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOptions& modules) {
+  return std::make_unique<CudaMoe>(config, modules);
+}
+
+}  // namespace moesaic::ops

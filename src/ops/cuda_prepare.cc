@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cuda_prepare.h"
+
+#include <fmt/format.h>
+
+#include "kernels/abi/params.h"
+
+namespace moesaic::ops {
+namespace {
+
+constexpr int kThreads = 256;  // of both prepare kernels: 8 warps in kernel_table.cc
+
+int source_type(DType dtype) {
+  return dtype == DType::kF32 ? abi::kSourceF32 : dtype == DType::kBF16 ? abi::kSourceBf16 : abi::kSourceFp16;
+}
+
+unsigned blocks_for(long long threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
+
+/// Launches the two prepare kernels of one layer.
+class Preparer {
+ public:
+  Preparer(const cuda::Kernel& matrix, const cuda::Kernel& vector, char* prepared, void* stream)
+      : matrix_(matrix), vector_(vector), prepared_(prepared), stream_(stream) {}
+
+  void matrix(const MatrixView& gate, const MatrixView& up, std::size_t offset) const {
+    abi::PrepareParams p{};
+    p.gate = gate.data;
+    p.gate_row_stride = gate.row_stride;
+    p.gate_col_stride = gate.col_stride;
+    p.gate_type = source_type(gate.dtype);
+    p.up = up.data;
+    p.up_row_stride = up.row_stride;
+    p.up_col_stride = up.col_stride;
+    p.up_type = source_type(up.dtype);
+    p.rows = static_cast<int>(gate.rows);
+    p.k = static_cast<int>(gate.cols);
+    p.out = prepared_ + offset;
+    const long long row_blocks = abi::gate_up_blocks(p.rows, p.up != nullptr);
+    const long long pieces = row_blocks * abi::div_up(p.k, abi::kBlockK) * 64;
+    matrix_.launch({blocks_for(pieces)}, kThreads, &p, stream_);
+  }
+
+  /// Bias of GEMM rows in prepared order; `up` empty and `interleave` false: one vector in its own order. An empty
+  /// `gate` gives zeros.
+  void vector(const VectorView& gate, const VectorView& up, bool interleave, std::size_t padded, std::size_t offset) const {
+    if (padded == 0) return;
+    abi::PrepareVectorParams p{};
+    p.gate = gate.data;
+    p.gate_stride = gate.stride;
+    p.gate_type = source_type(gate.dtype);
+    p.up = up.data;
+    p.up_stride = up.stride;
+    p.up_type = source_type(up.dtype);
+    p.size = static_cast<int>(gate.empty() ? up.empty() ? 0 : up.size : gate.size);
+    p.padded = static_cast<int>(padded);
+    p.interleave = interleave ? 1 : 0;
+    p.out = reinterpret_cast<float*>(prepared_ + offset);
+    vector_.launch({blocks_for(p.padded)}, kThreads, &p, stream_);
+  }
+
+  void expert(const ExpertWeights& e, bool gated, std::size_t w13, std::size_t w2, std::size_t b13, std::size_t b13_floats,
+              std::size_t b2, std::size_t b2_floats) const {
+    matrix(e.gate, gated ? e.up : MatrixView{}, w13);
+    matrix(e.down, {}, w2);
+    vector(e.gate_bias, e.up_bias, gated, b13_floats, b13);
+    vector(e.down_bias, {}, false, b2_floats, b2);
+  }
+
+  /// A matrix as FP32 [rows][cols], row by row.
+  void rows(const MatrixView& m, std::size_t offset) const {
+    for (std::int64_t r = 0; r < m.rows; ++r) {
+      const char* row = static_cast<const char*>(m.data) + r * m.row_stride * static_cast<std::int64_t>(dtype_size(m.dtype));
+      vector({row, m.dtype, m.cols, m.col_stride}, {}, false, static_cast<std::size_t>(m.cols),
+             offset + static_cast<std::size_t>(r * m.cols) * 4);
+    }
+  }
+
+ private:
+  const cuda::Kernel& matrix_;
+  const cuda::Kernel& vector_;
+  char* prepared_;
+  void* stream_;
+};
+
+void check_pointer(const char* name, const void* data, std::uintptr_t alignment) {
+  if (reinterpret_cast<std::uintptr_t>(data) % alignment == 0) return;
+  throw Error(ErrorKind::kInvalidArgument,
+              fmt::format("fused_moe: {} is at {}, wanted a multiple of {} bytes", name, data, alignment));
+}
+
+}  // namespace
+
+void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, const MoeWeights& w,
+                     const cuda::Kernel& matrix, const cuda::Kernel& vector, char* prepared, void* stream) {
+  check_pointer("prepared", prepared, 256);
+  const bool gated = is_gated(c.activation.kind);
+  const Preparer preparer(matrix, vector, prepared, stream);
+  for (std::size_t e = 0; e < w.experts.size(); ++e) {
+    preparer.expert(w.experts[e], gated, layout.w13 + e * layout.w13_expert_bytes, layout.w2 + e * layout.w2_expert_bytes,
+                    layout.b13 + e * layout.b13_expert_floats * 4, layout.b13_expert_floats,
+                    layout.b2 + e * layout.b2_expert_floats * 4, layout.b2_expert_floats);
+  }
+  const auto experts = static_cast<std::size_t>(c.num_experts);
+  if (c.router) preparer.rows(w.router, layout.router);
+  preparer.vector(w.router_bias, {}, false, experts, layout.router_bias);
+  preparer.vector(w.selection_bias, {}, false, experts, layout.selection_bias);
+  if (c.shared.intermediate > 0) {
+    const auto floats = static_cast<std::size_t>(abi::gate_up_blocks(c.shared.intermediate, gated)) * abi::kBlockRows;
+    preparer.expert(w.shared, gated, layout.shared_w13, layout.shared_w2, layout.shared_b13, floats, layout.shared_b2,
+                    layout.b2_expert_floats);
+  }
+  if (c.shared.gated) preparer.vector(w.shared_gate, {}, false, static_cast<std::size_t>(c.hidden), layout.shared_gate);
+}
+
+void check_alignment(const MoeRun& run) {
+  check_pointer("x", run.x.data, 16);
+  check_pointer("out", run.out.data, 16);
+  check_pointer("prepared", run.prepared, 256);
+  check_pointer("workspace", run.workspace, 256);
+}
+
+}  // namespace moesaic::ops

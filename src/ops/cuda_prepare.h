@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights on the device -> the prepared buffer, and what the kernels ask of pointers.
+#pragma once
+
+#include "backend_cuda/kernel.h"
+#include "moesaic/moe.h"
+#include "plan/moe_plan.h"
+
+namespace moesaic::ops {
+
+/// Enqueues the preparation of all weights. The device must be current.
+void prepare_weights(const MoeConfig& config, const plan::PreparedLayout& layout, const MoeWeights& weights,
+                     const cuda::Kernel& matrix, const cuda::Kernel& vector, char* prepared, void* stream);
+
+/// Throws Error(kInvalidArgument) on pointers that are not aligned as the kernels read them.
+void check_alignment(const MoeRun& run);
+
+}  // namespace moesaic::ops

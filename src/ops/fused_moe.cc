@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// FusedMoe: checks, then the implementation of the device. Also the reference entry point.
+#include <fmt/format.h>
+
+#include "backend_cpu/backend_cpu.h"
+#include "moesaic/moe.h"
+#include "ops/moe_impl.h"
+#include "plan/moe_plan.h"
+
+namespace moesaic {
+
+struct FusedMoe::Impl {
+  MoeConfig config;
+  std::unique_ptr<ops::MoeImpl> device;
+};
+
+FusedMoe FusedMoe::create(const MoeConfig& config, const ModuleOptions& modules) {
+  plan::check_config(config);
+  auto impl = std::make_shared<Impl>();
+  impl->config = config;
+  impl->device = config.device.type == DeviceType::kCpu ? ops::make_cpu_moe(config) : ops::make_cuda_moe(config, modules);
+  return FusedMoe(std::move(impl));
+}
+
+FusedMoe::FusedMoe(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+FusedMoe::FusedMoe(FusedMoe&&) noexcept = default;
+FusedMoe& FusedMoe::operator=(FusedMoe&&) noexcept = default;
+FusedMoe::FusedMoe(const FusedMoe&) = default;
+FusedMoe& FusedMoe::operator=(const FusedMoe&) = default;
+FusedMoe::~FusedMoe() = default;
+
+const MoeConfig& FusedMoe::config() const noexcept { return impl_->config; }
+std::size_t FusedMoe::prepared_bytes() const noexcept { return impl_->device->prepared_bytes(); }
+
+void FusedMoe::prepare(const MoeWeights& weights, void* prepared, void* stream) const {
+  ops::check_weights(impl_->config, weights);
+  if (prepared == nullptr) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("fused_moe: prepared is a null pointer, wanted {} bytes", prepared_bytes()));
+  }
+  impl_->device->prepare(weights, prepared, stream);
+}
+
+std::size_t FusedMoe::workspace_bytes(std::int64_t tokens) const {
+  if (tokens < 0 || tokens > impl_->config.max_tokens) {
+    throw Error(ErrorKind::kInvalidArgument, fmt::format("fused_moe: workspace for {} tokens, wanted 0 to max_tokens {}",
+                                                         tokens, impl_->config.max_tokens));
+  }
+  return impl_->device->workspace_bytes(tokens);
+}
+
+void FusedMoe::run(const MoeRun& run, void* stream) const {
+  ops::check_run(impl_->config, run, ops::Precision::kIo);
+  const std::int64_t tokens = run.x.shape[0];
+  if (tokens == 0) return;
+  if (run.prepared == nullptr) {
+    throw Error(ErrorKind::kInvalidArgument, "fused_moe: prepared is a null pointer, wanted what `prepare` wrote");
+  }
+  const std::size_t needed = impl_->device->workspace_bytes(tokens);
+  if (needed > 0 && (run.workspace == nullptr || run.workspace_bytes < needed)) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("fused_moe: workspace is {} bytes{}, wanted {} for {} tokens", run.workspace_bytes,
+                            run.workspace == nullptr ? " at a null pointer" : "", needed, tokens));
+  }
+  impl_->device->run(run, stream);
+}
+
+std::vector<std::string> FusedMoe::kernels(std::int64_t tokens) const { return impl_->device->kernels(tokens); }
+
+void reference_moe(const MoeConfig& config, const MoeWeights& weights, ReferenceMode mode, const MoeRun& run) {
+  plan::check_config(config);
+  ops::check_weights(config, weights);
+  ops::check_run(config, run, ops::Precision::kReference);
+  cpu::reference_layer(config, weights, mode, run);
+}
+
+}  // namespace moesaic

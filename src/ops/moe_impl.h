@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What FusedMoe delegates to: one implementation per device type. Arguments are checked before they get here.
+#pragma once
+
+#include "moesaic/moe.h"
+
+namespace moesaic::ops {
+
+class MoeImpl {
+ public:
+  virtual ~MoeImpl() = default;
+  virtual std::size_t prepared_bytes() const noexcept = 0;
+  virtual void prepare(const MoeWeights& weights, void* prepared, void* stream) const = 0;
+  virtual std::size_t workspace_bytes(std::int64_t tokens) const = 0;
+  virtual void run(const MoeRun& run, void* stream) const = 0;
+  virtual std::vector<std::string> kernels(std::int64_t tokens) const = 0;
+};
+
+std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config);
+std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOptions& modules);
+
+/// Throws Error(kInvalidArgument) on weights whose number, shapes or types do not fit the configuration.
+void check_weights(const MoeConfig& config, const MoeWeights& weights);
+
+/// Which types `x` and `out` may have.
+enum class Precision { kIo, kReference };
+
+/// Throws Error(kInvalidArgument) on tensors that do not fit the configuration or each other.
+void check_run(const MoeConfig& config, const MoeRun& run, Precision precision);
+
+}  // namespace moesaic::ops

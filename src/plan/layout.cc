@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Byte layouts of the prepared buffer and the workspace, and the legality of a configuration.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "kernels/abi/params.h"
+#include "plan/moe_plan.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::plan {
+namespace {
+
+/// Hands out parts of one buffer, each on a 256-byte boundary.
+class Packer {
+ public:
+  std::size_t take(std::size_t bytes) {
+    const std::size_t at = size_;
+    size_ = (size_ + bytes + 255) / 256 * 256;
+    return at;
+  }
+  std::size_t size() const { return size_; }
+
+ private:
+  std::size_t size_ = 0;
+};
+
+std::size_t blocks_bytes(int row_blocks, int k) {
+  return static_cast<std::size_t>(row_blocks) * static_cast<std::size_t>(abi::div_up(k, abi::kBlockK)) * abi::kBlockBytes;
+}
+
+[[noreturn]] void refuse(const char* field, std::int64_t got, const std::string& wanted) {
+  throw Error(ErrorKind::kInvalidArgument, fmt::format("fused_moe: {} is {}, wanted {}", field, got, wanted));
+}
+
+void check_positive(const char* field, int value) {
+  if (value < 1) refuse(field, value, "at least 1");
+}
+
+void check_routing(const MoeConfig& c) {
+  const Routing& r = c.routing;
+  const bool grouped = r.method == RoutingMethod::kDeepSeekV2 || r.method == RoutingMethod::kDeepSeekV3;
+  if (!grouped) {
+    if (r.n_group > 1) refuse("routing.n_group", r.n_group, fmt::format("1 with {}", routing_method_name(r.method)));
+    return;
+  }
+  if (r.n_group < 1 || r.n_group > 32) refuse("routing.n_group", r.n_group, "1 to 32");
+  if (c.num_experts % r.n_group != 0) refuse("routing.n_group", r.n_group, fmt::format("a divisor of num_experts {}", c.num_experts));
+  if (r.topk_group < 1 || r.topk_group > r.n_group) refuse("routing.topk_group", r.topk_group, fmt::format("1 to n_group {}", r.n_group));
+  if (c.num_experts / r.n_group * r.topk_group < c.top_k) {
+    refuse("top_k", c.top_k, fmt::format("at most the {} experts of topk_group {} groups", c.num_experts / r.n_group * r.topk_group, r.topk_group));
+  }
+}
+
+}  // namespace
+
+void check_config(const MoeConfig& c) {
+  tables::get_recipe(c.recipe);
+  check_positive("hidden", c.hidden);
+  check_positive("intermediate", c.intermediate);
+  check_positive("num_experts", c.num_experts);
+  check_positive("top_k", c.top_k);
+  check_positive("max_tokens", c.max_tokens);
+  if (c.top_k > c.num_experts) refuse("top_k", c.top_k, fmt::format("at most num_experts {}", c.num_experts));
+  if (c.shared.intermediate < 0) refuse("shared.intermediate", c.shared.intermediate, "0 (none) or more");
+  if (c.shared.gated && c.shared.intermediate == 0) {
+    refuse("shared.intermediate", 0, "more than 0 when shared.gated is set");
+  }
+  if (static_cast<std::int64_t>(c.max_tokens) * c.top_k > (std::int64_t{1} << 30)) {
+    refuse("max_tokens", c.max_tokens, fmt::format("at most 2^30 / top_k = {}", (std::int64_t{1} << 30) / c.top_k));
+  }
+  check_routing(c);
+}
+
+PreparedLayout prepared_layout(const MoeConfig& c) {
+  const bool gated = is_gated(c.activation.kind);
+  const auto experts = static_cast<std::size_t>(c.num_experts);
+  const int blocks1 = abi::gate_up_blocks(c.intermediate, gated);
+  const int blocks2 = abi::div_up(c.hidden, abi::kBlockRows);
+  PreparedLayout p{};
+  p.w13_expert_bytes = blocks_bytes(blocks1, c.hidden);
+  p.w2_expert_bytes = blocks_bytes(blocks2, c.intermediate);
+  p.b13_expert_floats = static_cast<std::size_t>(blocks1) * abi::kBlockRows;
+  p.b2_expert_floats = static_cast<std::size_t>(blocks2) * abi::kBlockRows;
+  Packer pack;
+  p.w13 = pack.take(experts * p.w13_expert_bytes);
+  p.w2 = pack.take(experts * p.w2_expert_bytes);
+  p.b13 = pack.take(experts * p.b13_expert_floats * 4);
+  p.b2 = pack.take(experts * p.b2_expert_floats * 4);
+  p.router = pack.take(c.router ? experts * static_cast<std::size_t>(c.hidden) * 4 : 0);
+  p.router_bias = pack.take(experts * 4);
+  p.selection_bias = pack.take(experts * 4);
+  const int shared = c.shared.intermediate;
+  const int shared_blocks = shared > 0 ? abi::gate_up_blocks(shared, gated) : 0;
+  p.shared_w13 = pack.take(blocks_bytes(shared_blocks, c.hidden));
+  p.shared_w2 = pack.take(shared > 0 ? blocks_bytes(blocks2, shared) : 0);
+  p.shared_b13 = pack.take(static_cast<std::size_t>(shared_blocks) * abi::kBlockRows * 4);
+  p.shared_b2 = pack.take(shared > 0 ? p.b2_expert_floats * 4 : 0);
+  p.shared_gate = pack.take(c.shared.gated ? static_cast<std::size_t>(c.hidden) * 4 : 0);
+  p.total = pack.size();
+  return p;
+}
+
+WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int tile_tokens) {
+  WorkspaceLayout w{};
+  const auto t = static_cast<std::size_t>(tokens);
+  const std::size_t rows = t * static_cast<std::size_t>(c.top_k);
+  const auto experts = static_cast<std::size_t>(c.num_experts);
+  // Every touched expert has at most one tile that is not full.
+  w.max_tiles = static_cast<int>(std::min(rows, rows / static_cast<std::size_t>(tile_tokens) + std::min(experts, rows)));
+  const std::int64_t most = std::max(1, 65535 / c.top_k);  // entries of a segment are counted in 16 bits
+  const std::int64_t wanted = std::max<std::int64_t>(64, (tokens + 127) / 128);
+  w.segment_tokens = static_cast<int>(std::min(wanted, most));
+  w.segments = static_cast<int>((tokens + w.segment_tokens - 1) / w.segment_tokens);
+  Packer pack;
+  w.logits = pack.take(t * experts * 4);
+  w.ids = pack.take(rows * 4);
+  w.weights = pack.take(rows * 4);
+  w.segment_counts = pack.take(static_cast<std::size_t>(w.segments) * experts * 2);
+  w.row_token = pack.take(rows * 4);
+  w.row_weight = pack.take(rows * 4);
+  w.slot_row = pack.take(rows * 4);
+  w.tiles = pack.take(static_cast<std::size_t>(w.max_tiles) * sizeof(abi::Tile));
+  w.num_tiles = pack.take(4);
+  w.h = pack.take(rows * static_cast<std::size_t>(abi::round_up(c.intermediate, 8)) * 2);
+  w.y = pack.take(rows * static_cast<std::size_t>(c.hidden) * 4);
+  w.shared_gate = pack.take(c.shared.gated ? t * 4 : 0);
+  const auto shared = static_cast<std::size_t>(abi::round_up(c.shared.intermediate, 8));
+  w.shared_h = pack.take(t * shared * 2);
+  w.shared_y = pack.take(shared > 0 ? t * static_cast<std::size_t>(c.hidden) * 4 : 0);
+  w.total = pack.size();
+  return w;
+}
+
+std::size_t workspace_bytes(const MoeConfig& c, std::int64_t tokens) {
+  return workspace_layout(c, tokens, 8).total;  // the smallest tile has the longest tile list
+}
+
+}  // namespace moesaic::plan

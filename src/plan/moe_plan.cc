@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan/moe_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/abi/params.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::plan {
+
+using tables::ArchRow;
+using tables::KernelRow;
+using tables::Op;
+
+namespace {
+
+/// Experts that T tokens touch on average when routing is uniform.
+double touched_experts(const GemmShape& s) {
+  return s.num_experts * (1.0 - std::pow(1.0 - static_cast<double>(s.top_k) / s.num_experts, static_cast<double>(s.tokens)));
+}
+
+/// Expected tiles over all experts: rows per expert taken as Poisson, in steps of one tile.
+double expected_tiles(const GemmShape& s, int tile) {
+  const double mean = static_cast<double>(s.tokens) * s.top_k / s.num_experts;
+  if (s.num_experts == 1) return std::ceil(mean / tile);
+  if (mean > 32.0 * tile) return s.num_experts * (mean / tile + 0.5);
+  double tiles = 0, below = 0;  // E[ceil(n / tile)] = sum over i of P(n > i * tile)
+  double term = std::exp(-mean);
+  const double limit = mean + 12.0 * std::sqrt(mean) + 12.0;
+  for (int n = 0; n <= limit; ++n) {
+    below += term;
+    if (n % tile == 0) tiles += std::max(0.0, 1.0 - below);
+    term *= mean / (n + 1);
+  }
+  return s.num_experts * tiles;
+}
+
+/// Predicted time of one grouped GEMM: weights from DRAM once per touched expert; each tile streams them from L2 and
+/// multiplies tile_tokens rows whether they are used or not. Calibrated in docs/performance-log.md.
+double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Op op, const DeviceRates& rates) {
+  const double rows = op == Op::kGemm1 ? (s.gated ? 2.0 : 1.0) * s.intermediate : s.hidden;
+  const double k = op == Op::kGemm1 ? s.hidden : s.intermediate;
+  const double bytes = 2.0 * rows * k;
+  const double tiles = expected_tiles(s, c.tile_tokens);
+  const double dram = touched_experts(s) * bytes / rates.dram_bytes_per_us;
+  const bool streaming = c.stages == 0;
+  // Streaming tiles read activations from L1/L2 for every 16 or 32 weight rows; tiled ones go through shared memory.
+  const double activation_bytes = 2.0 * c.tile_tokens * k * rows / c.tile_rows;
+  const double l2 = tiles * (bytes + activation_bytes) / rates.l2_bytes_per_us;
+  const double rate = rates.mma_flops_per_us * (streaming ? 0.35 : c.tile_tokens >= 128 ? 1.0 : 0.8);
+  const double mma = tiles * 2.0 * c.tile_tokens * rows * k / rate;
+  // Tiled kernels keep less of DRAM's latency in flight.
+  return std::max({dram * (streaming ? 1.0 : 1.12), l2, mma});
+}
+
+std::string join_reasons(const std::vector<Candidate>& all) {
+  std::string text;
+  for (const Candidate& c : all) {
+    const std::string line = fmt::format("{}: {}", c.choice.row->name, c.why_not);
+    if (text.find(line) != std::string::npos) continue;
+    text += (text.empty() ? "" : "; ") + line;
+  }
+  return text.empty() ? "no kernel row has this op" : text;
+}
+
+[[noreturn]] void throw_no_kernel(Op op, const ArchRow& arch, int recipe, const std::vector<Candidate>& all) {
+  throw Error(ErrorKind::kUnsupported,
+              fmt::format("{}({}): no kernel for SM{}: {}; `moesaic explain` lists what is served", tables::op_name(op),
+                          tables::kRecipeTable[static_cast<std::size_t>(recipe)].name, arch.sm, join_reasons(all)));
+}
+
+GemmShape routed_shape(const MoeConfig& c, std::int64_t tokens) {
+  return {tokens, c.hidden, c.intermediate, c.num_experts, c.top_k, is_gated(c.activation.kind)};
+}
+
+GemmShape shared_shape(const MoeConfig& c, std::int64_t tokens) {
+  return {tokens, c.hidden, c.shared.intermediate, 1, 1, is_gated(c.activation.kind)};
+}
+
+int recipe_of(const MoeConfig& config) {
+  tables::get_recipe(config.recipe);  // throws on an unknown name
+  return tables::recipe_index(config.recipe);
+}
+
+/// Picks a step that has no score: the first possible candidate whose config satisfies `wanted`.
+template <typename Wanted>
+Choice pick(Op op, const ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
+            const std::string& force, Wanted wanted) {
+  const std::vector<Candidate> all = candidates(op, arch, recipe, shape, rates, force);
+  for (const Candidate& c : all) {
+    if (c.why_not.empty() && wanted(c.choice)) return c.choice;
+  }
+  throw_no_kernel(op, arch, recipe, all);
+}
+
+/// Both GEMMs share the tile list, hence the tile height: the best pair of equal tile_tokens.
+void pick_gemms(const ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
+                const std::string& force, Choice& gemm1, Choice& gemm2) {
+  const auto first = candidates(Op::kGemm1, arch, recipe, shape, rates, force);
+  const auto second = candidates(Op::kGemm2, arch, recipe, shape, rates, force);
+  double best = INFINITY;
+  for (const Candidate& a : first) {
+    for (const Candidate& b : second) {
+      if (!a.why_not.empty() || !b.why_not.empty()) continue;
+      if (a.choice.config().tile_tokens != b.choice.config().tile_tokens) continue;
+      if (a.score_us + b.score_us >= best) continue;
+      best = a.score_us + b.score_us;
+      gemm1 = a.choice;
+      gemm2 = b.choice;
+    }
+  }
+  if (gemm1.row != nullptr) return;
+  const bool first_missing = std::none_of(first.begin(), first.end(), [](const auto& c) { return c.why_not.empty(); });
+  throw_no_kernel(first_missing ? Op::kGemm1 : Op::kGemm2, arch, recipe, first_missing ? first : second);
+}
+
+}  // namespace
+
+bool routing_is_fused(std::int64_t tokens, int top_k) noexcept { return tokens <= 128 && tokens * top_k <= 2048; }
+
+std::vector<Candidate> candidates(Op op, const ArchRow& arch, int recipe, const GemmShape& shape,
+                                  const DeviceRates& rates, const std::string& force_kernel) {
+  const KernelRow* forced = nullptr;
+  if (!force_kernel.empty()) {
+    forced = tables::find_kernel(force_kernel);
+    if (forced == nullptr) {
+      throw Error(ErrorKind::kInvalidArgument,
+                  fmt::format("MOESAIC_FORCE_KERNEL: no kernel row is called '{}'; `moesaic kernels` lists them", force_kernel));
+    }
+  }
+  const tables::Problem problem{shape.tokens, shape.hidden, shape.intermediate, shape.num_experts, shape.top_k};
+  std::vector<Candidate> all;
+  for (const KernelRow& row : tables::kernel_table()) {
+    if (row.op != op) continue;
+    std::string why = tables::why_not(row, arch, recipe);
+    if (why.empty()) {
+      if (const char* reason = row.supports(problem)) why = reason;
+    }
+    if (why.empty() && forced != nullptr && forced->op == op && forced != &row) {
+      why = fmt::format("MOESAIC_FORCE_KERNEL asks for {}", force_kernel);
+    }
+    for (std::size_t i = 0; i < row.configs.size(); ++i) {
+      Candidate candidate{{&row, static_cast<int>(i)}, 0, why};
+      if (why.empty() && abi::smem_bytes(row.configs[i]) > arch.smem_per_block) {
+        candidate.why_not = fmt::format("needs {} bytes of shared memory, SM{} has {}", abi::smem_bytes(row.configs[i]),
+                                        arch.sm, arch.smem_per_block);
+      }
+      if (candidate.why_not.empty() && (op == Op::kGemm1 || op == Op::kGemm2)) {
+        candidate.score_us = gemm_score(row.configs[i], shape, op, rates);
+      }
+      all.push_back(std::move(candidate));
+    }
+  }
+  return all;
+}
+
+std::vector<Choice> MoeSteps::all() const {
+  std::vector<Choice> set;
+  for (const Choice& c : {project, route, scatter, gemm1, gemm2, shared_gemm1, shared_gemm2, sum}) {
+    if (c.row != nullptr) set.push_back(c);
+  }
+  return set;
+}
+
+MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& arch, const DeviceRates& rates,
+                  const std::string& force) {
+  const int recipe = recipe_of(config);
+  const GemmShape shape = routed_shape(config, std::max<std::int64_t>(tokens, 1));
+  MoeSteps steps;
+  const auto with_role = [](int role) { return [role](const Choice& c) { return c.config().role == role; }; };
+  const bool fused = routing_is_fused(shape.tokens, config.top_k);
+  steps.route = pick(Op::kRouting, arch, recipe, shape, rates, force, with_role(fused ? 0 : 1));
+  if (!fused) steps.scatter = pick(Op::kRouting, arch, recipe, shape, rates, force, with_role(2));
+  if (config.router || config.shared.gated) {
+    const bool few = shape.tokens <= 512;
+    steps.project = pick(Op::kProjection, arch, recipe, shape, rates, force,
+                         [few](const Choice& c) { return (c.config().tile_tokens <= 8) == few; });
+  }
+  pick_gemms(arch, recipe, shape, rates, force, steps.gemm1, steps.gemm2);
+  if (config.shared.intermediate > 0) {
+    pick_gemms(arch, recipe, shared_shape(config, shape.tokens), rates, force, steps.shared_gemm1, steps.shared_gemm2);
+  }
+  steps.sum = pick(Op::kWeightedSum, arch, recipe, shape, rates, force, [](const Choice&) { return true; });
+  return steps;
+}
+
+PrepareSteps plan_prepare(const MoeConfig& config, const ArchRow& arch) {
+  const int recipe = recipe_of(config);
+  const GemmShape shape = routed_shape(config, 1);
+  PrepareSteps steps;
+  const auto wants_params = [](std::string_view params) {
+    return [params](const Choice& c) { return params == c.row->params; };
+  };
+  steps.matrix = pick(Op::kPrepare, arch, recipe, shape, {}, "", wants_params("PrepareParams"));
+  steps.vector = pick(Op::kPrepare, arch, recipe, shape, {}, "", wants_params("PrepareVectorParams"));
+  return steps;
+}
+
+std::vector<PlanRange> plan_ranges(const MoeConfig& config, const ArchRow& arch, const DeviceRates& rates,
+                                   const std::string& force_kernel) {
+  std::vector<PlanRange> ranges;
+  // Every T up to 1024, then steps of 1/16: the predictions are smooth, and a range's plan serves any T in it.
+  for (std::int64_t tokens = 1; tokens <= config.max_tokens;) {
+    const std::int64_t step = std::max<std::int64_t>(1, tokens >= 1024 ? tokens / 16 : tokens / 64);
+    const std::int64_t last = std::min<std::int64_t>(tokens + step - 1, config.max_tokens);
+    // Decisions by exact T (routing form, projection) hold at both ends of a range only if the range does not cross
+    // them; the cut is where they change.
+    std::int64_t end = tokens;
+    while (end < last && routing_is_fused(end + 1, config.top_k) == routing_is_fused(tokens, config.top_k) &&
+           (end + 1 <= 512) == (tokens <= 512)) {
+      ++end;
+    }
+    MoeSteps steps = plan_moe(config, tokens, arch, rates, force_kernel);
+    if (!ranges.empty() && ranges.back().steps == steps) {
+      ranges.back().last_tokens = end;
+    } else {
+      ranges.push_back({end, std::move(steps)});
+    }
+    tokens = end + 1;
+  }
+  return ranges;
+}
+
+}  // namespace moesaic::plan

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pure planning: a layer and a number of tokens -> kernels (row, config), memory layouts. No CUDA, no state.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "moesaic/moe.h"
+#include "tables/kernel_table.h"
+
+namespace moesaic::plan {
+
+/// A kernel row and one of its configs.
+struct Choice {
+  const tables::KernelRow* row = nullptr;
+  int config_index = -1;
+
+  const abi::KernelConfig& config() const { return row->configs[static_cast<std::size_t>(config_index)]; }
+  bool operator==(const Choice&) const = default;
+};
+
+/// One candidate for a step, with its predicted microseconds or the reason that it is out.
+struct Candidate {
+  Choice choice;
+  double score_us = 0;
+  std::string why_not;  // empty: possible
+};
+
+/// What the planner must know of a device.
+struct DeviceRates {
+  double dram_bytes_per_us = 2.9e6;  // measured read rate
+  double l2_bytes_per_us = 5.0e6;
+  double mma_flops_per_us = 4.0e8;   // what the tiled GEMMs reach
+  int sm_count = 132;
+};
+
+/// The grouped GEMM pair as the planner sees it: `experts` weight matrices of which every token uses `top_k`.
+struct GemmShape {
+  std::int64_t tokens = 0;
+  int hidden = 0, intermediate = 0, num_experts = 0, top_k = 0;
+  bool gated = true;
+};
+
+/// All (row, config) pairs of the table for an op, with scores; `force_kernel` (a row name or empty) excludes the other
+/// rows of its op. Throws Error(kInvalidArgument) when that name is unknown.
+std::vector<Candidate> candidates(tables::Op op, const tables::ArchRow& arch, int recipe, const GemmShape& shape,
+                                  const DeviceRates& rates, const std::string& force_kernel);
+
+/// Kernels of one run, for a fixed number of tokens.
+struct MoeSteps {
+  Choice project, route, scatter, gemm1, gemm2, sum;  // scatter: only with the two-launch routing
+  Choice shared_gemm1, shared_gemm2;                  // only with shared experts
+  bool operator==(const MoeSteps&) const = default;
+
+  std::vector<Choice> all() const;  // those that are set, in launch order
+};
+
+/// Kernels that do not depend on the number of tokens.
+struct PrepareSteps {
+  Choice matrix, vector;
+};
+
+/// Throws Error(kUnsupported) with every candidate's reason when a step has no kernel.
+MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const tables::ArchRow& arch, const DeviceRates& rates,
+                  const std::string& force_kernel);
+PrepareSteps plan_prepare(const MoeConfig& config, const tables::ArchRow& arch);
+
+/// plan_moe for every T in 1..max_tokens, as runs of equal plans: entry i serves T up to `last_tokens`.
+struct PlanRange {
+  std::int64_t last_tokens;
+  MoeSteps steps;
+};
+std::vector<PlanRange> plan_ranges(const MoeConfig& config, const tables::ArchRow& arch, const DeviceRates& rates,
+                                   const std::string& force_kernel);
+
+/// Byte offsets into the prepared buffer; every part starts on 256 bytes. Absent parts have size 0.
+struct PreparedLayout {
+  std::size_t w13, w2, b13, b2;
+  std::size_t router, router_bias, selection_bias;
+  std::size_t shared_w13, shared_w2, shared_b13, shared_b2, shared_gate;
+  std::size_t total;
+  std::size_t w13_expert_bytes, w2_expert_bytes, b13_expert_floats, b2_expert_floats;
+};
+PreparedLayout prepared_layout(const MoeConfig& config);
+
+/// Byte offsets into the workspace of a run of `tokens` tokens.
+struct WorkspaceLayout {
+  std::size_t logits, ids, weights, segment_counts, row_token, row_weight, slot_row, tiles, num_tiles;
+  std::size_t h, y, shared_gate, shared_h, shared_y;
+  std::size_t total;
+  int max_tiles;       // upper bound of tiles of the grouped GEMMs
+  int segment_tokens;  // of the two-launch routing
+  int segments;
+};
+WorkspaceLayout workspace_layout(const MoeConfig& config, std::int64_t tokens, int tile_tokens);
+/// Enough for every plan of `tokens` or fewer tokens.
+std::size_t workspace_bytes(const MoeConfig& config, std::int64_t tokens);
+
+/// True when one block does the whole routing.
+bool routing_is_fused(std::int64_t tokens, int top_k) noexcept;
+
+/// Throws Error(kInvalidArgument or kUnsupported) when the configuration is not a legal layer.
+void check_config(const MoeConfig& config);
+
+}  // namespace moesaic::plan

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel rows, and the compile-time checks that keep the tables honest.
+#include "tables/kernel_table.h"
+
+#include <fmt/format.h>
+
+#include "kernels/abi/params.h"
+
+namespace moesaic::tables {
+namespace {
+
+using abi::KernelConfig;
+
+constexpr const char* supports_any(const Problem&) { return nullptr; }
+
+// Rows of activations are read in 16-byte pieces.
+constexpr const char* supports_aligned(const Problem& p) {
+  return p.hidden % 8 != 0 ? "the hidden size must be a multiple of 8 (16-byte rows)" : nullptr;
+}
+
+constexpr const char* supports_routing(const Problem& p) {
+  if (p.num_experts > 1024) return "at most 1024 experts";
+  if (p.top_k > 32) return "at most 32 experts per token";
+  return nullptr;
+}
+
+// role: RouteRole of kernels/common/route.cuh.
+constexpr std::array kRouteConfigs = {
+    KernelConfig{.role = 0, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
+    KernelConfig{.role = 1, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
+    KernelConfig{.role = 2, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
+};
+
+constexpr KernelConfig elementwise(int io, int warps) {
+  return {.io = io, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1};
+}
+constexpr std::array kVectorConfigs = {elementwise(abi::kIoNone, 8)};
+template <int kIo>
+constexpr std::array kMatrixConfigs = {elementwise(kIo, 8)};
+template <int kIo>
+constexpr std::array kSumConfigs = {elementwise(kIo, 8)};
+
+template <int kIo>
+constexpr std::array kProjectConfigs = {
+    KernelConfig{.io = kIo, .tile_tokens = 8, .tile_rows = 4, .warps_tokens = 1, .warps_rows = 4, .warps_k = 1},
+    KernelConfig{.io = kIo, .tile_tokens = 64, .tile_rows = 32, .warps_tokens = 4, .warps_rows = 1, .warps_k = 1},
+};
+
+constexpr KernelConfig stream(int io, int role, int tokens, int rows, int k, int warps_k, int min_blocks) {
+  return {.io = io, .role = role, .tile_tokens = tokens, .tile_rows = rows, .tile_k = k, .stages = 0,
+          .warps_tokens = 1, .warps_rows = 1, .warps_k = warps_k, .min_blocks = min_blocks};
+}
+template <int kIo, int kRole>
+constexpr std::array kStreamConfigs = {
+    stream(kIo, kRole, 8, 16, 128, 4, 6),
+    stream(kIo, kRole, 16, 32, 64, 4, 5),
+    stream(kIo, kRole, 32, 32, 64, 4, 4),
+};
+
+constexpr KernelConfig tiled(int io, int role, int tokens, int rows, int k, int stages, int warps_tokens,
+                             int warps_rows, int min_blocks) {
+  return {.io = io, .role = role, .tile_tokens = tokens, .tile_rows = rows, .tile_k = k, .stages = stages,
+          .warps_tokens = warps_tokens, .warps_rows = warps_rows, .warps_k = 1, .min_blocks = min_blocks};
+}
+template <int kIo, int kRole>
+constexpr std::array kTiledConfigs = {
+    tiled(kIo, kRole, 64, 128, 64, 3, 1, 4, 2),
+    tiled(kIo, kRole, 128, 128, 32, 4, 2, 2, 2),
+};
+
+constexpr std::uint32_t kBf16Bit = recipe_bit("bf16"), kFp16Bit = recipe_bit("fp16");
+constexpr const char* kPrepareSource = "kernels/warp/prepare.cuh";
+constexpr const char* kProjectSource = "kernels/warp/project.cuh";
+constexpr const char* kStreamSource = "kernels/warp/gemm_stream.cuh";
+constexpr const char* kTiledSource = "kernels/warp/gemm_tiled.cuh";
+constexpr const char* kSumSource = "kernels/warp/weighted_sum.cuh";
+
+constexpr KernelRow warp_row(const char* name, Op op, std::uint32_t recipes, const char* source, const char* body,
+                             const char* params, std::span<const KernelConfig> configs,
+                             const char* (*supports)(const Problem&)) {
+  return {name, op, recipes, kAllFamilies, kMmaSync, CodeKind::kBaseline, source, body, params, configs, supports};
+}
+
+// Order is preference among equal scores.
+constexpr std::array kRows = {
+    warp_row("warp_prepare_bf16", Op::kPrepare, kBf16Bit, kPrepareSource, "warp::prepare_matrix", "PrepareParams",
+             kMatrixConfigs<abi::kIoBf16>, supports_any),
+    warp_row("warp_prepare_fp16", Op::kPrepare, kFp16Bit, kPrepareSource, "warp::prepare_matrix", "PrepareParams",
+             kMatrixConfigs<abi::kIoFp16>, supports_any),
+    warp_row("warp_prepare_vector", Op::kPrepare, kBf16Bit | kFp16Bit, kPrepareSource, "warp::prepare_vector",
+             "PrepareVectorParams", kVectorConfigs, supports_any),
+    warp_row("warp_project_bf16", Op::kProjection, kBf16Bit, kProjectSource, "warp::project", "ProjectParams",
+             kProjectConfigs<abi::kIoBf16>, supports_aligned),
+    warp_row("warp_project_fp16", Op::kProjection, kFp16Bit, kProjectSource, "warp::project", "ProjectParams",
+             kProjectConfigs<abi::kIoFp16>, supports_aligned),
+    warp_row("warp_route", Op::kRouting, kBf16Bit | kFp16Bit, "kernels/common/route.cuh", "route", "RouteParams",
+             kRouteConfigs, supports_routing),
+    warp_row("warp_gemm1_stream_bf16", Op::kGemm1, kBf16Bit, kStreamSource, "warp::gemm_stream", "GemmParams",
+             kStreamConfigs<abi::kIoBf16, 1>, supports_aligned),
+    warp_row("warp_gemm1_stream_fp16", Op::kGemm1, kFp16Bit, kStreamSource, "warp::gemm_stream", "GemmParams",
+             kStreamConfigs<abi::kIoFp16, 1>, supports_aligned),
+    warp_row("warp_gemm1_tiled_bf16", Op::kGemm1, kBf16Bit, kTiledSource, "warp::gemm_tiled", "GemmParams",
+             kTiledConfigs<abi::kIoBf16, 1>, supports_aligned),
+    warp_row("warp_gemm1_tiled_fp16", Op::kGemm1, kFp16Bit, kTiledSource, "warp::gemm_tiled", "GemmParams",
+             kTiledConfigs<abi::kIoFp16, 1>, supports_aligned),
+    warp_row("warp_gemm2_stream_bf16", Op::kGemm2, kBf16Bit, kStreamSource, "warp::gemm_stream", "GemmParams",
+             kStreamConfigs<abi::kIoBf16, 2>, supports_aligned),
+    warp_row("warp_gemm2_stream_fp16", Op::kGemm2, kFp16Bit, kStreamSource, "warp::gemm_stream", "GemmParams",
+             kStreamConfigs<abi::kIoFp16, 2>, supports_aligned),
+    warp_row("warp_gemm2_tiled_bf16", Op::kGemm2, kBf16Bit, kTiledSource, "warp::gemm_tiled", "GemmParams",
+             kTiledConfigs<abi::kIoBf16, 2>, supports_aligned),
+    warp_row("warp_gemm2_tiled_fp16", Op::kGemm2, kFp16Bit, kTiledSource, "warp::gemm_tiled", "GemmParams",
+             kTiledConfigs<abi::kIoFp16, 2>, supports_aligned),
+    warp_row("warp_sum_bf16", Op::kWeightedSum, kBf16Bit, kSumSource, "warp::weighted_sum", "WeightedSumParams",
+             kSumConfigs<abi::kIoBf16>, supports_aligned),
+    warp_row("warp_sum_fp16", Op::kWeightedSum, kFp16Bit, kSumSource, "warp::weighted_sum", "WeightedSumParams",
+             kSumConfigs<abi::kIoFp16>, supports_aligned),
+};
+
+consteval bool architectures_are_unique() {
+  for (std::size_t i = 0; i < kArchTable.size(); ++i) {
+    for (std::size_t j = i + 1; j < kArchTable.size(); ++j) {
+      if (kArchTable[i].sm == kArchTable[j].sm) return false;
+    }
+  }
+  return true;
+}
+
+consteval bool recipes_are_unique() {
+  for (int i = 0; i < kNumRecipes; ++i) {
+    if (recipe_index(kRecipeTable[static_cast<std::size_t>(i)].name) != i) return false;
+  }
+  return true;
+}
+
+/// Every row has a name of its own, a recipe, and an architecture that can run all of its configs.
+consteval bool rows_are_reachable() {
+  for (std::size_t i = 0; i < kRows.size(); ++i) {
+    const KernelRow& row = kRows[i];
+    for (std::size_t j = 0; j < i; ++j) {
+      if (std::string_view(kRows[j].name) == row.name) return false;
+    }
+    if (row.recipes == 0 || (row.recipes & ~kAllRecipes) != 0 || row.configs.empty()) return false;
+    bool reached = false;
+    for (const ArchRow& arch : kArchTable) {
+      if ((row.families & family_bit(arch.family)) == 0 || (row.needs & ~arch.caps) != 0) continue;
+      reached = true;
+      for (const KernelConfig& config : row.configs) {
+        if (abi::smem_bytes(config) > arch.smem_per_block || abi::threads(config) > 1024) return false;
+      }
+    }
+    if (!reached) return false;
+  }
+  return true;
+}
+
+static_assert(architectures_are_unique(), "arch_table.h lists an SM twice");
+static_assert(recipes_are_unique(), "recipe_table.h lists a name twice");
+static_assert(rows_are_reachable(), "a kernel row is named twice, reaches no architecture, or needs more shared memory "
+                                    "or threads than one of its architectures has");
+
+}  // namespace
+
+std::span<const KernelRow> kernel_table() noexcept { return kRows; }
+
+const KernelRow* find_kernel(std::string_view name) noexcept {
+  for (const KernelRow& row : kRows) {
+    if (name == row.name) return &row;
+  }
+  return nullptr;
+}
+
+const char* op_name(Op op) noexcept {
+  switch (op) {
+    case Op::kPrepare: return "prepare";
+    case Op::kProjection: return "projection";
+    case Op::kRouting: return "routing";
+    case Op::kGemm1: return "gemm1";
+    case Op::kGemm2: return "gemm2";
+    case Op::kWeightedSum: return "weighted_sum";
+  }
+  return "unknown";
+}
+
+const char* code_kind_name(CodeKind kind) noexcept {
+  switch (kind) {
+    case CodeKind::kBaseline: return "baseline";
+    case CodeKind::kFamily: return "family";
+    case CodeKind::kExact: return "exact";
+  }
+  return "unknown";
+}
+
+std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
+  switch (row.op) {
+    case Op::kRouting: return c.role == 0 ? "fused" : c.role == 1 ? "select" : "scatter";
+    case Op::kPrepare:
+    case Op::kWeightedSum: return fmt::format("w{}", c.warps_tokens);
+    case Op::kProjection: return fmt::format("t{}x{}", c.tile_tokens, c.tile_rows);
+    default: break;
+  }
+  if (c.stages == 0) return fmt::format("t{}x{}x{}_k{}", c.tile_tokens, c.tile_rows, c.tile_k, c.warps_k);
+  return fmt::format("t{}x{}x{}_s{}_w{}x{}", c.tile_tokens, c.tile_rows, c.tile_k, c.stages, c.warps_tokens,
+                     c.warps_rows);
+}
+
+std::string why_not(const KernelRow& row, const ArchRow& arch, int recipe) {
+  if ((row.recipes >> recipe & 1u) == 0) {
+    return fmt::format("does not serve {}", kRecipeTable[static_cast<std::size_t>(recipe)].name);
+  }
+  if ((row.families & family_bit(arch.family)) == 0) {
+    return fmt::format("not built for family {}", family_name(arch.family));
+  }
+  if (const std::uint32_t missing = row.needs & ~arch.caps; missing != 0) {
+    return fmt::format("SM{} lacks {}", arch.sm, capability_names(missing));
+  }
+  return {};
+}
+
+}  // namespace moesaic::tables

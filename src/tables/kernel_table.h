@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// THE list of kernels. JIT, AOT, dispatch and the support matrix all read these rows, so they cannot disagree.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kernels/abi/config.h"
+#include "tables/arch_table.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::tables {
+
+/// A step of the layer that some kernel row serves.
+enum class Op : std::uint8_t { kPrepare, kProjection, kRouting, kGemm1, kGemm2, kWeightedSum };
+inline constexpr std::array kAllOps = {Op::kPrepare, Op::kProjection, Op::kRouting,
+                                       Op::kGemm1,   Op::kGemm2,      Op::kWeightedSum};
+/// "prepare", "projection", "routing", "gemm1", "gemm2", "weighted_sum".
+const char* op_name(Op op) noexcept;
+
+/// Which target a row is compiled for: the exact one (sm_90a), the family's (sm_100f) or the plain one (sm_90).
+enum class CodeKind : std::uint8_t { kBaseline, kFamily, kExact };
+const char* code_kind_name(CodeKind kind) noexcept;
+
+/// What a row is asked to serve. Sizes of 0 are unknown and restrict nothing.
+struct Problem {
+  std::int64_t tokens = 0;
+  int hidden = 0, intermediate = 0, num_experts = 0, top_k = 0;
+};
+
+struct KernelRow {
+  const char* name;
+  Op op;
+  std::uint32_t recipes;   // bits by recipe index
+  std::uint32_t families;  // family_bit
+  std::uint32_t needs;     // capabilities
+  CodeKind code_kind;
+  const char* source;      // path of the text below the repository root
+  const char* body;        // the function template <KernelConfig> in it that the entry calls
+  const char* params;      // the parameter struct in kernels/abi/params.h
+  std::span<const abi::KernelConfig> configs;
+  const char* (*supports)(const Problem&);  // nullptr: yes; else why not
+};
+
+std::span<const KernelRow> kernel_table() noexcept;
+
+/// Short name of a config, for entry names, logs and JSON: "t128x128x32_s4_w2x2".
+std::string config_name(const KernelRow& row, const abi::KernelConfig& config);
+
+/// The row of that name, or nullptr.
+const KernelRow* find_kernel(std::string_view name) noexcept;
+
+/// nullptr when the row can serve (arch, recipe index); else the reason it cannot. Shape is not looked at.
+std::string why_not(const KernelRow& row, const ArchRow& arch, int recipe);
+
+}  // namespace moesaic::tables

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// The verbs that print facts: doctor, recipes, models, explain; the README's matrix is explain's output.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "command.h"
+#include "tables/arch_table.h"
+#include "tables/kernel_table.h"
+#include "tables/model_table.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic::testing {
+namespace {
+
+using nlohmann::json;
+
+json facts(const std::string& arguments, const std::string& environment = "") {
+  const CommandResult result = run_cli(arguments + " --json", environment);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  return json::parse(result.out);
+}
+
+std::string read_source_file(const std::string& path) {
+  std::ifstream file(std::string(MOESAIC_SOURCE_ROOT "/") + path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+TEST(Recipes, PrintsEveryRowOfTheTable) {
+  const json rows = facts("recipes");
+  ASSERT_EQ(rows.size(), tables::kRecipeTable.size());
+  const std::string text = run_cli("recipes").out;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i]["name"], tables::kRecipeTable[i].name);
+    EXPECT_EQ(rows[i]["tolerance"]["exact_row_l2"], tables::kRecipeTable[i].tolerance.exact_row_l2);
+    EXPECT_NE(text.find(tables::kRecipeTable[i].name), std::string::npos);
+  }
+  EXPECT_TRUE(rows[0]["gpu_kernels"].get<bool>()) << "bf16 has kernels";
+}
+
+TEST(Models, PrintsEveryRowOfTheTable) {
+  const json rows = facts("models");
+  const auto table = tables::model_table();
+  ASSERT_EQ(rows.size(), table.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i]["name"], table[i].name);
+    EXPECT_EQ(rows[i]["hidden"], table[i].hidden);
+    EXPECT_EQ(rows[i]["top_k"], table[i].top_k);
+  }
+}
+
+TEST(Explain, EveryCellIsTheTablesAnswer) {
+  const json cells = facts("explain");
+  ASSERT_EQ(cells.size(), tables::kArchTable.size() * tables::kRecipeTable.size() * tables::kAllOps.size());
+  for (const json& cell : cells) {
+    const tables::ArchRow* arch = tables::find_arch(cell["sm"]);
+    ASSERT_NE(arch, nullptr);
+    const int recipe = tables::recipe_index(cell["recipe"].get<std::string>());
+    bool served = false;
+    for (const json& candidate : cell["candidates"]) {
+      const tables::KernelRow* row = tables::find_kernel(candidate["row"].get<std::string>());
+      ASSERT_NE(row, nullptr) << candidate;
+      const std::string reason = tables::why_not(*row, *arch, recipe);
+      EXPECT_EQ(candidate["serves"].get<bool>(), reason.empty()) << candidate;
+      if (reason.empty()) {
+        served = true;
+        EXPECT_FALSE(candidate["identities"].empty()) << cell["sm"] << " " << cell["recipe"] << " " << candidate;
+      } else {
+        EXPECT_EQ(candidate["why_not"], reason);
+      }
+    }
+    EXPECT_EQ(served, !cell["served_by"].is_null()) << cell;
+    EXPECT_EQ(served, cell["mark"] != "-") << cell;
+  }
+}
+
+TEST(Explain, FiltersAndSaysWhatHasNoKernel) {
+  const json one = facts("explain --arch 9.0 --recipe bf16 --op gemm1");
+  ASSERT_EQ(one.size(), 1u);
+  EXPECT_EQ(one[0]["sm"], 90);
+  EXPECT_EQ(one[0]["op"], "gemm1");
+  EXPECT_NE(run_cli("explain --arch sm_90a --recipe bf16 --op gemm1").out.find(one[0]["served_by"]), std::string::npos);
+  EXPECT_NE(run_cli("explain --recipe nvfp4").out.find("nvfp4: no kernel yet"), std::string::npos);
+}
+
+TEST(Explain, RecordsNameRowsAndArchitecturesThatExist) {
+  const json records = json::parse(read_source_file("docs/recorded_results.json"));
+  std::set<std::string> seen;
+  for (const json& record : records) {
+    EXPECT_NE(tables::find_arch(record["sm"]), nullptr) << record;
+    EXPECT_GE(tables::recipe_index(record["recipe"].get<std::string>()), 0) << record;
+    const std::string key =
+        record["sm"].dump() + record["recipe"].dump() + record["row"].dump() + record["status"].dump();
+    EXPECT_TRUE(seen.insert(key).second) << "twice: " << record;
+    EXPECT_FALSE(record["by"].get<std::string>().empty()) << record;
+  }
+}
+
+TEST(Explain, ReadmeHoldsItsOutput) {
+  const std::string readme = read_source_file("README.md");
+  const std::string begin = "<!-- support matrix: make readme -->\n";
+  const std::string end = "<!-- end of support matrix -->";
+  const std::size_t from = readme.find(begin);
+  const std::size_t to = readme.find(end);
+  ASSERT_NE(from, std::string::npos);
+  ASSERT_NE(to, std::string::npos);
+  const std::size_t first = from + begin.size();
+  EXPECT_EQ(readme.substr(first, to - first), run_cli("explain").out) << "run `make readme`";
+}
+
+TEST(Doctor, SaysWhatIsInForce) {
+  const std::string folder = ::testing::TempDir() + "moesaic_doctor_cache";
+  const json report = facts("doctor", "MOESAIC_CACHE_DIR=" + folder + " MOESAIC_JIT=off");
+  EXPECT_FALSE(report["version"].get<std::string>().empty());
+  EXPECT_EQ(report["cache"]["folder"], folder);
+  EXPECT_EQ(report["cache"]["entries"], 0);
+  EXPECT_EQ(report["environment"]["MOESAIC_JIT"], "off");
+  EXPECT_EQ(report["environment"]["MOESAIC_CACHE_DIR"], folder);
+  EXPECT_FALSE(std::filesystem::exists(folder)) << "doctor only looks";
+}
+
+TEST(Doctor, ReportsABundleThatIsMissing) {
+  const json report = facts("doctor", "MOESAIC_BUNDLE=/nonexistent/kernels.zip");
+  ASSERT_EQ(report["bundles"].size(), 1u);
+  EXPECT_EQ(report["bundles"][0]["file"], "/nonexistent/kernels.zip");
+  EXPECT_FALSE(report["bundles"][0]["error"].get<std::string>().empty());
+}
+
+}  // namespace
+}  // namespace moesaic::testing

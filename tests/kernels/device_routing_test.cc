@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routing and projection on a GPU: against the CPU oracle on many sizes, and on exact ties.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "backend_cpu/backend_cpu.h"
+#include "support/device_layer.h"
+
+namespace moesaic {
+namespace {
+
+using testing::DeviceLayer;
+using testing::DeviceResult;
+using testing::HostArray;
+using testing::HostLayer;
+
+class DeviceRoutingTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
+  }
+};
+
+MoeConfig routing_config(int experts, int top_k, RoutingMethod method) {
+  MoeConfig c;
+  c.hidden = 32;
+  c.intermediate = 8;
+  c.num_experts = experts;
+  c.top_k = top_k;
+  c.router = false;
+  c.routing.method = method;
+  if (method == RoutingMethod::kDeepSeekV2 || method == RoutingMethod::kDeepSeekV3) {
+    c.routing.n_group = experts % 8 == 0 ? 8 : 1;
+    c.routing.topk_group = c.routing.n_group == 8 ? 4 : 1;
+    c.routing.scaling = 2.5f;
+    c.routing.renormalize = method == RoutingMethod::kDeepSeekV3;
+  }
+  c.device = {DeviceType::kCuda, 0};
+  return c;
+}
+
+/// ids equal, but for swaps of scores that differ by rounding alone (then weights agree anyway).
+void expect_same_routing(const DeviceResult& got, const std::vector<int>& ids, const std::vector<float>& weights, bool exact) {
+  std::size_t swapped = 0;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (got.ids[i] != ids[i]) ++swapped;
+    EXPECT_NEAR(got.weights[i], weights[i], 2e-6f * std::abs(weights[i]) + 1e-9f) << "slot " << i;
+  }
+  EXPECT_LE(swapped, exact ? 0 : ids.size() / 2000) << "of " << ids.size();
+}
+
+void check_routing(std::mt19937& rng, int experts, int top_k, RoutingMethod method, const std::vector<int>& sizes, bool ties) {
+  const MoeConfig c = routing_config(experts, top_k, method);
+  SCOPED_TRACE(std::string(routing_method_name(method)) + " E=" + std::to_string(experts) + " k=" + std::to_string(top_k));
+  const HostLayer host = testing::random_layer(rng, c, {});
+  const DeviceLayer device(host, c);
+  for (const int tokens : sizes) {
+    SCOPED_TRACE("T=" + std::to_string(tokens));
+    std::vector<float> logits = testing::to_floats(testing::random_array(rng, static_cast<std::int64_t>(tokens) * experts, DType::kF32, 2.0));
+    if (ties) {
+      for (float& l : logits) l = std::round(l);
+    }
+    const HostArray x = testing::random_array(rng, static_cast<std::int64_t>(tokens) * c.hidden, DType::kBF16, 1.0);
+    const DeviceResult result = device.run(x, logits);
+    std::vector<int> ids(static_cast<std::size_t>(tokens * top_k));
+    std::vector<float> weights(ids.size());
+    cpu::route(c.routing, logits.data(), nullptr, tokens, experts, top_k, ids.data(), weights.data());
+    expect_same_routing(result, ids, weights, ties);
+    const std::vector<double> wanted = testing::oracle_output(host, x, logits);
+    const testing::Distance d = testing::compare(result.out, wanted, c.hidden, tables::kTolBf16);
+    EXPECT_LE(d.row_l2, tables::kTolBf16.oracle_row_l2);
+  }
+}
+
+TEST_F(DeviceRoutingTest, MatchesTheOracleOnManySizes) {
+  std::mt19937 rng(testing::fresh_seed());
+  for (const auto method : {RoutingMethod::kSoftmaxTopKRenorm, RoutingMethod::kTopKSoftmax, RoutingMethod::kDeepSeekV3,
+                            RoutingMethod::kDeepSeekV2, RoutingMethod::kSigmoid}) {
+    check_routing(rng, 8, 2, method, {1, 2, 127, 128, 129, 1000}, false);
+    check_routing(rng, 128, 8, method, {1, 7, 64, 65, 300}, false);
+  }
+  check_routing(rng, 1024, 32, RoutingMethod::kSoftmaxTopKRenorm, {1, 33, 130}, false);
+  check_routing(rng, 384, 8, RoutingMethod::kDeepSeekV3, {1, 100, 200}, false);
+  check_routing(rng, 60, 4, RoutingMethod::kSoftmaxTopK, {5, 129, 4096}, false);
+}
+
+TEST_F(DeviceRoutingTest, ExactTiesGoToTheLowerId) {
+  std::mt19937 rng(testing::fresh_seed());
+  for (const auto method : {RoutingMethod::kSoftmaxTopKRenorm, RoutingMethod::kTopKSoftmax, RoutingMethod::kDeepSeekV3,
+                            RoutingMethod::kDeepSeekV2, RoutingMethod::kLlama4, RoutingMethod::kSigmoid}) {
+    check_routing(rng, 16, 4, method, {3, 50, 400}, true);
+  }
+}
+
+TEST_F(DeviceRoutingTest, ProjectionHasFp32Results) {
+  std::mt19937 rng(testing::fresh_seed());
+  for (const auto& [hidden, experts] : std::vector<std::array<int, 2>>{{160, 6}, {2048, 128}, {2880, 33}}) {
+    MoeConfig c = routing_config(experts, 1, RoutingMethod::kLlama4);
+    c.hidden = hidden;
+    c.router = true;
+    const HostLayer host = testing::random_layer(rng, c, {.biases = true});
+    const DeviceLayer device(host, c);
+    for (const int tokens : {1, 9, 512, 513, 700}) {
+      const HostArray x = testing::random_array(rng, static_cast<std::int64_t>(tokens) * hidden, DType::kBF16, 1.0);
+      const DeviceResult result = device.run(x, {});
+      std::vector<float> wanted(static_cast<std::size_t>(tokens * experts));
+      cpu::project(x.bytes.data(), x.dtype, tokens, host.weights.router, host.weights.router_bias, wanted.data());
+      double worst = 0;
+      for (std::size_t i = 0; i < wanted.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(result.logits[i]) - static_cast<double>(wanted[i])));
+      EXPECT_LE(worst, 2e-5) << "H=" << hidden << " T=" << tokens;  // logits are of size 2: FP32 sums of `hidden` products
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moesaic

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels that no compiler made, for tests of what stores them.
+#pragma once
+
+#include <string>
+
+#include "module/record.h"
+
+namespace moesaic::testing {
+
+/// The smallest kernel of the table for SM 80: a short compilation.
+inline module::KernelInstance small_instance(const char* target = "sm_80") {
+  return {tables::find_kernel("warp_prepare_vector"), 0, {target}};
+}
+
+/// A kernel with `bytes` for image.
+inline module::Cubin fake_cubin(const module::KernelInstance& instance, const std::string& bytes) {
+  module::Cubin cubin;
+  cubin.image.assign(bytes.begin(), bytes.end());
+  cubin.entry = module::entry_name(instance);
+  cubin.identity = module::identity(instance);
+  cubin.target = instance.target.name;
+  cubin.compiler = "nobody";
+  cubin.cuda_version = 13000;
+  cubin.flags = {"--flag"};
+  cubin.facts.registers = 17;
+  cubin.facts.complaints = {"one", "two"};
+  return cubin;
+}
+
+inline std::string image_of(const module::Cubin& cubin) { return {cubin.image.begin(), cubin.image.end()}; }
+
+}  // namespace moesaic::testing

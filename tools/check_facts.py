@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A fact stands in one place: no SM number outside the tables and the kernel families, no __CUDA_ARCH__, no comment
+that asks to keep two places in step. Also: every file says its licence and purpose first."""
+
+import re
+
+from source_tree import code_files, finish, read, without_comments
+
+SM_NUMBER = re.compile(r"\b(?:sm|compute)_\d{2,3}[af]?\b|\bsm\s*(?:==|!=|<=?|>=?)\s*\d+|\bkSm\d+\b")
+SYNC = re.compile(r"ke(?:ep|pt)\b.{0,20}\bin sync|\bin sync with", re.IGNORECASE)
+FAMILY_FOLDER = re.compile(r"kernels/(?:warp|sm\d+)/")
+
+
+def findings_in(path):
+    text = read(path)
+    first, second = (text.splitlines() + ["", ""])[:2]
+    if first != "// SPDX-License-Identifier: Apache-2.0":
+        yield f"{path}:1: does not begin with the SPDX line"
+    elif not second.startswith("//"):
+        yield f"{path}:2: no line that says what the file is for"
+    in_table = str(path).startswith("src/tables/") or FAMILY_FOLDER.match(str(path)) is not None
+    for number, line in enumerate(text.splitlines(), 1):
+        if "__CUDA_ARCH__" in line:
+            yield f"{path}:{number}: __CUDA_ARCH__: ask the target in moesaic_config.h"
+        if SYNC.search(line):
+            yield f"{path}:{number}: two places to keep in step: use a table or a static_assert"
+    if path.parts[0] in ("src", "kernels") and not in_table:
+        for number, line in enumerate(without_comments(text).splitlines(), 1):
+            match = SM_NUMBER.search(line)
+            if match:
+                yield f"{path}:{number}: {match.group(0)}: architectures are rows of src/tables/arch_table.h"
+
+
+def main():
+    files = code_files("src", "kernels", "include", "tests", "bench")
+    finish("check_facts", [f for path in files for f in findings_in(path)], len(files))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Fetches the two NVRTC versions that the compile tests hold against each other into .deps/nvrtc13 and .deps/nvrtc12
+# (pinned wheels from PyPI). Without network the tests that need them are skipped and say so.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+fetch() {  # FOLDER LIBRARY PACKAGE==VERSION
+  [ -e ".deps/$1/$2" ] || tools/fetch_wheels.sh ".deps/$1" "$3" || echo "fetch_nvrtc: tests with $3 will be skipped" >&2
+}
+fetch nvrtc13 nvidia/cu13/lib/libnvrtc.so.13 nvidia-cuda-nvrtc==13.0.88
+fetch nvrtc12 nvidia/cuda_nvrtc/lib/libnvrtc.so.12 nvidia-cuda-nvrtc-cu12==12.9.86
