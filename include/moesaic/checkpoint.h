@@ -17,14 +17,14 @@ struct CheckpointLayer {
   MoeConfig config;
   MoeWeights weights;
   int layer = 0;
-  std::string family;  // config.json's model type
+  std::string family;           // config.json's model type
   DType stored = DType::kBF16;  // type of the experts' weights in the files
   std::string layout;           // how the experts' weights lie in the files, for people
   std::shared_ptr<const void> storage;
 };
 
-/// A checkpoint folder. Opening reads config.json and the index (or the header of the only file); `load` maps the shards
-/// that its layer needs. Copies share what is open; thread-safe.
+/// A checkpoint folder. Opening reads config.json and the index (or the header of the only file); `load` maps the
+/// shards that its layer needs. Copies share what is open; thread-safe.
 class Checkpoint {
  public:
   /// Throws Error: kIo (missing or damaged files), kUnsupported (unknown family, quantised weights), kInvalidArgument.

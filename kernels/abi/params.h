@@ -11,8 +11,8 @@ namespace moesaic::abi {
 enum SourceType : int { kSourceF32 = 0, kSourceBf16 = 1, kSourceFp16 = 2 };
 
 // --- prepared weights -----------------------------------------------------------------------------------------------
-// A matrix [rows][k] becomes blocks of 16 rows x 32 k, [row block][k block][step 2][lane 32][8 elements]: 1024 bytes, in
-// which every lane's operand of one mma.sync m16n8k16 is one 16-byte load. Lane = 4 g + t holds, for step s,
+// A matrix [rows][k] becomes blocks of 16 rows x 32 k, [row block][k block][step 2][lane 32][8 elements]: 1024 bytes,
+// in which every lane's operand of one mma.sync m16n8k16 is one 16-byte load. Lane = 4 g + t holds, for step s,
 //   W[g][c], W[g][c+1], W[g+8][c], W[g+8][c+1], W[g][c+2], W[g][c+3], W[g+8][c+2], W[g+8][c+3],  c = 8 t + 4 s:
 // the order of k inside a block is ours to choose as long as both operands agree, and with this one the other operand
 // of lane t for both steps is also one 16-byte load, x[row][32 kb + 8 t .. + 7].
@@ -31,8 +31,8 @@ MOESAIC_HD constexpr int gate_up_blocks(int intermediate, bool gated) {
 
 /// One matrix, or a gate and an up matrix, of one expert -> prepared blocks.
 struct PrepareParams {
-  const void* gate;  // [rows][k] with the strides below
-  const void* up;    // nullptr: not gated
+  const void* gate;                                                          // [rows][k] with the strides below
+  const void* up;                                                            // nullptr: not gated
   long long gate_row_stride, gate_col_stride, up_row_stride, up_col_stride;  // elements
   int gate_type, up_type;                                                    // SourceType
   int rows, k;
@@ -59,17 +59,17 @@ struct Tile {
 
 /// Methods as in moesaic::RoutingMethod (checked equal by a static_assert in src/ops).
 struct RouteParams {
-  const float* logits;           // [tokens][num_experts], or nullptr with given ids
-  const float* selection_bias;   // [num_experts] or nullptr
-  const int* given_ids;          // [tokens][top_k] or nullptr
-  const float* given_weights;    // [tokens][top_k]
-  int* ids;                      // [tokens][top_k]
-  float* weights;                // [tokens][top_k]
+  const float* logits;             // [tokens][num_experts], or nullptr with given ids
+  const float* selection_bias;     // [num_experts] or nullptr
+  const int* given_ids;            // [tokens][top_k] or nullptr
+  const float* given_weights;      // [tokens][top_k]
+  int* ids;                        // [tokens][top_k]
+  float* weights;                  // [tokens][top_k]
   unsigned short* segment_counts;  // [segments][num_experts], two-launch form only
-  int* row_token;                // [rows] token of a row
-  float* row_weight;             // [rows] routing weight of a row
-  int* slot_row;                 // [tokens][top_k] row of a slot, -1: the id is out of range
-  Tile* tiles;                   // in expert order
+  int* row_token;                  // [rows] token of a row
+  float* row_weight;               // [rows] routing weight of a row
+  int* slot_row;                   // [tokens][top_k] row of a slot, -1: the id is out of range
+  Tile* tiles;                     // in expert order
   int* num_tiles;
   int tokens, num_experts, top_k;
   int method, n_group, topk_group, renormalize;
@@ -108,7 +108,7 @@ struct GemmParams {
   int row_blocks;           // of the weights
   int out_cols;             // columns written: GEMM 1 round_up(I, 8), GEMM 2 H
   int out_stride;
-  int activation;           // moesaic::ActivationKind
+  int activation;  // moesaic::ActivationKind
   int gated;
   float alpha, beta, limit;
 };

@@ -27,11 +27,16 @@ __device__ __forceinline__ float gelu_tanh(float x) {
 /// act(g, u); `u` is ignored by the kinds that are not gated. Numbers: moesaic::ActivationKind.
 __device__ __forceinline__ float activate(const ActivationParams& p, float g, float u) {
   switch (p.kind) {
-    case 0: return gelu(g);
-    case 1: return max_keep_nan(g, 0.0f);
-    case 2: return silu(g);
-    case 3: return silu(g) * u;
-    case 4: return gelu(g) * u;
+    case 0:
+      return gelu(g);
+    case 1:
+      return max_keep_nan(g, 0.0f);
+    case 2:
+      return silu(g);
+    case 3:
+      return silu(g) * u;
+    case 4:
+      return gelu(g) * u;
     case 5: {
       const float gate = min_keep_nan(g, p.limit);
       const float up = max_keep_nan(min_keep_nan(u, p.limit), -p.limit);
@@ -41,10 +46,14 @@ __device__ __forceinline__ float activate(const ActivationParams& p, float g, fl
       const float positive = max_keep_nan(g, 0.0f);
       return positive * positive;
     }
-    case 7: return min_keep_nan(silu(g), p.limit) * max_keep_nan(min_keep_nan(u, p.limit), -p.limit);
-    case 8: return gelu_tanh(g) * u;
-    case 9: return g;
-    default: return p.alpha * tanhf(g / p.alpha) * sigmoid(g) * (p.beta * tanhf(u / p.beta));
+    case 7:
+      return min_keep_nan(silu(g), p.limit) * max_keep_nan(min_keep_nan(u, p.limit), -p.limit);
+    case 8:
+      return gelu_tanh(g) * u;
+    case 9:
+      return g;
+    default:
+      return p.alpha * tanhf(g / p.alpha) * sigmoid(g) * (p.beta * tanhf(u / p.beta));
   }
 }
 

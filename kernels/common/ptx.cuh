@@ -10,9 +10,9 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
-/// Copies 16 bytes global -> shared asynchronously; `valid` false writes zeros and reads nothing.
-__device__ __forceinline__ void cp_async_16(u32 shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0) : "memory");
+/// Copies 16 bytes global -> shared asynchronously; `size` 0 writes zeros and reads nothing.
+__device__ __forceinline__ void cp_async_16(u32 shared, const void* global, int size) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
 }
 
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -43,11 +43,13 @@ __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_to
   const int warp = threadIdx.x / 32;
   const int choosers = RouteShared<kConfig>::choosers(p.num_experts);
   if (p.given_ids != nullptr) {
+#pragma unroll 1
     for (int i = first_token * p.top_k + threadIdx.x; i < end_token * p.top_k; i += blockDim.x) {
       p.ids[i] = p.given_ids[i];
       p.weights[i] = p.given_weights[i];
     }
   } else if (warp < choosers) {
+#pragma unroll 1
     for (int token = first_token + warp; token < end_token; token += choosers) {
       select_experts(p, token, shared.keys + warp * p.num_experts);
       __syncwarp();
@@ -70,6 +72,7 @@ __device__ __forceinline__ int block_scan(int value, int& total, RouteShared<kCo
   __syncthreads();
   int before = 0;
   total = 0;
+#pragma unroll 1
   for (int w = 0; w < RouteShared<kConfig>::kWarps; ++w) {
     if (w < warp) before += shared.scan[w];
     total += shared.scan[w];
@@ -87,6 +90,7 @@ __device__ __forceinline__ void for_each_entry(const abi::RouteParams& p, int fi
   if (warp >= warps) return;
   const int first = first_token * p.top_k, count = (end_token - first_token) * p.top_k;
   const int run = abi::round_up(abi::div_up(count, warps), 32);
+#pragma unroll 1
   for (int i = warp * run; i < (warp + 1) * run && i < count; i += 32) {
     const int entry = i + lane < count ? first + i + lane : -1;
     int id = entry >= 0 ? p.ids[entry] : -1;
@@ -105,6 +109,7 @@ __device__ __forceinline__ void count_segment(const abi::RouteParams& p, int fir
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   u16* counts = shared.counts + warp * p.num_experts;
   if (warp < warps) {
+#pragma unroll 1
     for (int e = lane; e < p.num_experts; e += 32) counts[e] = 0;
     __syncwarp();
   }
@@ -112,8 +117,10 @@ __device__ __forceinline__ void count_segment(const abi::RouteParams& p, int fir
     if (id >= 0 && (peers & ((1u << lane) - 1)) == 0) counts[id] += __popc(peers);
   });
   __syncthreads();  // all warps have counted
+#pragma unroll 1
   for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) {
     int sum = 0;
+#pragma unroll 1
     for (int w = 0; w < warps; ++w) {
       u16& count = shared.counts[w * p.num_experts + e];
       const int own = count;
@@ -127,8 +134,10 @@ __device__ __forceinline__ void count_segment(const abi::RouteParams& p, int fir
 
 /// offsets[] from totals per expert (in offsets[e]), and, on one block, the tile list.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteShared<kConfig>& shared, bool write_tiles) {
+__device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteShared<kConfig>& shared,
+                                             bool write_tiles) {
   int rows_before = 0, tiles_before = 0;
+#pragma unroll 1
   for (int base = 0; base < p.num_experts; base += blockDim.x) {
     const int e = base + threadIdx.x;
     const int count = e < p.num_experts ? shared.offsets[e] : 0;
@@ -188,13 +197,16 @@ __device__ __forceinline__ void route(const abi::RouteParams& p) {
   if constexpr (kConfig.role == kRouteFused) {
     count_segment<kConfig>(p, first, end, shared, [&](int e, int count) { shared.offsets[e] = count; });
     make_offsets<kConfig>(p, shared, true);
+#pragma unroll 1
     for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) shared.bases[e] = shared.offsets[e];
     __syncthreads();
   }
   if constexpr (kConfig.role == kRouteScatter) {
     count_segment<kConfig>(p, first, end, shared, [](int, int) {});
+#pragma unroll 1
     for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) {
       int total = 0, before = 0;
+#pragma unroll 8
       for (int s = 0; s < static_cast<int>(gridDim.x); ++s) {
         const int count = p.segment_counts[static_cast<long long>(s) * p.num_experts + e];
         if (s < segment) before += count;
@@ -205,6 +217,7 @@ __device__ __forceinline__ void route(const abi::RouteParams& p) {
     }
     __syncthreads();
     make_offsets<kConfig>(p, shared, segment == 0);
+#pragma unroll 1
     for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) shared.bases[e] += shared.offsets[e];
     __syncthreads();
   }

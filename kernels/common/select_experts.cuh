@@ -43,9 +43,12 @@ __device__ __forceinline__ float score_sigmoid(float x) { return 1.0f / (1.0f + 
 /// The value that decides: the logit, or sigmoid (+ bias). Softmax is monotone, so it selects by logit.
 __device__ __forceinline__ float selection_score(const abi::RouteParams& p, float logit, int expert) {
   switch (p.method) {
-    case kRouteDeepSeekV3: return score_sigmoid(logit) + (p.selection_bias != nullptr ? p.selection_bias[expert] : 0.0f);
-    case kRouteSigmoid: return score_sigmoid(logit);
-    default: return logit;
+    case kRouteDeepSeekV3:
+      return score_sigmoid(logit) + (p.selection_bias != nullptr ? p.selection_bias[expert] : 0.0f);
+    case kRouteSigmoid:
+      return score_sigmoid(logit);
+    default:
+      return logit;
   }
 }
 
@@ -53,6 +56,7 @@ __device__ __forceinline__ float selection_score(const abi::RouteParams& p, floa
 __device__ __forceinline__ u32 group_key(const abi::RouteParams& p, const u32* keys, int group) {
   const int size = p.num_experts / p.n_group;
   u32 best = 0, second = 0;
+#pragma unroll 1
   for (int i = 0; i < size; ++i) {
     const u32 key = keys[group * size + i];
     if (key > best) {
@@ -71,6 +75,7 @@ __device__ __forceinline__ void keep_best_groups(const abi::RouteParams& p, u32*
   const int lane = threadIdx.x % 32;
   u32 key = lane < p.n_group ? group_key(p, keys, lane) : 0;
   bool kept = false;
+#pragma unroll 1
   for (int i = 0; i < p.topk_group; ++i) {
     const u32 best = ptx::warp_max(key);
     const u32 winner = ptx::warp_min(key == best ? lane : 32u);
@@ -81,6 +86,7 @@ __device__ __forceinline__ void keep_best_groups(const abi::RouteParams& p, u32*
   }
   const u32 kept_groups = __ballot_sync(0xffffffffu, kept);
   const int size = p.num_experts / p.n_group;
+#pragma unroll 1
   for (int e = lane; e < p.num_experts; e += 32) {
     if (!(kept_groups >> (e / size) & 1u)) keys[e] = kTaken;
   }
@@ -95,6 +101,7 @@ struct Best {
 /// The lane's best expert; strict comparison in ascending order keeps the lower id of equals.
 __device__ __forceinline__ Best lane_best(const abi::RouteParams& p, const u32* keys) {
   Best best = {0, 0x7fffffff};
+#pragma unroll 4
   for (int e = threadIdx.x % 32; e < p.num_experts; e += 32) {
     if (keys[e] > best.key) best = {keys[e], e};
   }
@@ -105,12 +112,14 @@ __device__ __forceinline__ Best lane_best(const abi::RouteParams& p, const u32* 
 __device__ __forceinline__ float2 softmax_terms(const abi::RouteParams& p, const float* logits) {
   const int lane = threadIdx.x % 32;
   float largest = -__int_as_float(0x7f800000);
+#pragma unroll 1
   for (int e = lane; e < p.num_experts; e += 32) largest = fmaxf(largest, logits[e]);
 #pragma unroll
   for (int delta = 16; delta > 0; delta /= 2) {
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, delta));
   }
   float sum = 0.0f;
+#pragma unroll 1
   for (int e = lane; e < p.num_experts; e += 32) sum += expf(logits[e] - largest);
   return {largest, ptx::warp_sum(sum)};
 }
@@ -135,16 +144,23 @@ __device__ __forceinline__ float slot_weight(const abi::RouteParams& p, const fl
       weight = active ? expf(logit - largest) : 0.0f;
       return weight / ptx::warp_sum(weight);
     }
-    case kRouteTopK: return active ? logit : 0.0f;
-    default: weight = active ? score_sigmoid(logit) : 0.0f;
+    case kRouteTopK:
+      return active ? logit : 0.0f;
+    default:
+      weight = active ? score_sigmoid(logit) : 0.0f;
   }
   const float sum = ptx::warp_sum(weight);
   switch (p.method) {
-    case kRouteSoftmaxTopKRenorm: return weight / sum;
-    case kRouteDeepSeekV3: return (p.renormalize ? weight / (sum + 1e-20f) : weight) * p.scaling;
-    case kRouteDeepSeekV2: return p.renormalize ? weight / (sum + 1e-20f) : weight * p.scaling;
-    case kRouteSigmoid: return p.renormalize ? weight / fmaxf(sum, 1e-20f) : weight;
-    default: return weight;
+    case kRouteSoftmaxTopKRenorm:
+      return weight / sum;
+    case kRouteDeepSeekV3:
+      return (p.renormalize ? weight / (sum + 1e-20f) : weight) * p.scaling;
+    case kRouteDeepSeekV2:
+      return p.renormalize ? weight / (sum + 1e-20f) : weight * p.scaling;
+    case kRouteSigmoid:
+      return p.renormalize ? weight / fmaxf(sum, 1e-20f) : weight;
+    default:
+      return weight;
   }
 }
 
@@ -153,12 +169,14 @@ __device__ __forceinline__ float slot_weight(const abi::RouteParams& p, const fl
 __device__ __forceinline__ void select_experts(const abi::RouteParams& p, int token, u32* keys) {
   const int lane = threadIdx.x % 32;
   const float* logits = p.logits + static_cast<long long>(token) * p.num_experts;
+#pragma unroll 2
   for (int e = lane; e < p.num_experts; e += 32) keys[e] = score_key(selection_score(p, logits[e], e));
   __syncwarp();
   if (p.n_group > 1) keep_best_groups(p, keys);
 
   Best mine = lane_best(p, keys);
   int chosen = 0;
+#pragma unroll 1
   for (int slot = 0; slot < p.top_k; ++slot) {
     const u32 key = ptx::warp_max(mine.key);
     const int expert = static_cast<int>(ptx::warp_min(mine.key == key ? static_cast<u32>(mine.expert) : 0x7fffffffu));

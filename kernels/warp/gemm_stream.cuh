@@ -34,7 +34,8 @@ struct StreamOperands {
 
 /// Loads k block `kb`; beyond the end everything is zero.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void load_block(const abi::GemmParams& p, const char* const (&weights)[StreamShape<kConfig>::kRowBlocks],
+__device__ __forceinline__ void load_block(const abi::GemmParams& p,
+                                           const char* const (&weights)[StreamShape<kConfig>::kRowBlocks],
                                            const char* const (&tokens)[StreamShape<kConfig>::kTokenTiles], int kb,
                                            StreamOperands<kConfig>& operands) {
   using Shape = StreamShape<kConfig>;
@@ -134,9 +135,8 @@ __device__ __forceinline__ void gemm_stream(const abi::GemmParams& p) {
   for (int r = 0; r < Shape::kRowBlocks; ++r) {
     const int block = work.row_block + r;
     const long long first = (static_cast<long long>(work.tile.expert) * p.row_blocks + block) * p.k_blocks;
-    weights[r] = block < p.row_blocks
-                     ? static_cast<const char*>(p.weights) + first * abi::kBlockBytes + lane * 16
-                     : nullptr;
+    weights[r] =
+        block < p.row_blocks ? static_cast<const char*>(p.weights) + first * abi::kBlockBytes + lane * 16 : nullptr;
   }
   const char* tokens[Shape::kTokenTiles];
 #pragma unroll

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Grouped GEMM for many tokens per expert: tokens x weight rows tiles through a cp.async ring, mma.sync m16n8k16.
 //
+// Weight rows are the m16 side, tokens the n8 side, as in gemm_stream.cuh: then every operand of an mma is a run of
+// registers of one 16-byte load. (With tokens on the m16 side the compiler needs four moves per mma: 2x slower.)
 // Shared memory, one stage: activations [tile_k / 32][tile_tokens][32 elements], then weights
 // [tile_rows / 16][tile_k / 32][1024 bytes] exactly as prepared. With rows of 64 bytes, the eight lanes of a quarter
 // warp read 128 consecutive bytes: no bank conflicts and no swizzle; every operand is one 16-byte shared load.
@@ -21,15 +23,15 @@ struct TiledShape {
   static constexpr int kSubsteps = kConfig.tile_k / abi::kBlockK;
   static constexpr int kWarpTokens = kConfig.tile_tokens / kConfig.warps_tokens;
   static constexpr int kWarpRows = kConfig.tile_rows / kConfig.warps_rows;
-  static constexpr int kTokenTiles = kWarpTokens / 16;  // m16 tiles of a warp
-  static constexpr int kRowBlocks = kWarpRows / 16;     // 16-row weight blocks of a warp
+  static constexpr int kTokenTiles = kWarpTokens / 8;  // n8 tiles of a warp
+  static constexpr int kRowBlocks = kWarpRows / 16;    // 16-row weight blocks of a warp
   static constexpr int kActivationBytes = kConfig.tile_tokens * kConfig.tile_k * 2;
   static constexpr int kWeightBytes = kConfig.tile_rows * kConfig.tile_k * 2;
   static constexpr int kStageBytes = kActivationBytes + kWeightBytes;
   static constexpr int kActivationCopies = kActivationBytes / 16 / kThreads;  // 16-byte copies of a thread and stage
   static constexpr int kWeightCopies = kWeightBytes / 16 / kThreads;
   static_assert(kActivationBytes % (16 * kThreads) == 0 && kWeightBytes % (16 * kThreads) == 0);
-  static_assert(kWarpTokens % 16 == 0 && kWarpRows % 16 == 0 && kConfig.tile_k % abi::kBlockK == 0);
+  static_assert(kWarpTokens % 8 == 0 && kWarpRows % 16 == 0 && kConfig.tile_k % abi::kBlockK == 0);
   static_assert(kConfig.warps_k == 1 && kConfig.stages >= 2);
 };
 
@@ -63,94 +65,103 @@ __device__ __forceinline__ bool find_work(const abi::GemmParams& p, Work& work) 
   return true;
 }
 
+/// Copies one stage after the other into the ring. Source pointers only ever move on by one stage: few integer
+/// instructions between the mma instructions. Copies of nothing (size 0) write zeros and read nothing, so the ring may
+/// be filled beyond the end of K.
 template <abi::KernelConfig kConfig>
 class TileLoader {
   using Shape = TiledShape<kConfig>;
 
  public:
-  __device__ __forceinline__ TileLoader(const abi::GemmParams& p, const Work& work, u32 shared) : p_(p), shared_(shared) {
-#pragma unroll
-    for (int i = 0; i < Shape::kActivationCopies; ++i) {
-      const int row = work.tile.row_begin + activation_row(i);
-      valid_[i] = row < work.tile.row_end;
-      const int source = !valid_[i] ? 0 : p.row_token != nullptr ? p.row_token[row] : row;
-      rows_[i] = static_cast<const char*>(p.activations) + static_cast<long long>(source) * p.activation_stride * 2;
-    }
-#pragma unroll
-    for (int i = 0; i < Shape::kWeightCopies; ++i) {
-      const int block = work.row_block + weight_chunk(i) / (Shape::kSubsteps * 64);
-      weight_valid_[i] = block < p.row_blocks;
-      const long long first = (static_cast<long long>(work.tile.expert) * p.row_blocks + block) * p.k_blocks;
-      weights_[i] = static_cast<const char*>(p.weights) + (weight_valid_[i] ? first * abi::kBlockBytes : 0);
-    }
-  }
-
-  /// Copies stage contents for k step `step` into ring slot `slot`.
-  __device__ __forceinline__ void load(int step, int slot) const {
-    const u32 base = shared_ + slot * Shape::kStageBytes;
+  __device__ __forceinline__ TileLoader(const abi::GemmParams& p, const Work& work, u32 shared)
+      : shared_(shared + threadIdx.x * 16), k_left_(p.k - threadIdx.x % 4 * 8), blocks_left_(p.k_blocks) {
 #pragma unroll
     for (int i = 0; i < Shape::kActivationCopies; ++i) {
       const int chunk = threadIdx.x + i * Shape::kThreads;  // [substep][token][4]
-      const int k = step * kConfig.tile_k + chunk / (4 * kConfig.tile_tokens) * abi::kBlockK + chunk % 4 * 8;
-      const bool valid = valid_[i] && k < p_.k;
-      ptx::cp_async_16(base + chunk * 16, rows_[i] + (valid ? k * 2 : 0), valid);
+      const int row = work.tile.row_begin + chunk / 4 % kConfig.tile_tokens;
+      const bool valid = row < work.tile.row_end;
+      const int source = !valid ? 0 : p.row_token != nullptr ? p.row_token[row] : row;
+      const int k = substep(chunk) * abi::kBlockK + chunk % 4 * 8;
+      activations_[i] =
+          static_cast<const char*>(p.activations) + (static_cast<long long>(source) * p.activation_stride + k) * 2;
+      activation_size_[i] = valid ? 16 : 0;
     }
 #pragma unroll
     for (int i = 0; i < Shape::kWeightCopies; ++i) {
-      const int within = weight_chunk(i) % (Shape::kSubsteps * 64);
-      const int k_block = step * Shape::kSubsteps + within / 64;
-      const bool valid = weight_valid_[i] && k_block < p_.k_blocks;
-      const long long offset = valid ? static_cast<long long>(step) * Shape::kSubsteps * abi::kBlockBytes + within * 16 : 0;
-      ptx::cp_async_16(base + Shape::kActivationBytes + weight_chunk(i) * 16, weights_[i] + offset, valid);
+      const int chunk = threadIdx.x + i * Shape::kThreads;  // [row block][substep][64]
+      const int block = work.row_block + chunk / (Shape::kSubsteps * 64);
+      const bool valid = block < p.row_blocks;
+      const long long first = (static_cast<long long>(work.tile.expert) * p.row_blocks + (valid ? block : 0)) * p.k_blocks;
+      weights_[i] = static_cast<const char*>(p.weights) + first * abi::kBlockBytes + chunk % (Shape::kSubsteps * 64) * 16;
+      weight_size_[i] = valid ? 16 : 0;
     }
   }
 
- private:
-  __device__ __forceinline__ static int activation_row(int i) {
-    return (threadIdx.x + i * Shape::kThreads) / 4 % kConfig.tile_tokens;
+  /// The next stage, into ring slot `slot`.
+  __device__ __forceinline__ void load(int slot) {
+    const u32 base = shared_ + slot * Shape::kStageBytes;
+#pragma unroll
+    for (int i = 0; i < Shape::kActivationCopies; ++i) {
+      const int sub = substep(i * Shape::kThreads);  // the same for all threads: see the assertion
+      ptx::cp_async_16(base + i * Shape::kThreads * 16, activations_[i],
+                       k_left_ > sub * abi::kBlockK ? activation_size_[i] : 0);
+      activations_[i] += kConfig.tile_k * 2;
+    }
+#pragma unroll
+    for (int i = 0; i < Shape::kWeightCopies; ++i) {
+      const int sub = static_cast<int>(threadIdx.x + i * Shape::kThreads) / 64 % Shape::kSubsteps;
+      ptx::cp_async_16(base + Shape::kActivationBytes + i * Shape::kThreads * 16, weights_[i],
+                       blocks_left_ > sub ? weight_size_[i] : 0);
+      weights_[i] += Shape::kSubsteps * abi::kBlockBytes;
+    }
+    k_left_ -= kConfig.tile_k;
+    blocks_left_ -= Shape::kSubsteps;
   }
-  __device__ __forceinline__ static int weight_chunk(int i) { return threadIdx.x + i * Shape::kThreads; }
 
-  const abi::GemmParams& p_;
-  u32 shared_;
-  const char* rows_[Shape::kActivationCopies];
+ private:
+  static_assert(4 * kConfig.tile_tokens % Shape::kThreads == 0, "a copy belongs to one substep in all threads");
+  __device__ __forceinline__ static int substep(int chunk) { return chunk / (4 * kConfig.tile_tokens); }
+
+  u32 shared_;               // this thread's first 16 bytes of slot 0
+  int k_left_, blocks_left_;  // of this thread's k position in substep 0
+  const char* activations_[Shape::kActivationCopies];
   const char* weights_[Shape::kWeightCopies];
-  bool valid_[Shape::kActivationCopies], weight_valid_[Shape::kWeightCopies];
+  int activation_size_[Shape::kActivationCopies], weight_size_[Shape::kWeightCopies];
 };
 
+/// [row block][token tile]: rows g and g + 8, tokens 2t and 2t + 1 in the order (g, 2t), (g, 2t+1), (g+8, 2t), (g+8,
+/// 2t+1).
 template <abi::KernelConfig kConfig>
-using Accumulators = float[TiledShape<kConfig>::kTokenTiles][TiledShape<kConfig>::kRowBlocks][2][4];
+using Accumulators = float[TiledShape<kConfig>::kRowBlocks][TiledShape<kConfig>::kTokenTiles][4];
 
-/// One stage: two mma steps per 32 of K, operands straight from shared memory.
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void multiply_stage(u32 stage, int warp_token, int warp_row, Accumulators<kConfig>& sums) {
+/// One stage: two mma steps per 32 of K, operands straight from shared memory. `refill` is called once the first mma
+/// instructions are on their way, so that its integer work hides behind them.
+template <abi::KernelConfig kConfig, typename Refill>
+__device__ __forceinline__ void multiply_stage(u32 stage, int warp_token, int warp_row, Accumulators<kConfig>& sums,
+                                               Refill refill) {
   using Shape = TiledShape<kConfig>;
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int sub = 0; sub < Shape::kSubsteps; ++sub) {
-    uint4 low[Shape::kTokenTiles], high[Shape::kTokenTiles];  // rows g and g + 8, k 8t .. 8t + 7 of the 32
+    uint4 tokens[Shape::kTokenTiles];  // token g of a tile, k 8t .. 8t + 7 of the 32
 #pragma unroll
-    for (int m = 0; m < Shape::kTokenTiles; ++m) {
-      const u32 row = stage + ((sub * kConfig.tile_tokens + warp_token + m * 16) * 4 + lane) * 16;
-      low[m] = ptx::load_shared_16(row);
-      high[m] = ptx::load_shared_16(row + 8 * 64);
+    for (int n = 0; n < Shape::kTokenTiles; ++n) {
+      tokens[n] = ptx::load_shared_16(stage + ((sub * kConfig.tile_tokens + warp_token + n * 8) * 4 + lane) * 16);
     }
 #pragma unroll
-    for (int n = 0; n < Shape::kRowBlocks; ++n) {
+    for (int r = 0; r < Shape::kRowBlocks; ++r) {
       const u32 block = stage + Shape::kActivationBytes +
-                        ((warp_row / 16 + n) * Shape::kSubsteps + sub) * abi::kBlockBytes + lane * 16;
-      const uint4 first = ptx::load_shared_16(block);
-      const uint4 second = ptx::load_shared_16(block + 512);
+                        ((warp_row / 16 + r) * Shape::kSubsteps + sub) * abi::kBlockBytes + lane * 16;
+      const uint4 a = ptx::load_shared_16(block), b = ptx::load_shared_16(block + 512);
 #pragma unroll
-      for (int m = 0; m < Shape::kTokenTiles; ++m) {
-        ptx::mma_16816<kConfig.io>(sums[m][n][0], low[m].x, high[m].x, low[m].y, high[m].y, first.x, first.z);
-        ptx::mma_16816<kConfig.io>(sums[m][n][1], low[m].x, high[m].x, low[m].y, high[m].y, first.y, first.w);
+      for (int n = 0; n < Shape::kTokenTiles; ++n) {
+        ptx::mma_16816<kConfig.io>(sums[r][n], a.x, a.y, a.z, a.w, tokens[n].x, tokens[n].y);
       }
 #pragma unroll
-      for (int m = 0; m < Shape::kTokenTiles; ++m) {
-        ptx::mma_16816<kConfig.io>(sums[m][n][0], low[m].z, high[m].z, low[m].w, high[m].w, second.x, second.z);
-        ptx::mma_16816<kConfig.io>(sums[m][n][1], low[m].z, high[m].z, low[m].w, high[m].w, second.y, second.w);
+      for (int n = 0; n < Shape::kTokenTiles; ++n) {
+        ptx::mma_16816<kConfig.io>(sums[r][n], b.x, b.y, b.z, b.w, tokens[n].z, tokens[n].w);
       }
+      if (sub == 0 && r == 0) refill();
     }
   }
 }
@@ -163,52 +174,52 @@ __device__ __forceinline__ void store_rows(const abi::GemmParams& p, const Work&
   const Epilogue epilogue{p, work.tile.expert};
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-  for (int i = 0; i < 2 * Shape::kTokenTiles; ++i) {
-    const int row = work.tile.row_begin + warp_token + i * 8 + g;
-    if (row >= work.tile.row_end) continue;
-    float* out = static_cast<float*>(p.out) + static_cast<long long>(row) * p.out_stride;
+  for (int r = 0; r < 2 * Shape::kRowBlocks; ++r) {
+    const int row_block = work.row_block + warp_row / 16 + r / 2;
+    const int column = row_block * 16 + r % 2 * 8 + g;
+    if (column >= p.out_cols) continue;
+    const float bias = epilogue.bias(row_block, r % 2 * 8 + g);
 #pragma unroll
-    for (int j = 0; j < 2 * Shape::kRowBlocks; ++j) {
-      const int row_block = work.row_block + warp_row / 16 + j / 2;
-      const int r = j % 2 * 8 + 2 * t;
-      if (row_block * 16 + r >= p.out_cols) continue;
-      const float* pair = &sums[i / 2][j / 2][j % 2][i % 2 * 2];
-      *reinterpret_cast<float2*>(out + row_block * 16 + r) = {pair[0] + epilogue.bias(row_block, r),
-                                                              pair[1] + epilogue.bias(row_block, r + 1)};
+    for (int n = 0; n < 2 * Shape::kTokenTiles; ++n) {
+      const int row = work.tile.row_begin + warp_token + n / 2 * 8 + 2 * t + n % 2;
+      if (row >= work.tile.row_end) continue;
+      static_cast<float*>(p.out)[static_cast<long long>(row) * p.out_stride + column] =
+          sums[r / 2][n / 2][r % 2 * 2 + n % 2] + bias;
     }
   }
 }
 
-/// Sums -> shared memory [tile_tokens][sum_pitch]. The ring must be drained.
+/// A warp's sums -> shared memory [warp tokens][sum_pitch]. The ring must be drained.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void share_sums(float* shared, int warp_token, int warp_row,
-                                           const Accumulators<kConfig>& sums) {
+__device__ __forceinline__ void share_sums(float* shared, int warp_row, const Accumulators<kConfig>& sums) {
   using Shape = TiledShape<kConfig>;
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-  for (int i = 0; i < 2 * Shape::kTokenTiles; ++i) {
+  for (int r = 0; r < 2 * Shape::kRowBlocks; ++r) {
 #pragma unroll
-    for (int j = 0; j < 2 * Shape::kRowBlocks; ++j) {
-      const float* pair = &sums[i / 2][j / 2][j % 2][i % 2 * 2];
-      float* out = shared + (warp_token + i * 8 + g) * abi::sum_pitch(kConfig) + warp_row + j * 8 + 2 * t;
-      *reinterpret_cast<float2*>(out) = {pair[0], pair[1]};
+    for (int n = 0; n < 2 * Shape::kTokenTiles; ++n) {
+      const int token = n / 2 * 8 + 2 * t + n % 2;
+      shared[token * abi::sum_pitch(kConfig) + warp_row + r * 8 + g] = sums[r / 2][n / 2][r % 2 * 2 + n % 2];
     }
   }
 }
 
 /// GEMM 1: two neighbouring output columns a thread and round, so that a warp writes whole lines of h. A rolled loop:
 /// the activation is compiled twice, not once per accumulator.
+/// `first_token`: of the tile, in shared row 0.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void activate_tile(const abi::GemmParams& p, const Work& work, const float* shared) {
+__device__ __forceinline__ void activate_tokens(const abi::GemmParams& p, const Work& work, int first_token,
+                                                const float* shared) {
   const Epilogue epilogue{p, work.tile.expert};
   const int pairs = p.gated ? kConfig.tile_rows / 4 : kConfig.tile_rows / 2;  // of one token
   const int first_column = p.gated ? work.row_block * 8 : work.row_block * 16;
-  const int tokens = work.tile.row_end - work.tile.row_begin;
+  const int first_row = work.tile.row_begin + first_token, left = work.tile.row_end - first_row;
+  const int tokens = left < TiledShape<kConfig>::kWarpTokens ? left : TiledShape<kConfig>::kWarpTokens;
 #pragma unroll 1
   for (int i = threadIdx.x; i < tokens * pairs; i += abi::threads(kConfig)) {
     const int token = i / pairs, column = i % pairs * 2;
     if (first_column + column >= p.out_cols) continue;
-    const int row = work.tile.row_begin + token;
+    const int row = first_row + token;
     const float input_weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
     const int block = p.gated ? column / 8 : column / 16, r = p.gated ? column % 8 : column % 16;
     const float* sums = shared + token * abi::sum_pitch(kConfig) + block * 16 + r;
@@ -231,13 +242,13 @@ __device__ __forceinline__ void gemm_tiled(const abi::GemmParams& p) {
   const int warp = threadIdx.x / 32;
   const int warp_token = warp % kConfig.warps_tokens * Shape::kWarpTokens;
   const int warp_row = warp / kConfig.warps_tokens * Shape::kWarpRows;
-  const TileLoader<kConfig> loader(p, work, shared);
+  TileLoader<kConfig> loader(p, work, shared);
   const int steps = abi::div_up(p.k_blocks, Shape::kSubsteps);
 
   Accumulators<kConfig> sums = {};
 #pragma unroll
   for (int s = 0; s < kConfig.stages - 1; ++s) {
-    if (s < steps) loader.load(s, s);
+    loader.load(s);
     ptx::cp_async_commit();
   }
   int slot = 0, free_slot = kConfig.stages - 1;
@@ -246,19 +257,24 @@ __device__ __forceinline__ void gemm_tiled(const abi::GemmParams& p) {
     // done with the slot that is refilled next.
     ptx::cp_async_wait<kConfig.stages - 2>();
     __syncthreads();
-    if (step + kConfig.stages - 1 < steps) loader.load(step + kConfig.stages - 1, free_slot);
-    ptx::cp_async_commit();
-    multiply_stage<kConfig>(shared + slot * Shape::kStageBytes, warp_token, warp_row, sums);
+    multiply_stage<kConfig>(shared + slot * Shape::kStageBytes, warp_token, warp_row, sums, [&] {
+      loader.load(free_slot);
+      ptx::cp_async_commit();
+    });
     slot = slot + 1 == kConfig.stages ? 0 : slot + 1;
     free_slot = free_slot + 1 == kConfig.stages ? 0 : free_slot + 1;
   }
   if constexpr (kConfig.role == 1) {
     float* shared_sums = reinterpret_cast<float*>(ring);
     ptx::cp_async_wait<0>();
-    __syncthreads();  // all warps have read the last stage: the ring may be overwritten
-    share_sums<kConfig>(shared_sums, warp_token, warp_row, sums);
-    __syncthreads();  // sums are complete
-    activate_tile<kConfig>(p, work, shared_sums);
+#pragma unroll 1
+    for (int first = 0; first < kConfig.tile_tokens; first += Shape::kWarpTokens) {
+      if (first >= work.tile.row_end - work.tile.row_begin) break;
+      __syncthreads();  // all warps are done with the ring, or with the tokens before
+      if (first == warp_token) share_sums<kConfig>(shared_sums, warp_row, sums);
+      __syncthreads();  // sums of these tokens are complete
+      activate_tokens<kConfig>(p, work, first, shared_sums);
+    }
   } else {
     store_rows<kConfig>(p, work, warp_token, warp_row, sums);
   }

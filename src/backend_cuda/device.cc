@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Device properties, the primary context, and its guard.
 #include "backend_cuda/device.h"
 
 #include <fmt/format.h>
@@ -31,7 +32,8 @@ int device_count() {
 CUdevice get_device(int index) {
   const int count = device_count();
   if (index < 0 || index >= count || index >= kMaxDevices) {
-    throw Error(ErrorKind::kInvalidArgument, fmt::format("device cuda:{}: this machine has {} CUDA device{}", index, count, count == 1 ? "" : "s"));
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("device cuda:{}: this machine has {} CUDA device{}", index, count, count == 1 ? "" : "s"));
   }
   CUdevice device = 0;
   MOESAIC_CU(device_get, &device, index);

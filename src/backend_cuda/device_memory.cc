@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Owners of device memory, streams, events and graphs.
 #include "backend_cuda/device_memory.h"
 
 #include <fmt/format.h>
@@ -17,7 +18,8 @@ CUdeviceptr address(const void* data, std::size_t offset = 0) { return reinterpr
 
 void check_range(std::size_t size, std::size_t bytes, std::size_t offset) {
   if (offset > size || bytes > size - offset) {
-    throw Error(ErrorKind::kInternal, fmt::format("device buffer of {} bytes: access of {} bytes at {}", size, bytes, offset));
+    throw Error(ErrorKind::kInternal,
+                fmt::format("device buffer of {} bytes: access of {} bytes at {}", size, bytes, offset));
   }
 }
 

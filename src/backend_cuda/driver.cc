@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Loads libcuda and turns its error codes into errors.
 #include "backend_cuda/driver.h"
 
 #include <dlfcn.h>
@@ -13,7 +14,8 @@ template <typename Function>
 void resolve(void* library, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(library, name));
   if (function == nullptr) {
-    throw Error(ErrorKind::kCuda, fmt::format("the CUDA driver (libcuda.so.1) has no {}: a driver for CUDA 12 or later is needed", name));
+    throw Error(ErrorKind::kCuda,
+                fmt::format("the CUDA driver (libcuda.so.1) has no {}: a driver for CUDA 12 or later is needed", name));
   }
 }
 
@@ -78,7 +80,8 @@ Driver load() {
   if (const CUresult result = d.init(0); result != CUDA_SUCCESS) {
     const char* name = nullptr;
     d.error_name(result, &name);
-    throw Error(ErrorKind::kCuda, fmt::format("the CUDA driver does not start: cuInit: {}", name ? name : "unknown error"));
+    throw Error(ErrorKind::kCuda,
+                fmt::format("the CUDA driver does not start: cuInit: {}", name ? name : "unknown error"));
   }
   return d;
 }
@@ -96,7 +99,8 @@ void check(CUresult result, const char* call) {
   const char* text = nullptr;
   driver().error_name(result, &name);
   driver().error_string(result, &text);
-  throw Error(ErrorKind::kCuda, fmt::format("CUDA driver: {}: {} ({})", call, name ? name : "unknown error", text ? text : ""));
+  throw Error(ErrorKind::kCuda,
+              fmt::format("CUDA driver: {}: {} ({})", call, name ? name : "unknown error", text ? text : ""));
 }
 
 }  // namespace moesaic::cuda

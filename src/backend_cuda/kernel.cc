@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Loads cubins, checks that the driver can, launches.
 #include "backend_cuda/kernel.h"
 
 #include <fmt/format.h>
@@ -17,11 +18,12 @@ void check_driver(const module::Cubin& cubin) {
   const bool ptx = module::Target{cubin.target}.is_ptx();
   const bool too_old = ptx ? cubin.cuda_version > driver : cubin.cuda_version / 1000 > driver / 1000;
   if (!too_old) return;
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("{} for {} was made by {} (CUDA {}), the driver supports CUDA {}: update the driver, or compile "
-                          "with an NVRTC of CUDA {} or earlier (MOESAIC_NVRTC)",
-                          cubin.entry, cubin.target, cubin.compiler, tables::cuda_version_name(cubin.cuda_version),
-                          tables::cuda_version_name(driver), tables::cuda_version_name(driver)));
+  throw Error(
+      ErrorKind::kUnsupported,
+      fmt::format("{} for {} was made by {} (CUDA {}), the driver supports CUDA {}: update the driver, or compile "
+                  "with an NVRTC of CUDA {} or earlier (MOESAIC_NVRTC)",
+                  cubin.entry, cubin.target, cubin.compiler, tables::cuda_version_name(cubin.cuda_version),
+                  tables::cuda_version_name(driver), tables::cuda_version_name(driver)));
 }
 
 CUmodule load_image(const module::Cubin& cubin) {

@@ -46,7 +46,8 @@ void write_all(int fd, std::string_view bytes, const std::string& path) {
 
 // True where `path` still names the open file.
 bool is_file_at(int fd, const std::string& path) {
-  struct stat held {}, named {};
+  struct stat held {
+  }, named{};
   return ::fstat(fd, &held) == 0 && ::stat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino &&
          held.st_dev == named.st_dev;
 }

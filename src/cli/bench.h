@@ -31,10 +31,10 @@ struct Ceilings {
 /// One point.
 struct BenchPoint {
   int tokens = 0;
-  double time_us = 0;         // mean over routings of the median repeat
-  double spread = 0;          // (slowest - fastest repeat) / median
-  double touched_experts = 0; // mean over routings
-  double weight_bytes = 0;    // of touched and shared experts
+  double time_us = 0;          // mean over routings of the median repeat
+  double spread = 0;           // (slowest - fastest repeat) / median
+  double touched_experts = 0;  // mean over routings
+  double weight_bytes = 0;     // of touched and shared experts
   double flops = 0;
   double floor_us = 0;
   std::vector<std::string> kernels;

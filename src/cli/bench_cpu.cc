@@ -16,7 +16,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double since_us(Clock::time_point begin) { return std::chrono::duration<double, std::micro>(Clock::now() - begin).count(); }
+double since_us(Clock::time_point begin) {
+  return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
+}
 
 /// Median wall time of `work` on all cores, each with its own slice index.
 template <typename Work>
@@ -36,21 +38,22 @@ double parallel_us(int threads, Work work) {
 Ceilings measure_ceilings() {
   const int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const std::size_t words = (std::size_t{256} << 20) / 8 / static_cast<std::size_t>(threads);
-  std::vector<std::vector<std::uint64_t>> source(static_cast<std::size_t>(threads), std::vector<std::uint64_t>(words, 3));
+  std::vector<std::vector<std::uint64_t>> source(static_cast<std::size_t>(threads),
+                                                 std::vector<std::uint64_t>(words, 3));
   std::vector<std::vector<std::uint64_t>> target = source;
   std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads) * 64);
   const double bytes = 8.0 * static_cast<double>(words) * threads;
   Ceilings c;
   c.device = fmt::format("cpu, {} threads", threads);
   c.read_bytes_per_us = bytes / parallel_us(threads, [&](int t) {
-    std::uint64_t sum = 0;
-    for (const std::uint64_t word : source[static_cast<std::size_t>(t)]) sum ^= word;
-    sums[static_cast<std::size_t>(t) * 64] = sum;
-  });
+                          std::uint64_t sum = 0;
+                          for (const std::uint64_t word : source[static_cast<std::size_t>(t)]) sum ^= word;
+                          sums[static_cast<std::size_t>(t) * 64] = sum;
+                        });
   c.copy_bytes_per_us = 2.0 * bytes / parallel_us(threads, [&](int t) {
-    const auto i = static_cast<std::size_t>(t);
-    std::memcpy(target[i].data(), source[i].data(), 8 * words);
-  });
+                          const auto i = static_cast<std::size_t>(t);
+                          std::memcpy(target[i].data(), source[i].data(), 8 * words);
+                        });
   return c;
 }
 
@@ -66,7 +69,8 @@ struct CpuLayer {
     std::uint32_t state = 1;
     for (std::uint16_t& b : source) {
       state = state * 1664525u + 1013904223u;
-      b = static_cast<std::uint16_t>(io == DType::kBF16 ? ((state >> 16 & 0x80ff) | 0x3c00) : ((state >> 16 & 0x87ff) | 0x2000));
+      b = static_cast<std::uint16_t>(io == DType::kBF16 ? ((state >> 16 & 0x80ff) | 0x3c00)
+                                                        : ((state >> 16 & 0x87ff) | 0x2000));
     }
     const auto views = [&](std::int64_t rows) {
       ExpertWeights e;
@@ -112,7 +116,8 @@ BenchPoint measure_point(CpuLayer& bench, int tokens) {
   BenchPoint p;
   p.tokens = tokens;
   for (const double us : times) p.time_us += us / static_cast<double>(times.size());
-  p.spread = (*std::max_element(times.begin(), times.end()) - *std::min_element(times.begin(), times.end())) / p.time_us;
+  p.spread =
+      (*std::max_element(times.begin(), times.end()) - *std::min_element(times.begin(), times.end())) / p.time_us;
   p.kernels = bench.layer.kernels(tokens);
   return p;
 }

@@ -12,6 +12,7 @@
 #include "cli/bench.h"
 #include "kernels/abi/params.h"
 #include "module/store.h"
+#include "tables/arch_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
@@ -21,9 +22,16 @@ using cuda::DeviceBuffer;
 
 constexpr std::array kProbeConfigs = {abi::KernelConfig{.warps_tokens = 16, .warps_rows = 1, .warps_k = 1}};
 // Not a row of the kernel table: no op of the layer.
-const tables::KernelRow kProbeRow = {"read_probe", tables::Op::kPrepare, 1, tables::kAllFamilies, tables::kMmaSync,
-                                     tables::CodeKind::kBaseline, "kernels/common/read_probe.cuh", "read_probe",
-                                     "ReadProbeParams", kProbeConfigs,
+const tables::KernelRow kProbeRow = {"read_probe",
+                                     tables::Op::kPrepare,
+                                     1,
+                                     tables::kAllFamilies,
+                                     tables::kMmaSync,
+                                     tables::CodeKind::kBaseline,
+                                     "kernels/common/read_probe.cuh",
+                                     "read_probe",
+                                     "ReadProbeParams",
+                                     kProbeConfigs,
                                      [](const tables::Problem&) -> const char* { return nullptr; }};
 
 double median(std::vector<double> values) {
@@ -45,15 +53,13 @@ double median_us(Device device, const cuda::Stream& stream, int repeats, Work wo
   return median(times);
 }
 
-/// 16-bit matrix rate of the device class in FLOP per microsecond: what the vendor's library reaches at 8192^3 on an
-/// H100 SXM (docs/performance-log.md). 0: no figure, the floor is memory alone.
-double published_matrix_rate(int sm) { return sm == 90 ? 798e6 : 0.0; }
-
 Ceilings measure_ceilings(const BenchOptions& o, const cuda::Stream& stream) {
   const cuda::DeviceInfo info = cuda::device_info(o.device.index);
   Ceilings c;
-  c.device = fmt::format("{} (cuda:{}, SM{}.{}, {} SMs)", info.name, info.index, info.sm / 10, info.sm % 10, info.sm_count);
-  c.matrix_flops_per_us = published_matrix_rate(info.sm);
+  c.device =
+      fmt::format("{} (cuda:{}, SM{}.{}, {} SMs)", info.name, info.index, info.sm / 10, info.sm % 10, info.sm_count);
+  const tables::ArchRow* arch = tables::find_arch(info.sm);
+  c.matrix_flops_per_us = arch != nullptr ? arch->matrix_flops_per_us : 0;
   const std::size_t bytes = std::min<std::size_t>(std::size_t{2} << 30, info.memory_bytes / 8);
   DeviceBuffer source(o.device, bytes), target(o.device, bytes), never(o.device, 4);
   source.fill(0x3c);
@@ -61,7 +67,8 @@ Ceilings measure_ceilings(const BenchOptions& o, const cuda::Stream& stream) {
   const double copy = median_us(o.device, stream, 11, [&](void* s) { cuda::copy_async(target, source, bytes, s); });
   c.copy_bytes_per_us = 2.0 * static_cast<double>(bytes) / copy;
   module::Store store(o.modules);
-  const cuda::Kernel probe = cuda::Kernel::load(*store.get({&kProbeRow, 0, {fmt::format("sm_{}", info.sm)}}), info.index, 0);
+  const cuda::Kernel probe =
+      cuda::Kernel::load(*store.get({&kProbeRow, 0, {fmt::format("sm_{}", info.sm)}}), info.index, 0);
   const abi::ReadProbeParams p{source.data(), static_cast<long long>(bytes / 16), static_cast<unsigned*>(never.data())};
   const auto blocks = static_cast<unsigned>(4 * info.sm_count);
   const double read = median_us(o.device, stream, 11, [&](void* s) {
@@ -92,7 +99,8 @@ class BenchLayer {
       : layer_(FusedMoe::create(config, modules)), prepared_(config.device, layer_.prepared_bytes()) {
     const DType io = tables::get_recipe(config.recipe).io;
     const int widest = std::max(config.intermediate, config.shared.intermediate);
-    const auto elements = static_cast<std::size_t>(3) * static_cast<std::size_t>(config.hidden) * static_cast<std::size_t>(widest);
+    const auto elements =
+        static_cast<std::size_t>(3) * static_cast<std::size_t>(config.hidden) * static_cast<std::size_t>(widest);
     const std::vector<std::uint16_t> bits = random_bits(elements, io);
     DeviceBuffer source(config.device, elements * 2);
     source.upload(bits.data(), elements * 2);
@@ -128,7 +136,8 @@ BenchPoint measure_point(const BenchLayer& bench, const cuda::Stream& stream, in
   const MoeConfig& c = bench.layer().config();
   const DType io = tables::get_recipe(c.recipe).io;
   const auto elements = static_cast<std::size_t>(tokens) * static_cast<std::size_t>(c.hidden);
-  DeviceBuffer x(c.device, elements * 2), y(c.device, elements * 2), workspace(c.device, bench.layer().workspace_bytes(tokens));
+  DeviceBuffer x(c.device, elements * 2), y(c.device, elements * 2),
+      workspace(c.device, bench.layer().workspace_bytes(tokens));
   x.upload(random_bits(elements, io).data(), elements * 2);
   std::vector<DeviceBuffer> logits;
   std::vector<std::unique_ptr<cuda::Graph>> graphs;
@@ -164,7 +173,8 @@ BenchPoint measure_point(const BenchLayer& bench, const cuda::Stream& stream, in
   BenchPoint p;
   p.tokens = tokens;
   p.time_us = median(times);
-  p.spread = (*std::max_element(times.begin(), times.end()) - *std::min_element(times.begin(), times.end())) / p.time_us;
+  p.spread =
+      (*std::max_element(times.begin(), times.end()) - *std::min_element(times.begin(), times.end())) / p.time_us;
   p.kernels = bench.layer().kernels(tokens);
   return p;
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// What CPU and GPU benchmarks share: seeded routings, experts touched, floors.
 #include <algorithm>
 #include <random>
 

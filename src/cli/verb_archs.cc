@@ -27,7 +27,8 @@ int print_archs(bool json) {
   const module::Maker maker({});
   const std::shared_ptr<const module::Nvrtc> nvrtc = maker.search().file ? maker.nvrtc() : nullptr;
   nlohmann::json rows = nlohmann::json::array();
-  TextTable table({"SM", "family", "exact target", "family target", "CUDA", "shared memory", "capabilities", "compiles"});
+  TextTable table(
+      {"SM", "family", "exact target", "family target", "CUDA", "shared memory", "capabilities", "compiles"});
   for (const tables::ArchRow& arch : tables::kArchTable) {
     const std::string exact_cuda = tables::cuda_version_name(arch.min_cuda);
     const std::string family_cuda = tables::cuda_version_name(arch.min_cuda_family);

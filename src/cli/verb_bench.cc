@@ -61,7 +61,8 @@ void print_text(const BenchOptions& o, const BenchResult& r) {
       }
     }
     table.add({fmt::format("{}", p.tokens), fmt::format("{:.1f}", p.time_us), fmt::format("{:.1f}", p.floor_us),
-               fmt::format("{:.0f}%", 100 * p.floor_us / p.time_us), fmt::format("{:.2f}", p.weight_bytes / p.time_us / 1e6),
+               fmt::format("{:.0f}%", 100 * p.floor_us / p.time_us),
+               fmt::format("{:.2f}", p.weight_bytes / p.time_us / 1e6),
                fmt::format("{:.1f}", p.flops / p.time_us / 1e6), fmt::format("{:.1f}", p.touched_experts), gemm});
   }
   fmt::print("{}", table.aligned());

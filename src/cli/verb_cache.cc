@@ -34,8 +34,8 @@ int list_cache(bool json) {
     nlohmann::json row = sound ? module::to_json(record) : nlohmann::json{{"damage", entry.damage}};
     row["key"] = entry.key;
     entries.push_back(std::move(row));
-    table.add({sound ? record.entry : "(damaged)", record.target, std::to_string(record.size), record.compiler,
-               entry.key});
+    table.add(
+        {sound ? record.entry : "(damaged)", record.target, std::to_string(record.size), record.compiler, entry.key});
     bytes += record.size;
   }
   if (json) {
@@ -70,8 +70,7 @@ int clear_cache(bool json) {
   const module::Cache cache = open_cache();
   const module::Cache::Cleared cleared = cache.clear();
   if (json) {
-    const nlohmann::json report = {
-        {"folder", cache.folder()}, {"removed", cleared.entries}, {"bytes", cleared.bytes}};
+    const nlohmann::json report = {{"folder", cache.folder()}, {"removed", cleared.entries}, {"bytes", cleared.bytes}};
     fmt::print("{}\n", report.dump(2));
   } else {
     fmt::print("removed {} kernels, {} bytes from {}\n", cleared.entries, cleared.bytes, cache.folder());

@@ -140,9 +140,9 @@ void print_summary(const module::BuildResult& result, const CompileOptions& opti
   }
   if (options.json) {
     const nlohmann::json report = {
-        {"archs", archs},       {"skipped", skipped},           {"kernels", result.kernels.size()},
-        {"compiled", compiled}, {"seconds", result.seconds},    {"bytes", bytes},
-        {"jobs", result.jobs},  {"compiler", result.compiler},  {"violations", violations},
+        {"archs", archs},       {"skipped", skipped},          {"kernels", result.kernels.size()},
+        {"compiled", compiled}, {"seconds", result.seconds},   {"bytes", bytes},
+        {"jobs", result.jobs},  {"compiler", result.compiler}, {"violations", violations},
         {"out", options.out}};
     fmt::print("{}\n", report.dump(2));
     return;

@@ -105,15 +105,12 @@ void print_built(const module::BuildResult& result, const KernelsOptions& option
                number(facts.code_bytes), fmt::format("{:.2f}", facts.compile_seconds),
                module::origin_name(cubin.origin)});
   }
-  const nlohmann::json report = {{"compiler", result.compiler},
-                                 {"seconds", result.seconds},
-                                 {"kernels", kernels},
-                                 {"violations", violations}};
+  const nlohmann::json report = {
+      {"compiler", result.compiler}, {"seconds", result.seconds}, {"kernels", kernels}, {"violations", violations}};
   if (options.json) {
     fmt::print("{}\n", report.dump(2));
   } else {
-    fmt::print("{}{} kernels, {}, {:.1f} s\n", table.aligned(), result.kernels.size(), result.compiler,
-               result.seconds);
+    fmt::print("{}{} kernels, {}, {:.1f} s\n", table.aligned(), result.kernels.size(), result.compiler, result.seconds);
   }
 }
 

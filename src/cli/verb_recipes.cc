@@ -14,7 +14,7 @@ namespace moesaic::cli {
 namespace {
 
 std::string operand_name(const tables::Operand& operand) {
-  const std::string number = tables::number_name(operand.number);
+  std::string number = tables::number_name(operand.number);
   if (operand.scale == tables::Scale::kNone) return number;
   return number + ", " + tables::scale_name(operand.scale);
 }

@@ -48,7 +48,7 @@ int cuda_needed_by_rows(const tables::ArchRow& arch) {
 
 // Takes what the compiler cannot serve out of the request.
 std::vector<SkippedArch> drop_skipped(BuildRequest& request, const Nvrtc& nvrtc) {
-  const std::vector<SkippedArch> skipped = skipped_archs(request.archs.rows, nvrtc);
+  std::vector<SkippedArch> skipped = skipped_archs(request.archs.rows, nvrtc);
   for (const SkippedArch& skip : skipped) {
     if (contains(request.archs.named, skip.arch)) {
       throw Error(ErrorKind::kUnsupported, fmt::format("architecture {}: {}", skip.arch->sm, skip.reason));
@@ -89,9 +89,9 @@ std::vector<SkippedArch> skipped_archs(const std::vector<const tables::ArchRow*>
   for (const tables::ArchRow* arch : archs) {
     const int needed = cuda_needed_by_rows(*arch);
     if (nvrtc.supports(arch->sm) && nvrtc.version() >= needed) continue;
-    skipped.push_back({arch, fmt::format("needs CUDA {} or later, the NVRTC here is {}",
-                                         tables::cuda_version_name(needed),
-                                         tables::cuda_version_name(nvrtc.version()))});
+    skipped.push_back(
+        {arch, fmt::format("needs CUDA {} or later, the NVRTC here is {}", tables::cuda_version_name(needed),
+                           tables::cuda_version_name(nvrtc.version()))});
   }
   return skipped;
 }
@@ -101,8 +101,8 @@ std::vector<std::string> BuildResult::violations() const {
   for (const BuiltKernel& kernel : kernels) {
     const KernelFacts& facts = kernel.cubin->facts;
     if (facts.complaints.empty()) continue;
-    lines.push_back(fmt::format("{} for {}: {}", kernel.cubin->entry, kernel.cubin->target,
-                                fmt::join(facts.complaints, "; ")));
+    lines.push_back(
+        fmt::format("{} for {}: {}", kernel.cubin->entry, kernel.cubin->target, fmt::join(facts.complaints, "; ")));
   }
   return lines;
 }
@@ -115,13 +115,14 @@ BuildResult build_set(const BuildRequest& request, const ModuleOptions& modules,
   BuildRequest possible = request;
   BuildResult result;
   result.skipped = drop_skipped(possible, *nvrtc);
-  result.compiler = fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(nvrtc->version()),
-                                maker.search().file->build_id);
+  result.compiler =
+      fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(nvrtc->version()), maker.search().file->build_id);
   result.jobs = job_count(request.jobs);
   for (PlannedKernel& planned : plan_set(possible)) result.kernels.push_back({std::move(planned), nullptr});
   if (result.kernels.empty()) {
-    throw Error(ErrorKind::kUnsupported, "compile: no kernel row serves these architectures, recipes and ops; `moesaic "
-                                         "kernels` lists the rows");
+    throw Error(ErrorKind::kUnsupported,
+                "compile: no kernel row serves these architectures, recipes and ops; `moesaic "
+                "kernels` lists the rows");
   }
 
   std::mutex mutex;

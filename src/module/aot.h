@@ -65,9 +65,9 @@ struct BuildResult {
   std::vector<std::string> violations() const;
 };
 
-/// Calls `progress` (one call at a time) after each kernel, asks `stop` before each. Kernels come from the cache or from
-/// NVRTC; bundles are not looked at. Throws Error: kUnsupported (no NVRTC; an architecture named in the request and not
-/// just part of "all" cannot be compiled, or nothing can; a request without kernels), kCompile.
+/// Calls `progress` (one call at a time) after each kernel, asks `stop` before each. Kernels come from the cache or
+/// from NVRTC; bundles are not looked at. Throws Error: kUnsupported (no NVRTC; an architecture named in the request
+/// and not just part of "all" cannot be compiled, or nothing can; a request without kernels), kCompile.
 BuildResult build_set(const BuildRequest& request, const ModuleOptions& modules,
                       const std::function<void(const BuildProgress&)>& progress = {},
                       const std::function<bool()>& stop = {});

@@ -67,7 +67,7 @@ std::string elf_build_id(const std::string& path) {
     if (segment.p_type != PT_NOTE || segment.p_filesz > kMaxNotes) continue;
     std::string notes(segment.p_filesz, '\0');
     if (!read_at(file, segment.p_offset, notes.data(), notes.size())) continue;
-    const std::string id = id_in_notes(notes);
+    std::string id = id_in_notes(notes);
     if (!id.empty()) return id;
   }
   return "sha256-" + base::sha256_hex(base::read_file(path, kMaxLibrary));

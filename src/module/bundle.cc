@@ -92,8 +92,7 @@ Bundle::Bundle(const std::string& path) : path_(path), zip_(std::make_unique<Zip
   zip_->file = unzOpen(path.c_str());
   if (zip_->file == nullptr) throw_damaged(path, "it is not a zip file");
   zip_->scan(path);
-  const nlohmann::json manifest =
-      nlohmann::json::parse(zip_->read(path, kManifestName, kMaxManifest), nullptr, false);
+  const nlohmann::json manifest = nlohmann::json::parse(zip_->read(path, kManifestName, kMaxManifest), nullptr, false);
   if (!manifest.is_object()) throw_damaged(path, "manifest.json is not JSON");
   try {
     const int format = manifest.at("format");
@@ -121,9 +120,10 @@ Bundle::~Bundle() = default;
 
 std::string Bundle::refusal() const {
   if (version_ == library_version() && module_abi_ == abi::kModuleAbi) return {};
-  return fmt::format("bundle {} was made by moesaic {} with module ABI {}; this is {} with module ABI {}: make it again "
-                     "with `moesaic compile`",
-                     path_, version_, module_abi_, library_version(), abi::kModuleAbi);
+  return fmt::format(
+      "bundle {} was made by moesaic {} with module ABI {}; this is {} with module ABI {}: make it again "
+      "with `moesaic compile`",
+      path_, version_, module_abi_, library_version(), abi::kModuleAbi);
 }
 
 std::string Bundle::read(const KernelRecord& record) const {
@@ -175,7 +175,9 @@ namespace {
 class ZipWriter {
  public:
   explicit ZipWriter(const std::string& path)
-      : path_(path), temporary_(base::temporary_beside(path)), file_(zipOpen(temporary_.c_str(), APPEND_STATUS_CREATE)) {
+      : path_(path),
+        temporary_(base::temporary_beside(path)),
+        file_(zipOpen(temporary_.c_str(), APPEND_STATUS_CREATE)) {
     if (file_ == nullptr) throw Error(ErrorKind::kIo, fmt::format("write {}: the file cannot be made", path_));
   }
   ZipWriter(const ZipWriter&) = delete;

@@ -48,8 +48,8 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
   if (!lock) {
     Cubin cubin = compile(instance, identity);
     std::call_once(warned_, [this] {
-      base::log_warning(fmt::format("kernel cache '{}' cannot be written: kernels are kept in memory only",
-                                    cache_.folder()));
+      base::log_warning(
+          fmt::format("kernel cache '{}' cannot be written: kernels are kept in memory only", cache_.folder()));
     });
     return cubin;
   }
@@ -79,8 +79,8 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
   cubin.entry = entry_name(instance);
   cubin.identity = identity;
   cubin.target = instance.target.name;
-  cubin.compiler = fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(compiler->version()),
-                               search().file->build_id);
+  cubin.compiler =
+      fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(compiler->version()), search().file->build_id);
   cubin.cuda_version = compiler->version();
   cubin.flags = compile_flags(instance.target);
   cubin.origin = Origin::kCompiled;
@@ -90,9 +90,8 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
 void Maker::add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const {
   const std::string failure = cache_.store(key, instance, cubin);
   if (failure.empty()) return;
-  std::call_once(warned_, [&] {
-    base::log_warning(fmt::format("kernel cache: {}; kernels are kept in memory only", failure));
-  });
+  std::call_once(warned_,
+                 [&] { base::log_warning(fmt::format("kernel cache: {}; kernels are kept in memory only", failure)); });
 }
 
 }  // namespace moesaic::module

@@ -129,10 +129,10 @@ NvrtcOutput Nvrtc::compile(const KernelInstance& instance) const {
   const Functions& nvrtc = *functions_;
   const auto check = [&](nvrtcResult result, const char* step, const std::string& log) {
     if (result == NVRTC_SUCCESS) return;
-    throw Error(ErrorKind::kCompile,
-                fmt::format("kernel {} for {}: {} failed in NVRTC {}: {}{}{}", entry_name(instance),
-                            instance.target.name, step, tables::cuda_version_name(version_),
-                            nvrtc.error_string(result), log.empty() ? "" : "\n", log));
+    throw Error(
+        ErrorKind::kCompile,
+        fmt::format("kernel {} for {}: {} failed in NVRTC {}: {}{}{}", entry_name(instance), instance.target.name, step,
+                    tables::cuda_version_name(version_), nvrtc.error_string(result), log.empty() ? "" : "\n", log));
   };
 
   const std::string main = main_text(instance);
@@ -162,8 +162,8 @@ NvrtcOutput Nvrtc::compile(const KernelInstance& instance) const {
   const bool ptx = instance.target.is_ptx();
   check(ptx ? nvrtc.ptx_size(program, &size) : nvrtc.cubin_size(program, &size), "getting the image", {});
   output.image.resize(size);
-  check(ptx ? nvrtc.ptx(program, output.image.data()) : nvrtc.cubin(program, output.image.data()),
-        "getting the image", {});
+  check(ptx ? nvrtc.ptx(program, output.image.data()) : nvrtc.cubin(program, output.image.data()), "getting the image",
+        {});
   return output;
 }
 

@@ -83,7 +83,11 @@ std::string library_in(const std::string& folder) {
 
 // Where libnvrtc lies below the root of a toolkit, an unpacked wheel or a site folder.
 std::vector<std::string> library_folders(const std::string& root) {
-  return {root, root + "/lib64", root + "/lib", root + "/targets/x86_64-linux/lib", root + "/nvidia/cu13/lib",
+  return {root,
+          root + "/lib64",
+          root + "/lib",
+          root + "/targets/x86_64-linux/lib",
+          root + "/nvidia/cu13/lib",
           root + "/nvidia/cuda_nvrtc/lib"};
 }
 
@@ -116,7 +120,8 @@ void add_loader_config(const std::string& file, int depth, std::vector<std::stri
 std::vector<std::string> loader_folders() {
   std::vector<std::string> folders = split_paths(base::env_value(Env::kLibraryPath).value_or(""));
   add_loader_config("/etc/ld.so.conf", 1, folders);
-  for (const char* folder : {"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/usr/lib"}) {
+  for (const char* folder :
+       {"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/usr/lib"}) {
     folders.emplace_back(folder);
   }
   return folders;

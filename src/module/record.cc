@@ -14,12 +14,9 @@ namespace moesaic::module {
 namespace {
 
 nlohmann::json to_json(const KernelFacts& facts) {
-  return {{"registers", facts.registers},
-          {"stack_bytes", facts.stack_bytes},
-          {"spill_bytes", facts.spill_bytes},
-          {"static_smem_bytes", facts.static_smem_bytes},
-          {"code_bytes", facts.code_bytes},
-          {"compile_seconds", facts.compile_seconds},
+  return {{"registers", facts.registers},     {"stack_bytes", facts.stack_bytes},
+          {"spill_bytes", facts.spill_bytes}, {"static_smem_bytes", facts.static_smem_bytes},
+          {"code_bytes", facts.code_bytes},   {"compile_seconds", facts.compile_seconds},
           {"complaints", facts.complaints}};
 }
 
@@ -102,9 +99,8 @@ Cubin restore(const KernelRecord& record, std::string bytes, Origin origin) {
                                             record.target, bytes.size(), record.size));
   }
   if (base::sha256_hex(bytes) != record.sha256) {
-    throw Error(ErrorKind::kIo,
-                fmt::format("kernel {} for {}: its bytes do not have the SHA-256 of its record", record.entry,
-                            record.target));
+    throw Error(ErrorKind::kIo, fmt::format("kernel {} for {}: its bytes do not have the SHA-256 of its record",
+                                            record.entry, record.target));
   }
   Cubin cubin;
   cubin.image.assign(bytes.begin(), bytes.end());

@@ -36,7 +36,8 @@ std::vector<std::string> bundle_paths(const ModuleOptions& options) {
 // "recipe" for the command that would make a kernel: the first that its row serves.
 const char* first_recipe(const tables::KernelRow& row) {
   for (int i = 0; i < tables::kNumRecipes; ++i) {
-    if ((row.recipes >> static_cast<unsigned>(i) & 1u) != 0) return tables::kRecipeTable[static_cast<std::size_t>(i)].name;
+    if ((row.recipes >> static_cast<unsigned>(i) & 1u) != 0)
+      return tables::kRecipeTable[static_cast<std::size_t>(i)].name;
   }
   return "bf16";
 }
@@ -79,18 +80,19 @@ struct Store::Impl {
                           stale ? "has it made from another kernel text" : "does not have it");
     }
     if (!maker.search().file) seen += "; no NVRTC here, so the cache cannot be looked up";
-    throw Error(ErrorKind::kUnsupported,
-                fmt::format("kernel {} is in no bundle and not cached, and compiling is off (MOESAIC_JIT){}; add it with "
-                            "`{}`",
-                            describe(instance), seen, command_for(instance)));
+    throw Error(
+        ErrorKind::kUnsupported,
+        fmt::format("kernel {} is in no bundle and not cached, and compiling is off (MOESAIC_JIT){}; add it with "
+                    "`{}`",
+                    describe(instance), seen, command_for(instance)));
   }
 
   Cubin make(const KernelInstance& instance, const std::string& id) const {
     if (!jit) throw_missing(instance, id);
     for (const auto& bundle : bundles) {
       if (bundle->other_text(instance, id) == nullptr) continue;
-      base::log_warning(fmt::format("bundle {} has {} made from another kernel text: not used", bundle->path(),
-                                    describe(instance)));
+      base::log_warning(
+          fmt::format("bundle {} has {} made from another kernel text: not used", bundle->path(), describe(instance)));
     }
     if (!maker.search().file) {
       throw Error(ErrorKind::kUnsupported,

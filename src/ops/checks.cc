@@ -30,7 +30,8 @@ void check_tensor(const std::string& name, const TensorView& t, std::int64_t row
   }
   const bool shape_fits = t.rank == 2 && t.shape[0] == rows && t.shape[1] == cols;
   if (!dtype_fits || !shape_fits) refuse(name, shape_text(t), fmt::format("{} [{}, {}]", accepted, rows, cols));
-  if (t.data == nullptr && rows * cols > 0) refuse(name, "a null pointer", fmt::format("{} [{}, {}]", accepted, rows, cols));
+  if (t.data == nullptr && rows * cols > 0)
+    refuse(name, "a null pointer", fmt::format("{} [{}, {}]", accepted, rows, cols));
 }
 
 void check_float_type(const std::string& name, DType dtype) {
@@ -78,7 +79,8 @@ void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t to
   } else if (!run.router_logits.empty()) {
     check_tensor("router_logits", run.router_logits, tokens, c.num_experts, {DType::kF32});
   } else if (!c.router) {
-    refuse("router_logits", "empty", "router_logits, or topk_ids and topk_weights: the layer was made without a router");
+    refuse("router_logits", "empty",
+           "router_logits, or topk_ids and topk_weights: the layer was made without a router");
   }
   if (!run.logits_out.empty()) {
     if (given) refuse("logits_out", "given together with topk_ids", "empty: no logits are computed");

@@ -32,15 +32,16 @@ Served serve(int sm, const ModuleOptions& modules) {
   std::optional<std::string> forced = modules.force_target;
   if (!forced) forced = base::env_value(base::Env::kForceTarget);
   if (const tables::ArchRow* row = tables::find_arch(sm)) return {*row, forced};
+  const std::string ptx = module::portable_ptx_target().name;
   const std::string message = fmt::format(
-      "SM{}.{} is newer than this version knows: served by compute_80 PTX of the portable kernels", sm / 10, sm % 10);
+      "SM{}.{} is newer than this version knows: served by {} PTX of the portable kernels", sm / 10, sm % 10, ptx);
   if (base::env_switch(base::Env::kStrict).value_or(false)) {
     throw Error(ErrorKind::kUnsupported, message + "; MOESAIC_STRICT=1 makes that an error");
   }
   base::log(LogLevel::kNotice, message);
   tables::ArchRow row = tables::kArchTable.front();
   row.sm = sm;
-  return {row, forced ? forced : "compute_80"};
+  return {row, forced ? forced : ptx};
 }
 
 plan::DeviceRates rates_of(const cuda::DeviceInfo& info) {
@@ -65,9 +66,10 @@ void set_activation(const Activation& a, abi::GemmParams& p) {
 }
 
 // The kernels' numbers (kernels/common/select_experts.cuh, activation.cuh) are those of moe.h.
-static_assert(static_cast<int>(RoutingMethod::kSoftmaxTopK) == 0 && static_cast<int>(RoutingMethod::kTopKSoftmax) == 2 &&
-              static_cast<int>(RoutingMethod::kDeepSeekV3) == 3 && static_cast<int>(RoutingMethod::kDeepSeekV2) == 4 &&
-              static_cast<int>(RoutingMethod::kLlama4) == 5 && static_cast<int>(RoutingMethod::kSigmoid) == 7);
+static_assert(static_cast<int>(RoutingMethod::kSoftmaxTopK) == 0 &&
+              static_cast<int>(RoutingMethod::kTopKSoftmax) == 2 && static_cast<int>(RoutingMethod::kDeepSeekV3) == 3 &&
+              static_cast<int>(RoutingMethod::kDeepSeekV2) == 4 && static_cast<int>(RoutingMethod::kLlama4) == 5 &&
+              static_cast<int>(RoutingMethod::kSigmoid) == 7);
 static_assert(static_cast<int>(ActivationKind::kSitu) == 10 && static_cast<int>(ActivationKind::kSwigluBias) == 5);
 
 class CudaMoe final : public MoeImpl {
@@ -144,10 +146,16 @@ class CudaMoe final : public MoeImpl {
 /// The launches of one run. Lives on the stack of `run`: pointers into workspace and prepared weights, nothing else.
 class Launches {
  public:
-  Launches(const MoeConfig& config, const plan::PreparedLayout& prepared, const plan::MoeSteps& steps, const MoeRun& run,
-           void* stream)
-      : c_(config), p_(prepared), steps_(steps), run_(run), stream_(stream), tokens_(static_cast<int>(run.x.shape[0])),
-        tile_tokens_(steps.gemm1.config().tile_tokens), w_(plan::workspace_layout(config, tokens_, tile_tokens_)) {}
+  Launches(const MoeConfig& config, const plan::PreparedLayout& prepared, const plan::MoeSteps& steps,
+           const MoeRun& run, void* stream)
+      : c_(config),
+        p_(prepared),
+        steps_(steps),
+        run_(run),
+        stream_(stream),
+        tokens_(static_cast<int>(run.x.shape[0])),
+        tile_tokens_(steps.gemm1.config().tile_tokens),
+        w_(plan::workspace_layout(config, tokens_, tile_tokens_)) {}
 
   const float* logits() const {
     if (!run_.router_logits.empty()) return static_cast<const float*>(run_.router_logits.data);
@@ -251,7 +259,8 @@ class Launches {
     p.cols = c_.hidden;
     p.top_k = c_.top_k;
     p.out_f32 = run_.out.dtype == DType::kF32 ? 1 : 0;
-    kernel.launch({static_cast<unsigned>(tokens_)}, abi::threads(config), &p, stream_);
+    const int columns = abi::div_up(c_.hidden, 4 * abi::threads(config));
+    kernel.launch({static_cast<unsigned>(tokens_), static_cast<unsigned>(columns)}, abi::threads(config), &p, stream_);
   }
 
   bool needs_router() const { return run_.router_logits.empty() && run_.topk_ids.empty(); }
@@ -280,7 +289,8 @@ class Launches {
     p.k = role == 1 ? c_.hidden : stride;
     p.k_blocks = abi::div_up(role == 1 ? c_.hidden : intermediate, abi::kBlockK);
     p.activation_stride = role == 1 ? c_.hidden : stride;
-    p.row_blocks = role == 1 ? abi::gate_up_blocks(intermediate, p.gated != 0) : abi::div_up(c_.hidden, abi::kBlockRows);
+    p.row_blocks =
+        role == 1 ? abi::gate_up_blocks(intermediate, p.gated != 0) : abi::div_up(c_.hidden, abi::kBlockRows);
     p.out_cols = role == 1 ? stride : c_.hidden;
     p.out_stride = p.out_cols;
     return p;

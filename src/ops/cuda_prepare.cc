@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Launches the kernels that bring weights into their prepared form.
 #include "ops/cuda_prepare.h"
 
 #include <fmt/format.h>
@@ -42,7 +43,8 @@ class Preparer {
 
   /// Bias of GEMM rows in prepared order; `up` empty and `interleave` false: one vector in its own order. An empty
   /// `gate` gives zeros.
-  void vector(const VectorView& gate, const VectorView& up, bool interleave, std::size_t padded, std::size_t offset) const {
+  void vector(const VectorView& gate, const VectorView& up, bool interleave, std::size_t padded,
+              std::size_t offset) const {
     if (padded == 0) return;
     abi::PrepareVectorParams p{};
     p.gate = gate.data;
@@ -58,8 +60,8 @@ class Preparer {
     vector_.launch({blocks_for(p.padded)}, kThreads, &p, stream_);
   }
 
-  void expert(const ExpertWeights& e, bool gated, std::size_t w13, std::size_t w2, std::size_t b13, std::size_t b13_floats,
-              std::size_t b2, std::size_t b2_floats) const {
+  void expert(const ExpertWeights& e, bool gated, std::size_t w13, std::size_t w2, std::size_t b13,
+              std::size_t b13_floats, std::size_t b2, std::size_t b2_floats) const {
     matrix(e.gate, gated ? e.up : MatrixView{}, w13);
     matrix(e.down, {}, w2);
     vector(e.gate_bias, e.up_bias, gated, b13_floats, b13);
@@ -69,7 +71,8 @@ class Preparer {
   /// A matrix as FP32 [rows][cols], row by row.
   void rows(const MatrixView& m, std::size_t offset) const {
     for (std::int64_t r = 0; r < m.rows; ++r) {
-      const char* row = static_cast<const char*>(m.data) + r * m.row_stride * static_cast<std::int64_t>(dtype_size(m.dtype));
+      const char* row =
+          static_cast<const char*>(m.data) + r * m.row_stride * static_cast<std::int64_t>(dtype_size(m.dtype));
       vector({row, m.dtype, m.cols, m.col_stride}, {}, false, static_cast<std::size_t>(m.cols),
              offset + static_cast<std::size_t>(r * m.cols) * 4);
     }
@@ -96,9 +99,9 @@ void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, con
   const bool gated = is_gated(c.activation.kind);
   const Preparer preparer(matrix, vector, prepared, stream);
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
-    preparer.expert(w.experts[e], gated, layout.w13 + e * layout.w13_expert_bytes, layout.w2 + e * layout.w2_expert_bytes,
-                    layout.b13 + e * layout.b13_expert_floats * 4, layout.b13_expert_floats,
-                    layout.b2 + e * layout.b2_expert_floats * 4, layout.b2_expert_floats);
+    preparer.expert(w.experts[e], gated, layout.w13 + e * layout.w13_expert_bytes,
+                    layout.w2 + e * layout.w2_expert_bytes, layout.b13 + e * layout.b13_expert_floats * 4,
+                    layout.b13_expert_floats, layout.b2 + e * layout.b2_expert_floats * 4, layout.b2_expert_floats);
   }
   const auto experts = static_cast<std::size_t>(c.num_experts);
   if (c.router) preparer.rows(w.router, layout.router);

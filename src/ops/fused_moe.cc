@@ -18,7 +18,8 @@ FusedMoe FusedMoe::create(const MoeConfig& config, const ModuleOptions& modules)
   plan::check_config(config);
   auto impl = std::make_shared<Impl>();
   impl->config = config;
-  impl->device = config.device.type == DeviceType::kCpu ? ops::make_cpu_moe(config) : ops::make_cuda_moe(config, modules);
+  impl->device =
+      config.device.type == DeviceType::kCpu ? ops::make_cpu_moe(config) : ops::make_cuda_moe(config, modules);
   return FusedMoe(std::move(impl));
 }
 
@@ -43,8 +44,9 @@ void FusedMoe::prepare(const MoeWeights& weights, void* prepared, void* stream) 
 
 std::size_t FusedMoe::workspace_bytes(std::int64_t tokens) const {
   if (tokens < 0 || tokens > impl_->config.max_tokens) {
-    throw Error(ErrorKind::kInvalidArgument, fmt::format("fused_moe: workspace for {} tokens, wanted 0 to max_tokens {}",
-                                                         tokens, impl_->config.max_tokens));
+    throw Error(
+        ErrorKind::kInvalidArgument,
+        fmt::format("fused_moe: workspace for {} tokens, wanted 0 to max_tokens {}", tokens, impl_->config.max_tokens));
   }
   return impl_->device->workspace_bytes(tokens);
 }

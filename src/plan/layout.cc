@@ -26,7 +26,8 @@ class Packer {
 };
 
 std::size_t blocks_bytes(int row_blocks, int k) {
-  return static_cast<std::size_t>(row_blocks) * static_cast<std::size_t>(abi::div_up(k, abi::kBlockK)) * abi::kBlockBytes;
+  return static_cast<std::size_t>(row_blocks) * static_cast<std::size_t>(abi::div_up(k, abi::kBlockK)) *
+         abi::kBlockBytes;
 }
 
 [[noreturn]] void refuse(const char* field, std::int64_t got, const std::string& wanted) {
@@ -45,10 +46,17 @@ void check_routing(const MoeConfig& c) {
     return;
   }
   if (r.n_group < 1 || r.n_group > 32) refuse("routing.n_group", r.n_group, "1 to 32");
-  if (c.num_experts % r.n_group != 0) refuse("routing.n_group", r.n_group, fmt::format("a divisor of num_experts {}", c.num_experts));
-  if (r.topk_group < 1 || r.topk_group > r.n_group) refuse("routing.topk_group", r.topk_group, fmt::format("1 to n_group {}", r.n_group));
+  if (c.num_experts % r.n_group != 0)
+    refuse("routing.n_group", r.n_group, fmt::format("a divisor of num_experts {}", c.num_experts));
+  if (r.method == RoutingMethod::kDeepSeekV3 && r.n_group > 1 && c.num_experts / r.n_group < 2) {
+    refuse("routing.n_group", r.n_group, "groups of at least 2 experts: their two largest scores are added");
+  }
+  if (r.topk_group < 1 || r.topk_group > r.n_group)
+    refuse("routing.topk_group", r.topk_group, fmt::format("1 to n_group {}", r.n_group));
   if (c.num_experts / r.n_group * r.topk_group < c.top_k) {
-    refuse("top_k", c.top_k, fmt::format("at most the {} experts of topk_group {} groups", c.num_experts / r.n_group * r.topk_group, r.topk_group));
+    refuse("top_k", c.top_k,
+           fmt::format("at most the {} experts of topk_group {} groups", c.num_experts / r.n_group * r.topk_group,
+                       r.topk_group));
   }
 }
 
@@ -107,7 +115,8 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   const std::size_t rows = t * static_cast<std::size_t>(c.top_k);
   const auto experts = static_cast<std::size_t>(c.num_experts);
   // Every touched expert has at most one tile that is not full.
-  w.max_tiles = static_cast<int>(std::min(rows, rows / static_cast<std::size_t>(tile_tokens) + std::min(experts, rows)));
+  w.max_tiles =
+      static_cast<int>(std::min(rows, rows / static_cast<std::size_t>(tile_tokens) + std::min(experts, rows)));
   const std::int64_t most = std::max(1, 65535 / c.top_k);  // entries of a segment are counted in 16 bits
   const std::int64_t wanted = std::max<std::int64_t>(64, (tokens + 127) / 128);
   w.segment_tokens = static_cast<int>(std::min(wanted, most));

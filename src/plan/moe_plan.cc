@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Scores of candidates and the choice of each step.
 #include "plan/moe_plan.h"
 
 #include <fmt/format.h>
@@ -19,7 +20,8 @@ namespace {
 
 /// Experts that T tokens touch on average when routing is uniform.
 double touched_experts(const GemmShape& s) {
-  return s.num_experts * (1.0 - std::pow(1.0 - static_cast<double>(s.top_k) / s.num_experts, static_cast<double>(s.tokens)));
+  return s.num_experts *
+         (1.0 - std::pow(1.0 - static_cast<double>(s.top_k) / s.num_experts, static_cast<double>(s.tokens)));
 }
 
 /// Expected tiles over all experts: rows per expert taken as Poisson, in steps of one tile.
@@ -128,7 +130,8 @@ std::vector<Candidate> candidates(Op op, const ArchRow& arch, int recipe, const 
     forced = tables::find_kernel(force_kernel);
     if (forced == nullptr) {
       throw Error(ErrorKind::kInvalidArgument,
-                  fmt::format("MOESAIC_FORCE_KERNEL: no kernel row is called '{}'; `moesaic kernels` lists them", force_kernel));
+                  fmt::format("MOESAIC_FORCE_KERNEL: no kernel row is called '{}'; `moesaic kernels` lists them",
+                              force_kernel));
     }
   }
   const tables::Problem problem{shape.tokens, shape.hidden, shape.intermediate, shape.num_experts, shape.top_k};

@@ -32,7 +32,7 @@ struct Candidate {
 struct DeviceRates {
   double dram_bytes_per_us = 2.9e6;  // measured read rate
   double l2_bytes_per_us = 5.0e6;
-  double mma_flops_per_us = 4.0e8;   // what the tiled GEMMs reach
+  double mma_flops_per_us = 4.0e8;  // what the tiled GEMMs reach
   int sm_count = 132;
 };
 

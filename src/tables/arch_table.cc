@@ -47,8 +47,12 @@ struct CapabilityName {
   const char* name;
 };
 constexpr CapabilityName kCapabilityNames[] = {
-    {kMmaSync, "mma_sync"}, {kMmaFp8, "mma_fp8"},        {kTma, "tma"},
-    {kWgmma, "wgmma"},      {kTcgen05, "tcgen05"},       {kMmaBlockScale, "mma_block_scale"},
+    {kMmaSync, "mma_sync"},
+    {kMmaFp8, "mma_fp8"},
+    {kTma, "tma"},
+    {kWgmma, "wgmma"},
+    {kTcgen05, "tcgen05"},
+    {kMmaBlockScale, "mma_block_scale"},
     {kFp4Convert, "fp4_convert"},
 };
 

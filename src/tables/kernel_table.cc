@@ -27,7 +27,7 @@ constexpr const char* supports_routing(const Problem& p) {
 // role: RouteRole of kernels/common/route.cuh.
 constexpr std::array kRouteConfigs = {
     KernelConfig{.role = 0, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
-    KernelConfig{.role = 1, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
+    KernelConfig{.role = 1, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 2, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
 };
 
@@ -47,20 +47,35 @@ constexpr std::array kProjectConfigs = {
 };
 
 constexpr KernelConfig stream(int io, int role, int tokens, int rows, int k, int warps_k, int min_blocks) {
-  return {.io = io, .role = role, .tile_tokens = tokens, .tile_rows = rows, .tile_k = k, .stages = 0,
-          .warps_tokens = 1, .warps_rows = 1, .warps_k = warps_k, .min_blocks = min_blocks};
+  return {.io = io,
+          .role = role,
+          .tile_tokens = tokens,
+          .tile_rows = rows,
+          .tile_k = k,
+          .stages = 0,
+          .warps_tokens = 1,
+          .warps_rows = 1,
+          .warps_k = warps_k,
+          .min_blocks = min_blocks};
 }
 template <int kIo, int kRole>
 constexpr std::array kStreamConfigs = {
     stream(kIo, kRole, 8, 16, 128, 4, 6),
     stream(kIo, kRole, 16, 32, 64, 4, 5),
-    stream(kIo, kRole, 32, 32, 64, 4, 4),
 };
 
 constexpr KernelConfig tiled(int io, int role, int tokens, int rows, int k, int stages, int warps_tokens,
                              int warps_rows, int min_blocks) {
-  return {.io = io, .role = role, .tile_tokens = tokens, .tile_rows = rows, .tile_k = k, .stages = stages,
-          .warps_tokens = warps_tokens, .warps_rows = warps_rows, .warps_k = 1, .min_blocks = min_blocks};
+  return {.io = io,
+          .role = role,
+          .tile_tokens = tokens,
+          .tile_rows = rows,
+          .tile_k = k,
+          .stages = stages,
+          .warps_tokens = warps_tokens,
+          .warps_rows = warps_rows,
+          .warps_k = 1,
+          .min_blocks = min_blocks};
 }
 template <int kIo, int kRole>
 constexpr std::array kTiledConfigs = {
@@ -156,8 +171,9 @@ consteval bool rows_are_reachable() {
 
 static_assert(architectures_are_unique(), "arch_table.h lists an SM twice");
 static_assert(recipes_are_unique(), "recipe_table.h lists a name twice");
-static_assert(rows_are_reachable(), "a kernel row is named twice, reaches no architecture, or needs more shared memory "
-                                    "or threads than one of its architectures has");
+static_assert(rows_are_reachable(),
+              "a kernel row is named twice, reaches no architecture, or needs more shared memory "
+              "or threads than one of its architectures has");
 
 }  // namespace
 
@@ -172,32 +188,45 @@ const KernelRow* find_kernel(std::string_view name) noexcept {
 
 const char* op_name(Op op) noexcept {
   switch (op) {
-    case Op::kPrepare: return "prepare";
-    case Op::kProjection: return "projection";
-    case Op::kRouting: return "routing";
-    case Op::kGemm1: return "gemm1";
-    case Op::kGemm2: return "gemm2";
-    case Op::kWeightedSum: return "weighted_sum";
+    case Op::kPrepare:
+      return "prepare";
+    case Op::kProjection:
+      return "projection";
+    case Op::kRouting:
+      return "routing";
+    case Op::kGemm1:
+      return "gemm1";
+    case Op::kGemm2:
+      return "gemm2";
+    case Op::kWeightedSum:
+      return "weighted_sum";
   }
   return "unknown";
 }
 
 const char* code_kind_name(CodeKind kind) noexcept {
   switch (kind) {
-    case CodeKind::kBaseline: return "baseline";
-    case CodeKind::kFamily: return "family";
-    case CodeKind::kExact: return "exact";
+    case CodeKind::kBaseline:
+      return "baseline";
+    case CodeKind::kFamily:
+      return "family";
+    case CodeKind::kExact:
+      return "exact";
   }
   return "unknown";
 }
 
 std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
   switch (row.op) {
-    case Op::kRouting: return c.role == 0 ? "fused" : c.role == 1 ? "select" : "scatter";
+    case Op::kRouting:
+      return c.role == 0 ? "fused" : c.role == 1 ? "select" : "scatter";
     case Op::kPrepare:
-    case Op::kWeightedSum: return fmt::format("w{}", c.warps_tokens);
-    case Op::kProjection: return fmt::format("t{}x{}", c.tile_tokens, c.tile_rows);
-    default: break;
+    case Op::kWeightedSum:
+      return fmt::format("w{}", c.warps_tokens);
+    case Op::kProjection:
+      return fmt::format("t{}x{}", c.tile_tokens, c.tile_rows);
+    default:
+      break;
   }
   if (c.stages == 0) return fmt::format("t{}x{}x{}_k{}", c.tile_tokens, c.tile_rows, c.tile_k, c.warps_k);
   return fmt::format("t{}x{}x{}_s{}_w{}x{}", c.tile_tokens, c.tile_rows, c.tile_k, c.stages, c.warps_tokens,

@@ -38,9 +38,9 @@ struct KernelRow {
   std::uint32_t families;  // family_bit
   std::uint32_t needs;     // capabilities
   CodeKind code_kind;
-  const char* source;      // path of the text below the repository root
-  const char* body;        // the function template <KernelConfig> in it that the entry calls
-  const char* params;      // the parameter struct in kernels/abi/params.h
+  const char* source;  // path of the text below the repository root
+  const char* body;    // the function template <KernelConfig> in it that the entry calls
+  const char* params;  // the parameter struct in kernels/abi/params.h
   std::span<const abi::KernelConfig> configs;
   const char* (*supports)(const Problem&);  // nullptr: yes; else why not
 };

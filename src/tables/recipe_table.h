@@ -10,7 +10,14 @@
 
 namespace moesaic::tables {
 
-enum class Number : std::uint8_t { kBf16, kFp16, kIo16, kE4m3, kE2m1, kInt4 };  // kIo16: bf16 or fp16, as the caller's x
+enum class Number : std::uint8_t {
+  kBf16,
+  kFp16,
+  kIo16,
+  kE4m3,
+  kE2m1,
+  kInt4
+};  // kIo16: bf16 or fp16, as the caller's x
 enum class Scale : std::uint8_t {
   kNone,
   kTensorStatic,  // one fp32 per tensor (weights: per expert), known before the run
@@ -30,9 +37,9 @@ struct Operand {
 
 /// How near results must be; the only place where tolerances stand. Relative L2 is per token row, the worst counts.
 struct Tolerance {
-  double exact_row_l2;    // against exact mode or recorded outputs of unquantised activations
-  double oracle_row_l2;   // against the oracle: same roundings, other summation order
-  double element_rel;     // |d| <= element_rel |ref| + element_rms * rms(row), against the oracle
+  double exact_row_l2;   // against exact mode or recorded outputs of unquantised activations
+  double oracle_row_l2;  // against the oracle: same roundings, other summation order
+  double element_rel;    // |d| <= element_rel |ref| + element_rms * rms(row), against the oracle
   double element_rms;
 };
 
@@ -53,32 +60,97 @@ inline constexpr Tolerance kTolMxfp8{8e-2, 6e-3, 0x1p-7, 4 * 0x1p-8};
 inline constexpr Tolerance kTolNvfp4{3e-1, 6e-3, 0x1p-7, 4 * 0x1p-8};
 
 inline constexpr std::array kRecipeTable = {
-    RecipeRow{"bf16", DType::kBF16, {Number::kBf16, Scale::kNone}, {Number::kBf16, Scale::kNone}, false, kTolBf16,
+    RecipeRow{"bf16",
+              DType::kBF16,
+              {Number::kBf16, Scale::kNone},
+              {Number::kBf16, Scale::kNone},
+              false,
+              kTolBf16,
               "Mixtral, Qwen3, ..."},
-    RecipeRow{"fp16", DType::kF16, {Number::kFp16, Scale::kNone}, {Number::kFp16, Scale::kNone}, false, kTolFp16,
+    RecipeRow{"fp16",
+              DType::kF16,
+              {Number::kFp16, Scale::kNone},
+              {Number::kFp16, Scale::kNone},
+              false,
+              kTolFp16,
               "older checkpoints"},
-    RecipeRow{"fp8_tensor", DType::kBF16, {Number::kE4m3, Scale::kTensorStatic},
-              {Number::kE4m3, Scale::kTensorStatic}, false, kTolFp8, "ModelOpt FP8, TensorRT-LLM"},
-    RecipeRow{"fp8_channel", DType::kBF16, {Number::kE4m3, Scale::kToken}, {Number::kE4m3, Scale::kChannel}, false,
-              kTolFp8, "compressed-tensors FP8-dynamic"},
-    RecipeRow{"fp8_block", DType::kBF16, {Number::kE4m3, Scale::kBlock1x128}, {Number::kE4m3, Scale::kBlock128x128},
-              false, kTolFp8, "DeepSeek-V3/R1, Qwen3-FP8"},
-    RecipeRow{"mxfp8", DType::kBF16, {Number::kE4m3, Scale::kE8m0x32}, {Number::kE4m3, Scale::kE8m0x32}, false,
-              kTolMxfp8, "MXFP8"},
-    RecipeRow{"mxfp8_mxfp4", DType::kBF16, {Number::kE4m3, Scale::kE8m0x32}, {Number::kE2m1, Scale::kE8m0x32}, false,
-              kTolMxfp8, "gpt-oss on Blackwell"},
-    RecipeRow{"fp8_mxfp4", DType::kBF16, {Number::kE4m3, Scale::kToken}, {Number::kE2m1, Scale::kE8m0x32}, false,
-              kTolFp8, "W4A8"},
-    RecipeRow{"bf16_mxfp4", DType::kBF16, {Number::kIo16, Scale::kNone}, {Number::kE2m1, Scale::kE8m0x32}, false,
-              kTolBf16, "gpt-oss (W4A16)"},
-    RecipeRow{"nvfp4", DType::kBF16, {Number::kE2m1, Scale::kE4m3x16}, {Number::kE2m1, Scale::kE4m3x16}, true,
-              kTolNvfp4, "ModelOpt and compressed-tensors NVFP4"},
-    RecipeRow{"bf16_nvfp4", DType::kBF16, {Number::kIo16, Scale::kNone}, {Number::kE2m1, Scale::kE4m3x16}, true,
-              kTolBf16, "the same, weight-only"},
-    RecipeRow{"bf16_int4", DType::kBF16, {Number::kIo16, Scale::kNone}, {Number::kInt4, Scale::kGroup}, false,
-              kTolBf16, "AWQ, GPTQ, Kimi-K2 INT4"},
-    RecipeRow{"fp8_int4", DType::kBF16, {Number::kE4m3, Scale::kToken}, {Number::kInt4, Scale::kGroup}, false,
-              kTolFp8, "W4A8"},
+    RecipeRow{"fp8_tensor",
+              DType::kBF16,
+              {Number::kE4m3, Scale::kTensorStatic},
+              {Number::kE4m3, Scale::kTensorStatic},
+              false,
+              kTolFp8,
+              "ModelOpt FP8, TensorRT-LLM"},
+    RecipeRow{"fp8_channel",
+              DType::kBF16,
+              {Number::kE4m3, Scale::kToken},
+              {Number::kE4m3, Scale::kChannel},
+              false,
+              kTolFp8,
+              "compressed-tensors FP8-dynamic"},
+    RecipeRow{"fp8_block",
+              DType::kBF16,
+              {Number::kE4m3, Scale::kBlock1x128},
+              {Number::kE4m3, Scale::kBlock128x128},
+              false,
+              kTolFp8,
+              "DeepSeek-V3/R1, Qwen3-FP8"},
+    RecipeRow{"mxfp8",
+              DType::kBF16,
+              {Number::kE4m3, Scale::kE8m0x32},
+              {Number::kE4m3, Scale::kE8m0x32},
+              false,
+              kTolMxfp8,
+              "MXFP8"},
+    RecipeRow{"mxfp8_mxfp4",
+              DType::kBF16,
+              {Number::kE4m3, Scale::kE8m0x32},
+              {Number::kE2m1, Scale::kE8m0x32},
+              false,
+              kTolMxfp8,
+              "gpt-oss on Blackwell"},
+    RecipeRow{"fp8_mxfp4",
+              DType::kBF16,
+              {Number::kE4m3, Scale::kToken},
+              {Number::kE2m1, Scale::kE8m0x32},
+              false,
+              kTolFp8,
+              "W4A8"},
+    RecipeRow{"bf16_mxfp4",
+              DType::kBF16,
+              {Number::kIo16, Scale::kNone},
+              {Number::kE2m1, Scale::kE8m0x32},
+              false,
+              kTolBf16,
+              "gpt-oss (W4A16)"},
+    RecipeRow{"nvfp4",
+              DType::kBF16,
+              {Number::kE2m1, Scale::kE4m3x16},
+              {Number::kE2m1, Scale::kE4m3x16},
+              true,
+              kTolNvfp4,
+              "ModelOpt and compressed-tensors NVFP4"},
+    RecipeRow{"bf16_nvfp4",
+              DType::kBF16,
+              {Number::kIo16, Scale::kNone},
+              {Number::kE2m1, Scale::kE4m3x16},
+              true,
+              kTolBf16,
+              "the same, weight-only"},
+    RecipeRow{"bf16_int4",
+              DType::kBF16,
+              {Number::kIo16, Scale::kNone},
+              {Number::kInt4, Scale::kGroup},
+              false,
+              kTolBf16,
+              "AWQ, GPTQ, Kimi-K2 INT4"},
+    RecipeRow{"fp8_int4",
+              DType::kBF16,
+              {Number::kE4m3, Scale::kToken},
+              {Number::kInt4, Scale::kGroup},
+              false,
+              kTolFp8,
+              "W4A8"},
 };
 
 inline constexpr int kNumRecipes = static_cast<int>(kRecipeTable.size());

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Environment variables: unset, empty, switches, numbers, and refusals that name the variable.
 #include "base/env.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Files: limits, whole-or-not-at-all writes, locks.
 #include "base/fs.h"
 
 #include <gtest/gtest.h>

@@ -233,8 +233,7 @@ TEST_P(LayerTest, OneWrongExpertIsCaught) {
 }
 
 TEST_P(LayerTest, AnotherRoutingMethodIsCaught) {
-  Routing& routing = layer_.config.routing;
-  routing.method = RoutingMethod::kTopK;  // no family uses it
+  layer_.config.routing = {RoutingMethod::kTopK};  // no family uses it
   layer_.weights.selection_bias = {};
   EXPECT_GT(worst_row_l2(exact(), y_, hidden()), 0.05);
 }

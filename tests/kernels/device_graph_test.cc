@@ -37,7 +37,8 @@ struct Buffers {
   MoeRun run;
 
   Buffers(const DeviceLayer& layer, int tokens)
-      : x(kGpu, static_cast<std::size_t>(tokens) * 256 * 2), y(kGpu, static_cast<std::size_t>(tokens) * 256 * 4),
+      : x(kGpu, static_cast<std::size_t>(tokens) * 256 * 2),
+        y(kGpu, static_cast<std::size_t>(tokens) * 256 * 4),
         workspace(kGpu, layer.layer().workspace_bytes(tokens)) {
     workspace.fill(0xff);
     y.fill(0xff);

@@ -46,12 +46,16 @@ MoeConfig layer_config(const Shape& s) {
 class LargeLayer {
  public:
   LargeLayer(const NaiveGpu& gpu, const Shape& s, unsigned seed)
-      : gpu_(gpu), config_(layer_config(s)), weights_(gpu.make_weights(config_, seed)), layer_(FusedMoe::create(config_)),
+      : gpu_(gpu),
+        config_(layer_config(s)),
+        weights_(gpu.make_weights(config_, seed)),
+        layer_(FusedMoe::create(config_)),
         prepared_(kGpu, layer_.prepared_bytes()) {
     MoeWeights views;
-    views.experts = expert_views(
-        TensorView(weights_.w13.data(), DType::kBF16, {s.experts, 2 * s.intermediate, s.hidden}),
-        TensorView(weights_.w2.data(), DType::kBF16, {s.experts, s.hidden, s.intermediate}), GateUpOrder::kGateFirst, true, false);
+    views.experts =
+        expert_views(TensorView(weights_.w13.data(), DType::kBF16, {s.experts, 2 * s.intermediate, s.hidden}),
+                     TensorView(weights_.w2.data(), DType::kBF16, {s.experts, s.hidden, s.intermediate}),
+                     GateUpOrder::kGateFirst, true, false);
     layer_.prepare(views, prepared_.data());
   }
 
@@ -62,7 +66,8 @@ class LargeLayer {
   };
 
   Output run(const void* x, const std::vector<float>& logits, int tokens) const {
-    cuda::DeviceBuffer l(kGpu, logits.size() * 4), y(kGpu, static_cast<std::size_t>(tokens) * static_cast<std::size_t>(config_.hidden) * 4);
+    cuda::DeviceBuffer l(kGpu, logits.size() * 4),
+        y(kGpu, static_cast<std::size_t>(tokens) * static_cast<std::size_t>(config_.hidden) * 4);
     l.upload(logits.data(), logits.size() * 4);
     y.fill(0xff);
     const auto slots = static_cast<std::size_t>(tokens * config_.top_k);
@@ -100,7 +105,8 @@ std::vector<float> random_logits(std::mt19937& rng, int tokens, int experts, dou
   std::normal_distribution<float> normal(0.0f, 1.5f);
   std::vector<float> logits(static_cast<std::size_t>(tokens * experts));
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    logits[i] = normal(rng) + static_cast<float>(skew * static_cast<double>(i % static_cast<std::size_t>(experts)) / experts);
+    logits[i] =
+        normal(rng) + static_cast<float>(skew * static_cast<double>(i % static_cast<std::size_t>(experts)) / experts);
   }
   return logits;
 }
@@ -145,16 +151,19 @@ TEST_F(DeviceLargeTest, NaiveKernelMatchesTheOracle) {
   HostArray x = testing::random_array(rng, tokens * c.hidden, DType::kBF16, 1.0);
   cuda::DeviceBuffer dx(kGpu, x.bytes.size());
   dx.upload(x.bytes.data(), x.bytes.size());
-  HostArray w13{DType::kBF16, std::vector<unsigned char>(w.w13.size())}, w2{DType::kBF16, std::vector<unsigned char>(w.w2.size())};
+  HostArray w13{DType::kBF16, std::vector<unsigned char>(w.w13.size())},
+      w2{DType::kBF16, std::vector<unsigned char>(w.w2.size())};
   w.w13.download(w13.bytes.data(), w.w13.size());
   w.w2.download(w2.bytes.data(), w.w2.size());
   testing::HostLayer host;
   host.config = c;
-  host.weights.experts = expert_views(TensorView(w13.bytes.data(), DType::kBF16, {4, 80, 96}),
-                                      TensorView(w2.bytes.data(), DType::kBF16, {4, 96, 40}), GateUpOrder::kGateFirst, true, false);
+  host.weights.experts =
+      expert_views(TensorView(w13.bytes.data(), DType::kBF16, {4, 80, 96}),
+                   TensorView(w2.bytes.data(), DType::kBF16, {4, 96, 40}), GateUpOrder::kGateFirst, true, false);
   std::vector<int> ids, all(tokens);
   std::vector<float> weights;
-  for (int i = 0; i < tokens * c.top_k; ++i) ids.push_back(i % 4), weights.push_back(0.25f + 0.01f * static_cast<float>(i));
+  for (int i = 0; i < tokens * c.top_k; ++i)
+    ids.push_back(i % 4), weights.push_back(0.25f + 0.01f * static_cast<float>(i));
   std::iota(all.begin(), all.end(), 0);
   const std::vector<double> naive = gpu.run(c, dx.data(), w, all, ids, weights);
   std::vector<double> wanted(naive.size());
@@ -172,8 +181,13 @@ TEST_F(DeviceLargeTest, NaiveKernelMatchesTheOracle) {
 TEST_F(DeviceLargeTest, EveryTokenCountOnOddAndPublishedShapes) {
   std::mt19937 rng(testing::fresh_seed());
   const NaiveGpu gpu(kGpu);
-  for (const Shape& s : std::vector<Shape>{{160, 96, 1, 1}, {2880, 1440, 8, 2}, {1032, 360, 128, 8}, {2048, 768, 128, 8},
-                                           {4096, 1792, 8, 2}, {2880, 2880, 32, 4}, {512, 96, 8, 8}}) {
+  for (const Shape& s : std::vector<Shape>{{160, 96, 1, 1},
+                                           {2880, 1440, 8, 2},
+                                           {1032, 360, 128, 8},
+                                           {2048, 768, 128, 8},
+                                           {4096, 1792, 8, 2},
+                                           {2880, 2880, 32, 4},
+                                           {512, 96, 8, 8}}) {
     const LargeLayer layer(gpu, s, static_cast<unsigned>(rng()));
     for (const int tokens : {1, 2, 7, 63, 64, 65, 257, 1024, 4096}) check_tokens(rng, gpu, layer, tokens, 0.0);
     check_tokens(rng, gpu, layer, 1024, 8.0);  // skewed: a few experts get nearly everything, others nothing

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <set>
 
 #include "support/device_layer.h"
+#include "tables/kernel_table.h"
 
 namespace moesaic {
 namespace {
@@ -36,13 +38,16 @@ MoeConfig base_config(int hidden, int intermediate, int experts, int top_k) {
 }
 
 /// Runs `tokens` random tokens on the GPU and compares with the oracle under the logits that the GPU used.
-void check_layer(std::mt19937& rng, const HostLayer& host, const DeviceLayer& device, int tokens, const std::string& what) {
+void check_layer(std::mt19937& rng, const HostLayer& host, const DeviceLayer& device, int tokens,
+                 const std::string& what) {
   SCOPED_TRACE(what + " T=" + std::to_string(tokens));
   const tables::RecipeRow& recipe = tables::get_recipe(host.config.recipe);
-  const HostArray x = testing::random_array(rng, static_cast<std::int64_t>(tokens) * host.config.hidden, recipe.io, 1.0);
+  const HostArray x =
+      testing::random_array(rng, static_cast<std::int64_t>(tokens) * host.config.hidden, recipe.io, 1.0);
   std::vector<float> logits;
   if (!host.config.router) {
-    logits = testing::to_floats(testing::random_array(rng, static_cast<std::int64_t>(tokens) * host.config.num_experts, DType::kF32, 1.5));
+    logits = testing::to_floats(
+        testing::random_array(rng, static_cast<std::int64_t>(tokens) * host.config.num_experts, DType::kF32, 1.5));
   }
   const DeviceResult result = device.run(x, logits);
   if (host.config.router) logits = result.logits;
@@ -72,8 +77,9 @@ TEST_F(DeviceLayerTest, OddShapesMatchTheOracle) {
              {160, 96, 1, 1}, {96, 160, 8, 2}, {8, 1, 3, 2}, {200, 37, 5, 5}, {264, 129, 8, 8}, {64, 64, 128, 8}}) {
       MoeConfig c = base_config(h, i, e, k);
       c.recipe = recipe;
-      check_config(rng, c, {}, {0, 1, 2, 7, 63, 64, 65, 257},
-                   std::string(recipe) + " H=" + std::to_string(h) + " I=" + std::to_string(i) + " E=" + std::to_string(e));
+      check_config(
+          rng, c, {}, {0, 1, 2, 7, 63, 64, 65, 257},
+          std::string(recipe) + " H=" + std::to_string(h) + " I=" + std::to_string(i) + " E=" + std::to_string(e));
     }
   }
 }
@@ -114,12 +120,41 @@ TEST_F(DeviceLayerTest, EveryRoutingMethod) {
   for (int method = 0; method <= static_cast<int>(RoutingMethod::kSigmoid); ++method) {
     MoeConfig c = base_config(64, 32, 16, 4);
     c.routing.method = static_cast<RoutingMethod>(method);
-    const bool grouped = c.routing.method == RoutingMethod::kDeepSeekV2 || c.routing.method == RoutingMethod::kDeepSeekV3;
+    const bool grouped =
+        c.routing.method == RoutingMethod::kDeepSeekV2 || c.routing.method == RoutingMethod::kDeepSeekV3;
     if (grouped) c.routing.n_group = 4, c.routing.topk_group = 2, c.routing.scaling = 2.5f;
     c.routing.renormalize = c.routing.method != RoutingMethod::kDeepSeekV2;
     LayerOptions o;
     o.biases = true;
     check_config(rng, c, o, {1, 33, 200}, std::string("routing ") + routing_method_name(c.routing.method));
+  }
+}
+
+// Small enough for compute-sanitizer: every config of every row runs once (tools/test_gpu.sh runs it under memcheck and
+// racecheck).
+TEST_F(DeviceLayerTest, EveryConfigOfEveryRowRunsOnce) {
+  std::mt19937 rng(testing::fresh_seed());
+  for (const char* recipe : {"bf16", "fp16"}) {
+    std::set<std::string> ran;
+    for (const int experts : {4, 32}) {
+      MoeConfig c = base_config(64, 40, experts, 2);
+      c.recipe = recipe;
+      c.shared.intermediate = 24;
+      c.shared.gated = true;
+      const HostLayer host = testing::random_layer(rng, c, {.biases = true});
+      const DeviceLayer device(host, c);
+      for (const int tokens : {1, 12, 24, 40, 130, 300, 600}) {
+        for (const std::string& name : device.layer().kernels(tokens)) ran.insert(name);
+        check_layer(rng, host, device, tokens, recipe);
+      }
+    }
+    for (const tables::KernelRow& row : tables::kernel_table()) {
+      if ((row.recipes >> tables::recipe_index(recipe) & 1u) == 0 || row.op == tables::Op::kPrepare) continue;
+      for (const abi::KernelConfig& config : row.configs) {
+        const std::string name = std::string(row.name) + "/" + tables::config_name(row, config);
+        EXPECT_EQ(ran.count(name), 1u) << name << " did not run";
+      }
+    }
   }
 }
 
@@ -148,7 +183,8 @@ TEST_F(DeviceLayerTest, GivenIdsSkipRoutingAndCountAsListed) {
     std::vector<int> ids(static_cast<std::size_t>(tokens * c.top_k));
     std::vector<float> weights(ids.size());
     std::uniform_int_distribution<int> id(-2, 7);  // -2, -1, 6, 7 are nobody's; duplicates happen
-    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = id(rng), weights[i] = 0.1f + 0.01f * static_cast<float>(i % 17);
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      ids[i] = id(rng), weights[i] = 0.1f + 0.01f * static_cast<float>(i % 17);
     const DeviceResult result = device.run(x, {}, ids, weights);
     std::vector<double> wanted(static_cast<std::size_t>(x.size()));
     MoeRun run;

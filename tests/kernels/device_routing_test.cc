@@ -31,8 +31,8 @@ MoeConfig routing_config(int experts, int top_k, RoutingMethod method) {
   c.router = false;
   c.routing.method = method;
   if (method == RoutingMethod::kDeepSeekV2 || method == RoutingMethod::kDeepSeekV3) {
-    c.routing.n_group = experts % 8 == 0 ? 8 : 1;
-    c.routing.topk_group = c.routing.n_group == 8 ? 4 : 1;
+    c.routing.n_group = experts % 8 != 0 ? 1 : experts > 8 ? 8 : 4;  // at least two experts a group
+    c.routing.topk_group = (c.routing.n_group + 1) / 2;
     c.routing.scaling = 2.5f;
     c.routing.renormalize = method == RoutingMethod::kDeepSeekV3;
   }
@@ -41,7 +41,8 @@ MoeConfig routing_config(int experts, int top_k, RoutingMethod method) {
 }
 
 /// ids equal, but for swaps of scores that differ by rounding alone (then weights agree anyway).
-void expect_same_routing(const DeviceResult& got, const std::vector<int>& ids, const std::vector<float>& weights, bool exact) {
+void expect_same_routing(const DeviceResult& got, const std::vector<int>& ids, const std::vector<float>& weights,
+                         bool exact) {
   std::size_t swapped = 0;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (got.ids[i] != ids[i]) ++swapped;
@@ -50,16 +51,20 @@ void expect_same_routing(const DeviceResult& got, const std::vector<int>& ids, c
   EXPECT_LE(swapped, exact ? 0 : ids.size() / 2000) << "of " << ids.size();
 }
 
-void check_routing(std::mt19937& rng, int experts, int top_k, RoutingMethod method, const std::vector<int>& sizes, bool ties) {
+void check_routing(std::mt19937& rng, int experts, int top_k, RoutingMethod method, const std::vector<int>& sizes,
+                   bool ties) {
   const MoeConfig c = routing_config(experts, top_k, method);
-  SCOPED_TRACE(std::string(routing_method_name(method)) + " E=" + std::to_string(experts) + " k=" + std::to_string(top_k));
+  SCOPED_TRACE(std::string(routing_method_name(method)) + " E=" + std::to_string(experts) +
+               " k=" + std::to_string(top_k));
   const HostLayer host = testing::random_layer(rng, c, {});
   const DeviceLayer device(host, c);
   for (const int tokens : sizes) {
     SCOPED_TRACE("T=" + std::to_string(tokens));
-    std::vector<float> logits = testing::to_floats(testing::random_array(rng, static_cast<std::int64_t>(tokens) * experts, DType::kF32, 2.0));
+    std::vector<float> logits =
+        testing::to_floats(testing::random_array(rng, static_cast<std::int64_t>(tokens) * experts, DType::kF32, 2.0));
     if (ties) {
-      for (float& l : logits) l = std::round(l);
+      // Not negative: sigmoid(1) + sigmoid(-1) and 2 sigmoid(0) are equal group scores only before rounding.
+      for (float& l : logits) l = std::abs(std::round(l));
     }
     const HostArray x = testing::random_array(rng, static_cast<std::int64_t>(tokens) * c.hidden, DType::kBF16, 1.0);
     const DeviceResult result = device.run(x, logits);
@@ -107,8 +112,10 @@ TEST_F(DeviceRoutingTest, ProjectionHasFp32Results) {
       std::vector<float> wanted(static_cast<std::size_t>(tokens * experts));
       cpu::project(x.bytes.data(), x.dtype, tokens, host.weights.router, host.weights.router_bias, wanted.data());
       double worst = 0;
-      for (std::size_t i = 0; i < wanted.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(result.logits[i]) - static_cast<double>(wanted[i])));
-      EXPECT_LE(worst, 2e-5) << "H=" << hidden << " T=" << tokens;  // logits are of size 2: FP32 sums of `hidden` products
+      for (std::size_t i = 0; i < wanted.size(); ++i)
+        worst = std::max(worst, std::abs(static_cast<double>(result.logits[i]) - static_cast<double>(wanted[i])));
+      EXPECT_LE(worst, 2e-5) << "H=" << hidden
+                             << " T=" << tokens;  // logits are of size 2: FP32 sums of `hidden` products
     }
   }
 }

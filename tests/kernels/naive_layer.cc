@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Compiles and launches naive_layer.cuh.
 #include "kernels/naive_layer.h"
 
 #include <array>
@@ -32,9 +33,17 @@ namespace moesaic::testing {
 namespace {
 
 constexpr std::array kConfigs = {abi::KernelConfig{.warps_tokens = 8, .warps_rows = 1, .warps_k = 1}};
-const tables::KernelRow kNaiveRow = {"test_naive_layer", tables::Op::kWeightedSum, 1, tables::kAllFamilies, tables::kMmaSync,
-                                     tables::CodeKind::kBaseline, "tests/kernels/naive_layer.cuh", "naive::layer",
-                                     "NaiveParams", kConfigs, [](const tables::Problem&) -> const char* { return nullptr; }};
+const tables::KernelRow kNaiveRow = {"test_naive_layer",
+                                     tables::Op::kWeightedSum,
+                                     1,
+                                     tables::kAllFamilies,
+                                     tables::kMmaSync,
+                                     tables::CodeKind::kBaseline,
+                                     "tests/kernels/naive_layer.cuh",
+                                     "naive::layer",
+                                     "NaiveParams",
+                                     kConfigs,
+                                     [](const tables::Problem&) -> const char* { return nullptr; }};
 
 cuda::Kernel load_naive(Device device) {
   std::ifstream file(std::string(MOESAIC_SOURCE_ROOT) + "/tests/kernels/naive_layer.cuh");
@@ -77,8 +86,9 @@ NaiveWeights NaiveGpu::make_weights(const MoeConfig& c, unsigned seed) const {
   return w;
 }
 
-std::vector<double> NaiveGpu::run(const MoeConfig& c, const void* x, const NaiveWeights& weights, const std::vector<int>& tokens,
-                                  const std::vector<int>& ids, const std::vector<float>& slot_weights) const {
+std::vector<double> NaiveGpu::run(const MoeConfig& c, const void* x, const NaiveWeights& weights,
+                                  const std::vector<int>& tokens, const std::vector<int>& ids,
+                                  const std::vector<float>& slot_weights) const {
   const auto count = tokens.size();
   const cuda::DeviceBuffer token_list = to_device(device_, tokens), id_list = to_device(device_, ids),
                            weight_list = to_device(device_, slot_weights);
@@ -98,7 +108,8 @@ std::vector<double> NaiveGpu::run(const MoeConfig& c, const void* x, const Naive
   p.top_k = c.top_k;
   const cuda::DeviceGuard guard(device_.index);
   const auto blocks = [](int columns) { return static_cast<unsigned>((columns + 255) / 256); };
-  kernel_.launch({blocks(c.intermediate), static_cast<unsigned>(count) * static_cast<unsigned>(c.top_k)}, 256, &p, nullptr);
+  kernel_.launch({blocks(c.intermediate), static_cast<unsigned>(count) * static_cast<unsigned>(c.top_k)}, 256, &p,
+                 nullptr);
   p.phase = 1;
   kernel_.launch({blocks(c.hidden), static_cast<unsigned>(count)}, 256, &p, nullptr);
   std::vector<double> out(count * static_cast<std::size_t>(c.hidden));

@@ -5,16 +5,16 @@
 namespace moesaic::abi {
 
 struct NaiveParams {
-  const unsigned short* x;     // [T][H] bf16
-  const unsigned short* w13;   // [E][2I][H] bf16, gate rows first
-  const unsigned short* w2;    // [E][H][I] bf16
-  const int* tokens;           // [count] which tokens
-  const int* ids;              // [T][k]
-  const float* weights;        // [T][k]
-  double* h;                   // [count][k][I], rounded to bf16
-  double* y;                   // [count][H]
+  const unsigned short* x;                 // [T][H] bf16
+  const unsigned short* w13;               // [E][2I][H] bf16, gate rows first
+  const unsigned short* w2;                // [E][H][I] bf16
+  const int* tokens;                       // [count] which tokens
+  const int* ids;                          // [T][k]
+  const float* weights;                    // [T][k]
+  double* h;                               // [count][k][I], rounded to bf16
+  double* y;                               // [count][H]
   int hidden, intermediate, top_k, phase;  // phase 0: h, 1: y, 2: fill
-  unsigned short* fill;        // [fill_count] bf16 values of a hash, uniform in +-fill_scale
+  unsigned short* fill;                    // [fill_count] bf16 values of a hash, uniform in +-fill_scale
   long long fill_count;
   unsigned fill_seed;
   float fill_scale;

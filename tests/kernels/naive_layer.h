@@ -23,8 +23,9 @@ class NaiveGpu {
   void fill(void* data, long long count, unsigned seed, float scale) const;
   NaiveWeights make_weights(const MoeConfig& config, unsigned seed) const;
   /// Layer output [tokens.size(), H] for the listed tokens; x [T, H] bf16, ids and weights [T, k] on the host.
-  std::vector<double> run(const MoeConfig& config, const void* x, const NaiveWeights& weights, const std::vector<int>& tokens,
-                          const std::vector<int>& ids, const std::vector<float>& slot_weights) const;
+  std::vector<double> run(const MoeConfig& config, const void* x, const NaiveWeights& weights,
+                          const std::vector<int>& tokens, const std::vector<int>& ids,
+                          const std::vector<float>& slot_weights) const;
 
  private:
   Device device_;

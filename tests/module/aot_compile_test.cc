@@ -22,8 +22,8 @@ using testing::kNvrtc12;
 using testing::kNvrtc13;
 using testing::TemporaryFolder;
 
-constexpr std::uint32_t kPrepareAndSum = 1u << static_cast<unsigned>(tables::Op::kPrepare) |
-                                         1u << static_cast<unsigned>(tables::Op::kWeightedSum);
+constexpr std::uint32_t kPrepareAndSum =
+    1u << static_cast<unsigned>(tables::Op::kPrepare) | 1u << static_cast<unsigned>(tables::Op::kWeightedSum);
 
 struct AotCompile : ::testing::Test {
   TemporaryFolder folder;

@@ -132,10 +132,8 @@ TEST_F(BundleTest, DamagedKernelIsNamed) {
 }
 
 TEST_F(BundleTest, SizeLimitsHold) {
-  write_zip({{"manifest.json", manifest().dump()},
-             {identity(cubin_instance) + ".cubin", std::string(10 << 20, '\0')}});
-  expect_error(ErrorKind::kIo, {"10485760 bytes", "at most 5"},
-               [&] { Bundle(path).get(identity(cubin_instance)); });
+  write_zip({{"manifest.json", manifest().dump()}, {identity(cubin_instance) + ".cubin", std::string(10 << 20, '\0')}});
+  expect_error(ErrorKind::kIo, {"10485760 bytes", "at most 5"}, [&] { Bundle(path).get(identity(cubin_instance)); });
 }
 
 TEST_F(BundleTest, WrongManifestsAreRefused) {
@@ -162,7 +160,8 @@ TEST_F(BundleTest, AnotherVersionOrAbiIsRefusedByTheStore) {
   nlohmann::json json = manifest();
   json["moesaic"] = "0.0.1";
   write_zip({{"manifest.json", json.dump()}, {identity(cubin_instance) + ".cubin", "image"}});
-  expect_error(ErrorKind::kUnsupported, {"moesaic 0.0.1", library_version(), path}, [&] { Store store(only_bundle()); });
+  expect_error(ErrorKind::kUnsupported, {"moesaic 0.0.1", library_version(), path},
+               [&] { Store store(only_bundle()); });
   json = manifest();
   json["module_abi"] = abi::kModuleAbi + 1;
   write_zip({{"manifest.json", json.dump()}, {identity(cubin_instance) + ".cubin", "image"}});
@@ -207,7 +206,8 @@ TEST_F(BundleTest, AnotherKernelTextIsTheReason) {
     if (part.path == source) text = part.text;
   }
   override_source_for_test(source, text + "// changed\n");
-  expect_error(ErrorKind::kUnsupported, {"another kernel text", path}, [&] { Store(only_bundle()).get(cubin_instance); });
+  expect_error(ErrorKind::kUnsupported, {"another kernel text", path},
+               [&] { Store(only_bundle()).get(cubin_instance); });
   override_source_for_test(source, "");
   EXPECT_EQ(Store(only_bundle()).get(cubin_instance)->origin, Origin::kBundle);
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The cache on disk: entries whole or replaced, clearing, folders that cannot be written.
 #include "module/cache.h"
 
 #include <gtest/gtest.h>

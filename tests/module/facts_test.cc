@@ -55,11 +55,11 @@ TEST(PtxasLog, ComplainsOfWhatMustNotShip) {
             std::vector<std::string>{"spills 12 bytes"});
   EXPECT_EQ(complaints("ptxas . 16 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"),
             std::vector<std::string>{"stack frame of 16 bytes"});
-  for (const char* line : {"ptxas info : (C7508) Potential Performance Loss: 'setmaxnreg' out of range",
-                           "ptxas info : (C7510) Potential Performance Loss: wgmma",
-                           "ptxas info : (C7511) something", "ptxas info : (C7517) something",
-                           "wgmma.mma_async instructions are serialized due to a function call",
-                           "ptxas warning : 'setmaxnreg' ignored to maintain minimum register requirements"}) {
+  for (const char* line :
+       {"ptxas info : (C7508) Potential Performance Loss: 'setmaxnreg' out of range",
+        "ptxas info : (C7510) Potential Performance Loss: wgmma", "ptxas info : (C7511) something",
+        "ptxas info : (C7517) something", "wgmma.mma_async instructions are serialized due to a function call",
+        "ptxas warning : 'setmaxnreg' ignored to maintain minimum register requirements"}) {
     EXPECT_EQ(complaints(line), std::vector<std::string>{line});
   }
   EXPECT_TRUE(complaints("ptxas info : (C7600) harmless\n").empty());
@@ -82,7 +82,9 @@ TEST(BuildId, OfThisExecutable) {
 TEST(BuildId, RefusesWhatIsNoLibrary) {
   const TemporaryFolder folder;
   base::write_file_atomic(folder / "text", std::string(5000, 'x'));
-  base::write_file_atomic(folder / "short", "\x7f" "ELF");
+  base::write_file_atomic(folder / "short",
+                          "\x7f"
+                          "ELF");
   for (const char* name : {"text", "short", "missing"}) {
     expect_error(ErrorKind::kIo, {"shared library"}, [&] { elf_build_id(folder / name); });
   }
@@ -132,7 +134,8 @@ TEST(Jobs, StopsAndPassesTheFirstErrorOn) {
                std::runtime_error);
   EXPECT_LT(done, 1000);
   done = 0;
-  run_jobs(1, 1000, [&](std::size_t) { ++done; }, [&] { return done >= 5; });
+  run_jobs(
+      1, 1000, [&](std::size_t) { ++done; }, [&] { return done >= 5; });
   EXPECT_EQ(done, 5);
 }
 

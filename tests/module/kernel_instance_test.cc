@@ -17,7 +17,9 @@ using testing::small_instance;
 
 struct Override {
   std::string path;
-  Override(std::string path_, const std::string& text) : path(std::move(path_)) { override_source_for_test(path, text); }
+  Override(std::string path_, const std::string& text) : path(std::move(path_)) {
+    override_source_for_test(path, text);
+  }
   ~Override() { override_source_for_test(path, ""); }
 };
 
@@ -66,7 +68,8 @@ TEST(SourceClosure, HasEveryIncludeOnceSorted) {
 
 TEST(SourceClosure, FollowsIncludesInAnySpelling) {
   const Override b("kernels/test/b.cuh", "// b\n");
-  const Override a("kernels/test/a.cuh", "  # include   \"kernels/test/b.cuh\" // why\n#include \"kernels/test/a.cuh\"\n");
+  const Override a("kernels/test/a.cuh",
+                   "  # include   \"kernels/test/b.cuh\" // why\n#include \"kernels/test/a.cuh\"\n");
   const auto closure = source_closure("kernels/test/a.cuh");
   ASSERT_EQ(closure.size(), 2u);
   EXPECT_EQ(closure[1].path, "kernels/test/b.cuh");
@@ -114,9 +117,10 @@ TEST(Identity, ChangedTextChangesExactlyWhatIncludesIt) {
 
 TEST(MainText, NamesEntryBodyAndParameters) {
   const std::string text = main_text(small_instance());
-  for (const char* part : {"#include \"moesaic_config.h\"", "#include \"kernels/warp/prepare.cuh\"", "extern \"C\"",
-                           "moesaic_warp_prepare_vector_w8(const __grid_constant__ moesaic::abi::PrepareVectorParams p)",
-                           "moesaic::warp::prepare_vector<moesaic::kConfig>(p);"}) {
+  for (const char* part :
+       {"#include \"moesaic_config.h\"", "#include \"kernels/warp/prepare.cuh\"", "extern \"C\"",
+        "moesaic_warp_prepare_vector_w8(const __grid_constant__ moesaic::abi::PrepareVectorParams p)",
+        "moesaic::warp::prepare_vector<moesaic::kConfig>(p);"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   }
 }

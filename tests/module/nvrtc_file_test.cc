@@ -28,8 +28,8 @@ TEST(NvrtcFile, GivenPlaceMayBeFileFolderToolkitOrSite) {
   make_library(root / "site/nvidia/cu13/lib", "libnvrtc.so.13", "libnvrtc-builtins.so.13.0");
   make_library(root / "old/nvidia/cuda_nvrtc/lib", "libnvrtc.so.12", "libnvrtc-builtins.so.12.9");
   make_library(root / "cuda/lib64", "libnvrtc.so.13.0.88", "libnvrtc-builtins.so.13.0.88");
-  for (const std::string& place : {root / "site", root / "site/nvidia/cu13/lib",
-                                   root / "site/nvidia/cu13/lib/libnvrtc.so.13", root / "cuda"}) {
+  for (const std::string& place :
+       {root / "site", root / "site/nvidia/cu13/lib", root / "site/nvidia/cu13/lib/libnvrtc.so.13", root / "cuda"}) {
     const NvrtcSearch search = find_nvrtc(place);
     ASSERT_TRUE(search.file.has_value()) << place << ": " << search.why_none();
     EXPECT_EQ(search.file->version, 13000) << place;

@@ -132,7 +132,8 @@ TEST_F(StoreCompile, KilledCompilingProcessBlocksNobody) {
   std::string held;
   for (int i = 0; i < 2000 && held.empty(); ++i) {
     std::error_code error;
-    for (fs::recursive_directory_iterator item(folder.path(), error), end; !error && item != end; item.increment(error)) {
+    for (fs::recursive_directory_iterator item(folder.path(), error), end; !error && item != end;
+         item.increment(error)) {
       if (item->path().extension() == ".lock") held = item->path().string();
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(2));

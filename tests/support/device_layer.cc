@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A host layer brought to a GPU: weights uploaded, prepared, run with poisoned buffers.
 #include "support/device_layer.h"
 
 #include <cmath>
@@ -105,7 +106,8 @@ DeviceResult DeviceLayer::run(const HostArray& x, const std::vector<float>& logi
   const auto scores = static_cast<std::size_t>(tokens * c.num_experts);
   cuda::DeviceBuffer dx = poisoned(device(), x.bytes.size());
   dx.upload(x.bytes.data(), x.bytes.size());
-  cuda::DeviceBuffer given_logits = poisoned(device(), logits.size() * 4), given_ids = poisoned(device(), ids.size() * 4),
+  cuda::DeviceBuffer given_logits = poisoned(device(), logits.size() * 4),
+                     given_ids = poisoned(device(), ids.size() * 4),
                      given_weights = poisoned(device(), weights.size() * 4);
   given_logits.upload(logits.data(), logits.size() * 4);
   given_ids.upload(ids.data(), ids.size() * 4);
@@ -143,8 +145,9 @@ DeviceResult DeviceLayer::run(const HostArray& x, const std::vector<float>& logi
   if (computes_logits) result.logits = fetch<float>(logits_out, scores);
   result.ids = fetch<int>(ids_out, slots);
   result.weights = fetch<float>(weights_out, slots);
-  result.guard_intact = all_poison(workspace, workspace_bytes) && all_poison(out, n * 4) && all_poison(rounded, n * 2) &&
-                        all_poison(ids_out, slots * 4) && all_poison(weights_out, slots * 4);
+  result.guard_intact = all_poison(workspace, workspace_bytes) && all_poison(out, n * 4) &&
+                        all_poison(rounded, n * 2) && all_poison(ids_out, slots * 4) &&
+                        all_poison(weights_out, slots * 4);
   return result;
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Random layers, inputs, and the comparison of results.
 #include "support/random_layer.h"
 
 #include <cmath>
@@ -48,7 +49,8 @@ MatrixView view(const HostArray* a, std::int64_t offset, std::int64_t rows, std:
 void make_gate_up(std::mt19937& rng, HostLayer& layer, ExpertWeights& e, int rows, int cols, DType dtype, bool gated,
                   const LayerOptions& o) {
   const int n = gated ? 2 * rows : rows;
-  const HostArray* a = keep(layer, random_array(rng, static_cast<std::int64_t>(n) * cols, dtype, 1.0 / std::sqrt(cols)));
+  const HostArray* a =
+      keep(layer, random_array(rng, static_cast<std::int64_t>(n) * cols, dtype, 1.0 / std::sqrt(cols)));
   const std::int64_t row = o.transposed ? 1 : cols, col = o.transposed ? n : 1;
   const bool interleaved = o.fused_interleaved && gated;
   e.gate = view(a, 0, rows, cols, interleaved ? 2 * row : row, col);
@@ -59,8 +61,10 @@ ExpertWeights make_expert(std::mt19937& rng, HostLayer& layer, int hidden, int i
                           const LayerOptions& o) {
   ExpertWeights e;
   make_gate_up(rng, layer, e, intermediate, hidden, dtype, gated, o);
-  const HostArray* d = keep(layer, random_array(rng, static_cast<std::int64_t>(hidden) * intermediate, dtype, 1.0 / std::sqrt(intermediate)));
-  e.down = o.transposed ? view(d, 0, hidden, intermediate, 1, hidden) : view(d, 0, hidden, intermediate, intermediate, 1);
+  const HostArray* d = keep(
+      layer, random_array(rng, static_cast<std::int64_t>(hidden) * intermediate, dtype, 1.0 / std::sqrt(intermediate)));
+  e.down =
+      o.transposed ? view(d, 0, hidden, intermediate, 1, hidden) : view(d, 0, hidden, intermediate, intermediate, 1);
   if (o.biases) {
     const HostArray* b = keep(layer, random_array(rng, 2 * intermediate + hidden, dtype, 0.5));
     const auto at = [&](std::int64_t i) { return b->bytes.data() + static_cast<std::size_t>(i) * dtype_size(dtype); };
@@ -103,15 +107,16 @@ HostLayer random_layer(std::mt19937& rng, const MoeConfig& config, const LayerOp
     layer.weights.experts.push_back(make_expert(rng, layer, config.hidden, config.intermediate, dtype, gated, options));
   }
   if (config.router) {
-    const HostArray* r = keep(layer, random_array(rng, static_cast<std::int64_t>(config.num_experts) * config.hidden, dtype,
-                                                  2.0 / std::sqrt(config.hidden)));
+    const HostArray* r = keep(layer, random_array(rng, static_cast<std::int64_t>(config.num_experts) * config.hidden,
+                                                  dtype, 2.0 / std::sqrt(config.hidden)));
     layer.weights.router = view(r, 0, config.num_experts, config.hidden, config.hidden, 1);
   }
   if (options.biases) {
     const HostArray* b = keep(layer, random_array(rng, 2 * config.num_experts, DType::kF32, 0.3));
     layer.weights.router_bias = {b->bytes.data(), DType::kF32, config.num_experts, 1};
     if (config.routing.method == RoutingMethod::kDeepSeekV3) {
-      layer.weights.selection_bias = {b->bytes.data() + 4 * static_cast<std::size_t>(config.num_experts), DType::kF32, config.num_experts, 1};
+      layer.weights.selection_bias = {b->bytes.data() + 4 * static_cast<std::size_t>(config.num_experts), DType::kF32,
+                                      config.num_experts, 1};
     }
   }
   if (config.shared.intermediate > 0) {
@@ -144,7 +149,8 @@ Distance compare(const std::vector<float>& got, const std::vector<double>& wante
     for (std::size_t i = begin; i < begin + width; ++i) {
       const double bound = tolerance.element_rel * std::abs(wanted[i]) + tolerance.element_rms * rms;
       const double ratio = std::abs(static_cast<double>(got[i]) - wanted[i]) / (bound > 0 ? bound : 1e-30);
-      if (!(ratio <= worst.element)) worst.element = std::isnan(ratio) ? std::numeric_limits<double>::infinity() : ratio;
+      if (!(ratio <= worst.element))
+        worst.element = std::isnan(ratio) ? std::numeric_limits<double>::infinity() : ratio;
     }
   }
   return worst;
@@ -164,7 +170,8 @@ std::vector<double> oracle_output(const HostLayer& layer, const HostArray& x, co
 
 unsigned fresh_seed() {
   const char* fixed = std::getenv("MOESAIC_TEST_SEED");
-  const unsigned seed = fixed != nullptr ? static_cast<unsigned>(std::strtoul(fixed, nullptr, 10)) : std::random_device{}();
+  const unsigned seed =
+      fixed != nullptr ? static_cast<unsigned>(std::strtoul(fixed, nullptr, 10)) : std::random_device{}();
   std::printf("MOESAIC_TEST_SEED=%u\n", seed);
   return seed;
 }

@@ -43,7 +43,7 @@ HostLayer random_layer(std::mt19937& rng, const MoeConfig& config, const LayerOp
 
 /// What a comparison found.
 struct Distance {
-  double row_l2 = 0;   // worst row, relative
+  double row_l2 = 0;  // worst row, relative
   std::int64_t row = -1;
   double element = 0;  // worst |d| / (element_rel |ref| + element_rms rms(row))
   bool finite = true;  // of the result where the reference is

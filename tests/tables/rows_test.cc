@@ -12,8 +12,8 @@ namespace {
 using testing::expect_error;
 
 TEST(RecipeTable, HasTheThirteenRecipes) {
-  for (const char* name : {"bf16", "fp16", "fp8_tensor", "fp8_channel", "fp8_block", "mxfp8", "mxfp8_mxfp4", "fp8_mxfp4",
-                           "bf16_mxfp4", "nvfp4", "bf16_nvfp4", "bf16_int4", "fp8_int4"}) {
+  for (const char* name : {"bf16", "fp16", "fp8_tensor", "fp8_channel", "fp8_block", "mxfp8", "mxfp8_mxfp4",
+                           "fp8_mxfp4", "bf16_mxfp4", "nvfp4", "bf16_nvfp4", "bf16_int4", "fp8_int4"}) {
     EXPECT_STREQ(get_recipe(name).name, name);
   }
   EXPECT_EQ(kNumRecipes, 13);

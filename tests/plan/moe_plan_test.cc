@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// The planner: every T has a plan, ranges agree with it, the AOT set holds whatever dispatch can ask for.
+#include "plan/moe_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "module/kernel_instance.h"
+#include "tables/model_table.h"
+
+namespace moesaic::plan {
+namespace {
+
+MoeConfig config_of(const tables::ModelRow& model, const char* recipe, int max_tokens) {
+  MoeConfig c = tables::model_config(model);
+  c.recipe = recipe;
+  c.max_tokens = max_tokens;
+  return c;
+}
+
+TEST(MoePlan, RangesServeEveryTokenCountWithTheSamePlan) {
+  const tables::ArchRow& arch = *tables::find_arch(90);
+  const MoeConfig c = config_of(tables::get_model("qwen3-30b-a3b"), "bf16", 3000);
+  const std::vector<PlanRange> ranges = plan_ranges(c, arch, {}, "");
+  ASSERT_EQ(ranges.back().last_tokens, 3000);
+  std::int64_t first = 1;
+  for (const PlanRange& range : ranges) {
+    ASSERT_GE(range.last_tokens, first);
+    EXPECT_EQ(plan_moe(c, first, arch, {}, ""), range.steps) << "T=" << first;
+    // What depends on T exactly must hold over the whole range.
+    EXPECT_EQ(routing_is_fused(first, c.top_k), routing_is_fused(range.last_tokens, c.top_k));
+    first = range.last_tokens + 1;
+  }
+}
+
+// design.md section 7: for each bundle of one architecture, everything that dispatch asks for must be in it.
+TEST(MoePlan, WhateverDispatchPicksIsInTheAotSet) {
+  for (const tables::ArchRow& arch : tables::kArchTable) {
+    std::set<std::string> bundle;
+    for (const module::KernelInstance& i : module::instances_for(arch, ~0u, ~0u)) bundle.insert(module::identity(i));
+    EXPECT_LE(bundle.size(), 64u) << "SM" << arch.sm;
+    std::set<std::string> asked;
+    const auto ask = [&](const Choice& c) {
+      asked.insert(module::identity({c.row, c.config_index, module::target_for(*c.row, arch)}));
+    };
+    for (const char* recipe : {"bf16", "fp16"}) {
+      for (const tables::ModelRow& model : tables::model_table()) {
+        const MoeConfig c = config_of(model, recipe, 65536);
+        for (const PlanRange& range : plan_ranges(c, arch, {}, "")) {
+          for (const Choice& choice : range.steps.all()) ask(choice);
+        }
+        ask(plan_prepare(c, arch).matrix);
+        ask(plan_prepare(c, arch).vector);
+      }
+    }
+    for (const std::string& id : asked) EXPECT_EQ(bundle.count(id), 1u) << "SM" << arch.sm << " lacks " << id;
+    // And the other way round: nothing is built that no layer of the table ever asks for.
+    EXPECT_EQ(asked.size(), bundle.size()) << "SM" << arch.sm;
+  }
+}
+
+TEST(MoePlan, ConfigsFitEveryArchitecture) {
+  for (const tables::ArchRow& arch : tables::kArchTable) {
+    for (const tables::KernelRow& row : tables::kernel_table()) {
+      if (!tables::why_not(row, arch, tables::recipe_index("bf16")).empty()) continue;
+      for (const abi::KernelConfig& c : row.configs) EXPECT_LE(abi::smem_bytes(c), arch.smem_per_block) << row.name << arch.sm;
+    }
+  }
+}
+
+TEST(MoePlan, SmallBatchesStreamAndLargeOnesTile) {
+  const tables::ArchRow& arch = *tables::find_arch(90);
+  const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "bf16", 8192);
+  EXPECT_EQ(plan_moe(c, 1, arch, {}, "").gemm1.config().tile_tokens, 8);
+  EXPECT_EQ(plan_moe(c, 8192, arch, {}, "").gemm1.config().tile_tokens, 128);
+  const MoeSteps steps = plan_moe(c, 300, arch, {}, "");
+  EXPECT_EQ(steps.gemm1.config().tile_tokens, steps.gemm2.config().tile_tokens) << "they share one tile list";
+}
+
+TEST(MoePlan, ForcedRowsAreTakenAndUnknownNamesRefused) {
+  const tables::ArchRow& arch = *tables::find_arch(90);
+  const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "bf16", 8192);
+  EXPECT_STREQ(plan_moe(c, 1, arch, {}, "warp_gemm1_tiled_bf16").gemm1.row->name, "warp_gemm1_tiled_bf16");
+  EXPECT_THROW(plan_moe(c, 1, arch, {}, "warp_gemm9"), Error);
+}
+
+TEST(MoePlan, RecipesWithoutKernelsSaySo) {
+  MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "nvfp4", 16);
+  try {
+    plan_moe(c, 1, *tables::find_arch(90), {}, "");
+    FAIL() << "nvfp4 was planned";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kUnsupported);
+    EXPECT_NE(std::string(e.what()).find("nvfp4"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace moesaic::plan
