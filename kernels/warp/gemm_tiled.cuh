@@ -91,8 +91,10 @@ class TileLoader {
       const int chunk = threadIdx.x + i * Shape::kThreads;  // [row block][substep][64]
       const int block = work.row_block + chunk / (Shape::kSubsteps * 64);
       const bool valid = block < p.row_blocks;
-      const long long first = (static_cast<long long>(work.tile.expert) * p.row_blocks + (valid ? block : 0)) * p.k_blocks;
-      weights_[i] = static_cast<const char*>(p.weights) + first * abi::kBlockBytes + chunk % (Shape::kSubsteps * 64) * 16;
+      const long long first =
+          (static_cast<long long>(work.tile.expert) * p.row_blocks + (valid ? block : 0)) * p.k_blocks;
+      weights_[i] =
+          static_cast<const char*>(p.weights) + first * abi::kBlockBytes + chunk % (Shape::kSubsteps * 64) * 16;
       weight_size_[i] = valid ? 16 : 0;
     }
   }
@@ -122,7 +124,7 @@ class TileLoader {
   static_assert(4 * kConfig.tile_tokens % Shape::kThreads == 0, "a copy belongs to one substep in all threads");
   __device__ __forceinline__ static int substep(int chunk) { return chunk / (4 * kConfig.tile_tokens); }
 
-  u32 shared_;               // this thread's first 16 bytes of slot 0
+  u32 shared_;                // this thread's first 16 bytes of slot 0
   int k_left_, blocks_left_;  // of this thread's k position in substep 0
   const char* activations_[Shape::kActivationCopies];
   const char* weights_[Shape::kWeightCopies];

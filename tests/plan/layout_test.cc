@@ -19,8 +19,9 @@ MoeConfig small_config() {
 
 TEST(Layout, PartsAreAlignedAndDoNotOverlap) {
   const PreparedLayout p = prepared_layout(small_config());
-  std::vector<std::size_t> offsets = {p.w13,         p.w2,          p.b13,       p.b2,          p.router,    p.router_bias,
-                                      p.selection_bias, p.shared_w13, p.shared_w2, p.shared_b13, p.shared_b2, p.shared_gate};
+  std::vector<std::size_t> offsets = {
+      p.w13,        p.w2,        p.b13,        p.b2,        p.router,     p.router_bias, p.selection_bias,
+      p.shared_w13, p.shared_w2, p.shared_b13, p.shared_b2, p.shared_gate};
   EXPECT_TRUE(std::is_sorted(offsets.begin(), offsets.end()));
   EXPECT_EQ(std::adjacent_find(offsets.begin(), offsets.end()), offsets.end()) << "two parts at one place";
   for (const std::size_t o : offsets) EXPECT_EQ(o % 256, 0u);
@@ -87,7 +88,8 @@ TEST(Layout, IllegalConfigurationsAreRefusedByName) {
   expect_refused([](MoeConfig& c) { c.recipe = "int3"; }, "int3");
   expect_refused([](MoeConfig& c) { c.routing.n_group = 2; }, "n_group");
   expect_refused([](MoeConfig& c) { c.routing.method = RoutingMethod::kDeepSeekV3, c.routing.n_group = 5; }, "n_group");
-  expect_refused([](MoeConfig& c) { c.routing.method = RoutingMethod::kDeepSeekV2, c.routing.topk_group = 2; }, "topk_group");
+  expect_refused([](MoeConfig& c) { c.routing.method = RoutingMethod::kDeepSeekV2, c.routing.topk_group = 2; },
+                 "topk_group");
   expect_refused([](MoeConfig& c) { c.shared.intermediate = 0; }, "shared");
   expect_refused([](MoeConfig& c) { c.max_tokens = 0; }, "max_tokens");
 }

@@ -64,7 +64,8 @@ TEST(MoePlan, ConfigsFitEveryArchitecture) {
   for (const tables::ArchRow& arch : tables::kArchTable) {
     for (const tables::KernelRow& row : tables::kernel_table()) {
       if (!tables::why_not(row, arch, tables::recipe_index("bf16")).empty()) continue;
-      for (const abi::KernelConfig& c : row.configs) EXPECT_LE(abi::smem_bytes(c), arch.smem_per_block) << row.name << arch.sm;
+      for (const abi::KernelConfig& c : row.configs)
+        EXPECT_LE(abi::smem_bytes(c), arch.smem_per_block) << row.name << arch.sm;
     }
   }
 }
