@@ -41,7 +41,7 @@ asan: deps  ## unit tier under address and undefined-behaviour sanitizers
 	cmake --build $(ASAN_BUILD)
 	@ctest --test-dir $(ASAN_BUILD) -L unit -j $(JOBS) --output-on-failure --no-tests=error
 
-bench: build  ## speed of the published layer shapes on GPU 0
+bench: build  ## speed of the published layer shapes, on GPU 0 where there is one
 	@$(WITH_NVRTC) tools/bench.sh $(BUILD)/moesaic
 
 format:  ## clang-format in place

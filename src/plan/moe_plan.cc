@@ -220,7 +220,7 @@ std::vector<PlanRange> plan_ranges(const MoeConfig& config, const ArchRow& arch,
     if (!ranges.empty() && ranges.back().steps == steps) {
       ranges.back().last_tokens = end;
     } else {
-      ranges.push_back({end, std::move(steps)});
+      ranges.push_back({end, steps});
     }
     tokens = end + 1;
   }

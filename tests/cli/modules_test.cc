@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// archs, kernels, compile, bundle and cache as far as they go without a compiler.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "command.h"
+#include "tables/arch_table.h"
+#include "tables/kernel_table.h"
+#include "tests/support/temporary_folder.h"
+
+namespace moesaic::testing {
+namespace {
+
+using nlohmann::json;
+
+// Without NVRTC whatever the machine has.
+constexpr const char* kNoNvrtc = "MOESAIC_NVRTC=/nowhere";
+
+json facts(const std::string& arguments) {
+  const CommandResult result = run_cli(arguments + " --json", kNoNvrtc);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  return json::parse(result.out);
+}
+
+TEST(Archs, PrintsEveryRowAndSaysThatNothingCompiles) {
+  const json rows = facts("archs");
+  ASSERT_EQ(rows.size(), tables::kArchTable.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i]["sm"], tables::kArchTable[i].sm);
+    EXPECT_EQ(rows[i]["compiles"], "no NVRTC");
+  }
+}
+
+TEST(Kernels, PrintsEveryRowAndFilters) {
+  EXPECT_EQ(facts("kernels").size(), tables::kernel_table().size());
+  const json rows = facts("kernels --op gemm1 --recipe fp16");
+  ASSERT_FALSE(rows.empty());
+  for (const json& row : rows) EXPECT_EQ(row["op"], "gemm1");
+  EXPECT_EQ(run_cli("kernels --op gemm3").exit_code, 2);
+  EXPECT_EQ(run_cli("kernels --target 91", kNoNvrtc).exit_code, 2);
+  EXPECT_EQ(run_cli("kernels --target all", kNoNvrtc).exit_code, 2);
+  EXPECT_EQ(run_cli("kernels --target 90", kNoNvrtc).exit_code, 1);
+}
+
+TEST(Compile, ListNeedsNoCompiler) {
+  const json rows = facts("compile --arch '90, 9.0a  12.0f' --list");
+  ASSERT_FALSE(rows.empty());
+  EXPECT_EQ(rows.size() % 2, 0u);  // as many for 90 as for 120
+  for (const json& row : rows) EXPECT_EQ(row["identity"].get<std::string>().size(), 64u);
+  EXPECT_EQ(facts("compile --arch all --recipe fp8_int4 --list").size(), 0u);
+  EXPECT_LT(facts("compile --arch 90 --model mixtral-8x7b --recipe bf16 --list").size(), rows.size());
+}
+
+TEST(Compile, WrongUseIsExitCodeTwo) {
+  for (const char* arguments :
+       {"compile", "compile --arch 91", "compile --arch 90 --recipe bf17", "compile --arch 90 --op x",
+        "compile --arch 90 --model x", "compile --arch 90 --jobs 0"}) {
+    const CommandResult result = run_cli(arguments, kNoNvrtc);
+    EXPECT_EQ(result.exit_code, 2) << arguments;
+    EXPECT_NE(result.err, "") << arguments;
+  }
+  EXPECT_NE(run_cli("compile --arch 91").err.find("native"), std::string::npos);
+}
+
+TEST(Compile, OutIsCheckedBeforeTheCompilerIsLookedFor) {
+  const TemporaryFolder folder;
+  const CommandResult missing = run_cli("compile --arch 90 --out " + (folder / "none/k.zip"), kNoNvrtc);
+  EXPECT_EQ(missing.exit_code, 1);
+  EXPECT_NE(missing.err.find("there is no folder"), std::string::npos) << missing.err;
+  EXPECT_EQ(run_cli("compile --arch 90 --out " + folder.path(), kNoNvrtc).exit_code, 1);
+}
+
+TEST(Compile, WithoutNvrtcSaysWhereItLooked) {
+  const CommandResult result = run_cli("compile --arch 90", kNoNvrtc);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find("/nowhere"), std::string::npos) << result.err;
+}
+
+TEST(Bundle, FilesThatAreNoBundleFail) {
+  const TemporaryFolder folder;
+  std::ofstream(folder / "text.zip") << "no zip file";
+  for (const char* verb : {"list", "verify"}) {
+    const std::string command = std::string("bundle ") + verb + " ";
+    EXPECT_EQ(run_cli(command + (folder / "text.zip")).exit_code, 1);
+    EXPECT_EQ(run_cli(command + (folder / "none.zip")).exit_code, 1);
+    EXPECT_EQ(run_cli(command).exit_code, 2);
+  }
+}
+
+TEST(Cache, EmptyOneIsSound) {
+  const TemporaryFolder folder;
+  const std::string environment = "MOESAIC_CACHE_DIR=" + (folder / "cache");
+  EXPECT_EQ(json::parse(run_cli("cache list --json", environment).out)["entries"].size(), 0u);
+  EXPECT_EQ(run_cli("cache verify", environment).exit_code, 0);
+  EXPECT_EQ(json::parse(run_cli("cache clear --json", environment).out)["removed"], 0);
+  EXPECT_EQ(run_cli("cache").exit_code, 2);
+}
+
+}  // namespace
+}  // namespace moesaic::testing
