@@ -37,8 +37,8 @@ test-gpu:  ## device tier; needs a GPU
 	  $(MAKE) build && $(WITH_NVRTC) ctest --test-dir $(BUILD) -L device --output-on-failure --no-tests=error; fi
 
 asan: deps  ## unit tier under address and undefined-behaviour sanitizers
-	@$(CMAKE) -S . -B $(ASAN_BUILD) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMOESAIC_SANITIZE=ON -DMOESAIC_BENCH=OFF
-	cmake --build $(ASAN_BUILD)
+	@$(CMAKE) -S . -B $(ASAN_BUILD) -DCMAKE_BUILD_TYPE=Sanitize -DMOESAIC_SANITIZE=ON -DMOESAIC_BENCH=OFF
+	cmake --build $(ASAN_BUILD) --target unit_tests
 	@ctest --test-dir $(ASAN_BUILD) -L unit -j $(JOBS) --output-on-failure --no-tests=error
 
 bench: build  ## speed of the published layer shapes, on GPU 0 where there is one
