@@ -11,15 +11,16 @@
 namespace moesaic {
 
 /// A layer of a checkpoint: configuration and weight views into the mapped files, which the object keeps alive.
-/// config.device and max_tokens stay at their defaults; config.recipe follows the stored type ("bf16" for bf16 and
-/// f32, "fp16" for f16).
+/// config.device and max_tokens stay at their defaults; config.recipe follows the stored format: "bf16" for bf16 and
+/// f32, "fp16" for f16, else the recipe whose weights the routed experts are (and whose activations the checkpoint
+/// names); shared.recipe likewise by the shared experts' own.
 struct CheckpointLayer {
   MoeConfig config;
   MoeWeights weights;
   int layer = 0;
-  std::string family;           // config.json's model type
-  DType stored = DType::kBF16;  // type of the experts' weights in the files
-  std::string layout;           // how the experts' weights lie in the files, for people
+  std::string family;  // config.json's model type
+  std::string stored;  // format of the experts' weights in the files: "bf16", "ModelOpt NVFP4", ...
+  std::string layout;  // how the experts' weights lie in the files, for people
   std::shared_ptr<const void> storage;
 };
 

@@ -74,12 +74,20 @@ struct Routing {
 struct SharedExperts {
   int intermediate = 0;  // 0 = none; several shared experts are one with their sizes added
   bool gated = false;
+  std::string recipe = {};  // empty: the layer's. Published models often leave shared experts in 16 bits
+};
+
+/// Groups of int4 weights: elements of K that share a scale (32, 64 or 128), and whether they have zero points.
+struct Int4Groups {
+  int size = 32;
+  bool zero_points = false;  // false: the zero point is 8
 };
 
 /// One layer; immutable once given to `FusedMoe::create`.
 struct MoeConfig {
   int hidden = 0, intermediate = 0, num_experts = 0, top_k = 0;
   std::string recipe = "bf16";  // a name of `moesaic recipes`
+  Int4Groups int4;              // recipes with int4 weights
   Activation activation;
   Routing routing;
   SharedExperts shared;
@@ -91,12 +99,16 @@ struct MoeConfig {
 };
 
 /// The weights of one expert. Gated: `gate` goes through the non-linearity, `up` multiplies. Not gated: `up` is empty.
-/// Element types: bf16, fp16 or fp32. Any strides: rows may be interleaved, matrices transposed.
+/// Element types of matrices: what the recipe's weights are (`convert_weights` makes that of anything); bf16 and fp16
+/// recipes take bf16, fp16 and fp32. Any strides: rows may be interleaved, matrices transposed.
 struct ExpertWeights {
   MatrixView gate;                           // [I, H]
   MatrixView up;                             // [I, H] or empty
   MatrixView down;                           // [H, I]
   VectorView gate_bias, up_bias, down_bias;  // [I], [I], [H] or empty
+  // Static scales of activations (value = code * scale), for GEMM 1's and GEMM 2's input; 0: none, scales are made per
+  // token. fp8_tensor and nvfp4 use them: the largest of all experts', for tokens are quantised once for all experts.
+  float input_scale = 0.0f, down_input_scale = 0.0f;
 };
 
 /// All weights of a layer as views; the caller keeps them alive until `prepare` is done (stream order on a GPU).

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "moesaic/moe.h"
+#include "moesaic/quantize.h"
 
 namespace moesaic::cpu {
 
@@ -15,6 +16,23 @@ namespace moesaic::cpu {
 double load_element(const void* data, DType dtype, std::int64_t index);
 /// Rounds to nearest even to `dtype` (kBF16, kF16, kF32; kF64 returns it as it is).
 double round_to(double value, DType dtype);
+
+/// Value of a code (kInt4: the code itself, 0..15) and of a scale byte or number; own decoding.
+double decode_code(CodeFormat format, std::uint8_t code);
+double decode_scale(ScaleFormat format, const void* scales, std::int64_t index);
+/// Nearest code, ties to even, saturating; NaN gives 0x7F (8 bits) or 7 (e2m1). Not for kInt4.
+std::uint8_t encode_code(CodeFormat format, double value);
+/// Element (row, col) of any matrix view, quantised or not, in FP64.
+double matrix_element(const MatrixView& matrix, std::int64_t row, std::int64_t col);
+/// Index of a scale in a layout: the oracle's own way to it.
+std::int64_t oracle_scale_index(ScaleLayout layout, std::int64_t row, std::int64_t col, std::int64_t cols);
+
+/// The quantisers by plain loops, one row and block after the other. Arguments as Quantizer checks them.
+void oracle_quantize(const QuantSpec& spec, const QuantizeRun& run, const Activation* activation);
+void oracle_dequantize(const QuantSpec& spec, const QuantizeRun& run);
+/// A row of fp32 values as the recipe's GEMMs see it: quantised by `spec` and decoded. `static_scale`: value = code *
+/// scale (kFp8Static; kNvfp4: encode scale fl(1 / static_scale)).
+void oracle_round_row(const QuantSpec& spec, float static_scale, const float* row, std::int64_t size, double* rounded);
 
 /// act(g, u) in FP64 by the formulas of moe.h.
 double activate(const Activation& activation, double g, double u);
@@ -42,6 +60,9 @@ std::size_t fast_prepared_bytes(const MoeConfig& config);
 void fast_prepare(const MoeConfig& config, const MoeWeights& weights, void* prepared);
 std::size_t fast_workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 void fast_run(const MoeConfig& config, const MoeRun& run);
+/// The quantisers by threads and SIMD: the same bytes as the oracle's.
+void fast_quantize(const QuantSpec& spec, const QuantizeRun& run, const Activation* activation);
+void fast_dequantize(const QuantSpec& spec, const QuantizeRun& run);
 /// The instruction set in use: "avx512", "avx2", "sse4" or "scalar".
 const char* fast_target() noexcept;
 

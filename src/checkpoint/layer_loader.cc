@@ -48,8 +48,9 @@ class LayerLoader {
     }
     if (c.shared.intermediate > 0) load_shared();
     refuse_unknown_tensors();
-    layer_.stored = w.experts.front().gate.dtype;
-    layer_.config.recipe = layer_.stored == DType::kF16 ? "fp16" : "bf16";
+    const DType stored = w.experts.front().gate.dtype;
+    layer_.stored = dtype_name(stored);
+    layer_.config.recipe = stored == DType::kF16 ? "fp16" : "bf16";
     layer_.storage = storage_;
   }
 

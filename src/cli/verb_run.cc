@@ -151,7 +151,7 @@ Json to_json(const RunOptions& options, const Report& report) {
                {"num_experts", config.num_experts},
                {"top_k", config.top_k},
                {"shared_intermediate", config.shared.intermediate},
-               {"stored", dtype_name(report.layer.stored)},
+               {"stored", report.layer.stored},
                {"layout", report.layer.layout},
                {"routing", routing_method_name(config.routing.method)},
                {"activation", activation_name(config.activation.kind)},
@@ -211,7 +211,7 @@ void print_text(const RunOptions& options, const Report& report) {
              fmt::join(report.moe_layers, ", "));
   fmt::print("shapes     tokens {}, hidden {}, intermediate {}, experts {}, top-k {}{}\n", report.tokens, config.hidden,
              config.intermediate, config.num_experts, config.top_k, shared_text(config.shared));
-  fmt::print("weights    {}, {}\n", dtype_name(report.layer.stored), report.layer.layout);
+  fmt::print("weights    {}, {}\n", report.layer.stored, report.layer.layout);
   fmt::print("layer      routing {}, activation {}\n", routing_method_name(config.routing.method),
              activation_name(config.activation.kind));
   fmt::print("recipe     {}, mode {}, device {}\n", config.recipe, options.mode, device_name(config.device));

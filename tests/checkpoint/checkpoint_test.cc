@@ -95,7 +95,7 @@ TEST(Checkpoint, EveryFamilyGivesItsConfiguration) {
     CheckpointLayer layer = checkpoint.load();
     const MoeConfig& c = layer.config;
     EXPECT_EQ(layer.layer, want.moe_layers.front());
-    EXPECT_EQ(layer.stored, DType::kBF16);
+    EXPECT_EQ(layer.stored, "bf16");
     EXPECT_EQ(layer.layout, want.layout);
     EXPECT_EQ(c.recipe, "bf16");
     EXPECT_EQ(std::vector<int>({c.num_experts, c.top_k, c.hidden, c.intermediate}),

@@ -324,7 +324,7 @@ TEST_F(StoredOtherwiseTest, Fp32Weights) {
   }
   write_bytes(folder.path("model.safetensors"), pack(wide));
   expect_recorded_output(folder, "qwen2_moe");
-  EXPECT_EQ(layer_.stored, DType::kF32);
+  EXPECT_EQ(layer_.stored, "f32");
   EXPECT_EQ(layer_.config.recipe, "bf16");
 }
 
@@ -337,7 +337,7 @@ TEST_F(StoredOtherwiseTest, Fp16WeightsGiveTheFp16Recipe) {
   }
   write_bytes(folder.path("model.safetensors"), pack(parts));
   CheckpointLayer layer = Checkpoint::open(folder.path()).load();
-  EXPECT_EQ(layer.stored, DType::kF16);
+  EXPECT_EQ(layer.stored, "f16");
   EXPECT_EQ(layer.config.recipe, "fp16");
 }
 
