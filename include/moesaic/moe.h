@@ -43,6 +43,12 @@ struct Activation {
   std::optional<float> alpha, beta, limit;
 };
 
+/// Parameters of a formula with the defaults filled in.
+struct ActivationParameters {
+  float alpha, beta, limit;
+};
+ActivationParameters activation_parameters(const Activation& activation) noexcept;
+
 /// True for the kinds that combine a gate and an up projection.
 bool is_gated(ActivationKind kind) noexcept;
 /// "swiglu", "swiglu_bias", ...

@@ -17,7 +17,7 @@ namespace moesaic {
 /// Formats of a matrix [M, K]; M are tokens of activations or output channels of weights.
 enum class QuantFormat : std::uint8_t {
   kNvfp4,            // e2m1, e4m3 scale per 16 of K, times a global fp32 scale: of the tensor (given) or of each row
-  kNvfp4Row,         // the same, row scale = fl(row amax / 2688), made by the quantiser
+  kNvfp4Row,         // the same, row scale = fl(min(row amax, FLT_MAX) / 2688), made by the quantiser
   kMxfp4,            // e2m1, E8M0 scale per 32 of K
   kMxfp8,            // e4m3, E8M0 scale per 32 of K
   kMxfp8E5m2,        // e5m2, E8M0 scale per 32 of K
@@ -47,7 +47,7 @@ struct QuantSpec {
   QuantFormat format = QuantFormat::kNvfp4;
   ScaleLayout layout = ScaleLayout::kLinear;  // other layouts: NVFP4, MXFP4, MXFP8
   E8m0Rounding e8m0 = E8m0Rounding::kUp;
-  Int4Groups int4;
+  Int4Groups int4 = {};
 };
 
 /// "nvfp4", "nvfp4_row", "mxfp4", "mxfp8", "mxfp8_e5m2", "fp8_static", "fp8_tensor", "fp8_row", "fp8_1x128",
@@ -111,8 +111,9 @@ class Quantizer {
   /// Enqueues; on a GPU only launches, capturable in a graph. Bytes of `scales` that pad a layout become 0.
   /// Throws Error(kInvalidArgument) before anything is enqueued.
   void quantize(const QuantizeRun& run, void* stream = nullptr) const;
-  /// x [M, K] (bf16, f16 or f32) from codes, scales, zeros, global or row scales: the exact value, rounded once.
-  /// Static and tensor formats read `scales` [1, 1].
+  /// x [M, K] (bf16, f16 or f32) from codes, scales, zeros, global or row scales: one fp32 operation on the exact
+  /// product of code and block scale (NVFP4: / global scale, or * row scale), then rounded to x's type. Static and
+  /// tensor formats read `scales` [1, 1].
   void dequantize(const QuantizeRun& run, void* stream = nullptr) const;
   /// Byte scales between linear [rows, cols] and the spec's layout, padding 0. `layout_scales`: scale_layout_bytes.
   void swizzle_scales(const TensorView& linear, const TensorView& layout_scales, void* stream = nullptr) const;

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "moesaic/quantize.h"
+#include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cpu {
@@ -41,13 +43,24 @@ void check_type(const char* operation, const std::string& name, DType type, std:
 
 struct ViewCheck {
   const char* operation;
+  const MoeConfig& config;
+  bool any_format;
 
   void matrix(const std::string& name, const MatrixView& view, std::int64_t rows, std::int64_t cols) const {
     if (view.empty()) invalid(operation, fmt::format("{} is missing, wanted [{}, {}]", name, rows, cols));
     if (view.rows != rows || view.cols != cols) {
       invalid(operation, fmt::format("{} has shape [{}, {}], wanted [{}, {}]", name, view.rows, view.cols, rows, cols));
     }
-    check_type(operation, name, view.dtype, kFloatTypes);
+    if (!view.quantized()) check_type(operation, name, view.dtype, kFloatTypes);
+  }
+
+  // A matrix of an expert: what the recipe's weights are.
+  void weight(const std::string& name, const MatrixView& view, std::int64_t rows, std::int64_t cols,
+              const std::string& recipe) const {
+    matrix(name, view, rows, cols);
+    if (any_format || fits_recipe(recipe, config.int4, view)) return;
+    invalid(operation, fmt::format("{} is not stored as the weights of recipe {} are; convert_weights makes that of it",
+                                   name, recipe));
   }
 
   void vector(const std::string& name, const VectorView& view, std::int64_t size) const {
@@ -56,16 +69,24 @@ struct ViewCheck {
     check_type(operation, name, view.dtype, kFloatTypes);
   }
 
-  void expert(const std::string& name, const ExpertWeights& w, bool gated, int hidden, int intermediate) const {
-    matrix(name + ".gate", w.gate, intermediate, hidden);
-    matrix(name + ".down", w.down, hidden, intermediate);
+  void expert(const std::string& name, const ExpertWeights& w, bool gated, int intermediate,
+              const std::string& recipe) const {
+    const int hidden = config.hidden;
+    weight(name + ".gate", w.gate, intermediate, hidden, recipe);
+    weight(name + ".down", w.down, hidden, intermediate, recipe);
     vector(name + ".gate_bias", w.gate_bias, intermediate);
     vector(name + ".down_bias", w.down_bias, hidden);
     if (gated) {
-      matrix(name + ".up", w.up, intermediate, hidden);
+      weight(name + ".up", w.up, intermediate, hidden, recipe);
       vector(name + ".up_bias", w.up_bias, intermediate);
     } else if (!w.up.empty() || !w.up_bias.empty()) {
       invalid(operation, fmt::format("{}.up is given, but the activation is not gated: wanted none", name));
+    }
+    for (const float scale : {w.input_scale, w.down_input_scale}) {
+      if (!(scale >= 0.0f) || std::isinf(scale)) {
+        invalid(operation,
+                fmt::format("{} has an input scale of {}, wanted a finite number of 0 (none) or more", name, scale));
+      }
     }
   }
 };
@@ -103,7 +124,24 @@ void check_activation(const char* operation, const Activation& activation) {
   }
 }
 
+// K of a GEMM must hold whole scale blocks; those with fp32 scales may be ragged.
+void check_depths(const char* operation, const MoeConfig& config, const std::string& recipe,
+                  const std::pair<const char*, int>& depth) {
+  for (const auto& spec : {weight_spec(recipe, config.int4), activation_spec(recipe, true)}) {
+    if (!spec) continue;
+    tables::check_quant_spec(operation, *spec);
+    const QuantTraits traits = quant_traits(*spec);
+    if (traits.scales == ScaleFormat::kF32 || depth.second % traits.block_cols == 0) continue;
+    invalid(operation, fmt::format("{} is {}, but recipe {} has scales per {} of it: wanted a multiple", depth.first,
+                                   depth.second, recipe, traits.block_cols));
+  }
+}
+
 }  // namespace
+
+const std::string& shared_recipe(const MoeConfig& config) noexcept {
+  return config.shared.recipe.empty() ? config.recipe : config.shared.recipe;
+}
 
 void check_routing(const char* operation, const Routing& routing, int num_experts, int top_k) {
   if (static_cast<unsigned>(routing.method) > static_cast<unsigned>(RoutingMethod::kSigmoid)) {
@@ -141,10 +179,15 @@ void check_config(const char* operation, const MoeConfig& config) {
     invalid(operation,
             fmt::format("hidden is {} and intermediate is {}, wanted 1 or more", config.hidden, config.intermediate));
   }
-  tables::get_recipe(config.recipe);
-  if (config.recipe != "bf16" && config.recipe != "fp16") {
-    throw Error(ErrorKind::kUnsupported,
-                fmt::format("{}: recipe {} has no code on the CPU; bf16 and fp16 have", operation, config.recipe));
+  if (tables::get_recipe(config.recipe).io != tables::get_recipe(shared_recipe(config)).io) {
+    invalid(operation, fmt::format("recipe {} with shared.recipe {}: wanted two of the same type of x", config.recipe,
+                                   config.shared.recipe));
+  }
+  check_depths(operation, config, config.recipe, {"hidden", config.hidden});
+  check_depths(operation, config, config.recipe, {"intermediate", config.intermediate});
+  if (config.shared.intermediate > 0) {
+    check_depths(operation, config, shared_recipe(config), {"hidden", config.hidden});
+    check_depths(operation, config, shared_recipe(config), {"shared.intermediate", config.shared.intermediate});
   }
   check_activation(operation, config.activation);
   check_routing(operation, config.routing, config.num_experts, config.top_k);
@@ -154,15 +197,15 @@ void check_config(const char* operation, const MoeConfig& config) {
   }
 }
 
-void check_weights(const char* operation, const MoeConfig& config, const MoeWeights& weights) {
-  const ViewCheck check{operation};
+void check_weights(const char* operation, const MoeConfig& config, const MoeWeights& weights, bool any_format) {
+  const ViewCheck check{operation, config, any_format};
   if (static_cast<std::int64_t>(weights.experts.size()) != config.num_experts) {
     invalid(operation, fmt::format("weights.experts has {} entries, wanted num_experts = {}", weights.experts.size(),
                                    config.num_experts));
   }
   const bool gated = is_gated(config.activation.kind);
   for (int e = 0; e < config.num_experts; ++e) {
-    check.expert(fmt::format("weights.experts[{}]", e), weights.experts[e], gated, config.hidden, config.intermediate);
+    check.expert(fmt::format("weights.experts[{}]", e), weights.experts[e], gated, config.intermediate, config.recipe);
   }
   if (config.router) {
     check.matrix("weights.router", weights.router, config.num_experts, config.hidden);
@@ -176,7 +219,7 @@ void check_weights(const char* operation, const MoeConfig& config, const MoeWeig
                                    routing_method_name(config.routing.method)));
   }
   if (config.shared.intermediate > 0) {
-    check.expert("weights.shared", weights.shared, gated, config.hidden, config.shared.intermediate);
+    check.expert("weights.shared", weights.shared, gated, config.shared.intermediate, shared_recipe(config));
   } else if (!weights.shared.gate.empty()) {
     invalid(operation, "weights.shared is given, but config.shared.intermediate is 0: wanted none");
   }

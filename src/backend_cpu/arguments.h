@@ -6,19 +6,23 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "moesaic/moe.h"
 
 namespace moesaic::cpu {
 
+/// The recipe of the shared experts: their own, or the layer's.
+const std::string& shared_recipe(const MoeConfig& config) noexcept;
+
 /// Group counts of the grouped methods, 1 <= top_k <= num_experts, no more than the kept groups hold.
 void check_routing(const char* operation, const Routing& routing, int num_experts, int top_k);
 
-/// Sizes, recipe (bf16 and fp16 have code), activation parameters, routing, shared experts.
+/// Sizes, recipes, int4 groups, activation parameters, routing, shared experts.
 void check_config(const char* operation, const MoeConfig& config);
 
-/// Shapes and types of all views against the configuration.
-void check_weights(const char* operation, const MoeConfig& config, const MoeWeights& weights);
+/// Shapes of all views against the configuration; formats against the recipes unless `any_format`.
+void check_weights(const char* operation, const MoeConfig& config, const MoeWeights& weights, bool any_format = false);
 
 /// Shapes, types and pointers of one run; `x_types` and `out_types` list what the caller takes.
 void check_run(const char* operation, const MoeConfig& config, const MoeRun& run, std::span<const DType> x_types,

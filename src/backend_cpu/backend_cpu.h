@@ -17,6 +17,8 @@ double load_element(const void* data, DType dtype, std::int64_t index);
 /// Rounds to nearest even to `dtype` (kBF16, kF16, kF32; kF64 returns it as it is).
 double round_to(double value, DType dtype);
 
+/// The code of kBF16 or kF16 whose value is nearest, ties to even.
+std::uint16_t encode_16bit(double value, DType dtype);
 /// Value of a code (kInt4: the code itself, 0..15) and of a scale byte or number; own decoding.
 double decode_code(CodeFormat format, std::uint8_t code);
 double decode_scale(ScaleFormat format, const void* scales, std::int64_t index);
@@ -36,11 +38,6 @@ void oracle_round_row(const QuantSpec& spec, float static_scale, const float* ro
 
 /// act(g, u) in FP64 by the formulas of moe.h.
 double activate(const Activation& activation, double g, double u);
-/// Parameters after defaults, as fp32 numbers.
-struct ActivationParameters {
-  float alpha, beta, limit;
-};
-ActivationParameters activation_parameters(const Activation& activation);
 
 /// ids [T, k], weights [T, k] from logits [T, E]; `selection_bias` [E] or nullptr. Scores in FP32 as the routers of the
 /// model families compute them; ties to the lower id. Throws Error on sizes that the method cannot serve.

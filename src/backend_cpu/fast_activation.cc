@@ -17,16 +17,8 @@ double gelu_tanh(double x) { return x * logistic(2 * 0.7978845608 * (x + 0.04471
 }  // namespace
 
 FastActivation fast_activation(const Activation& activation) {
-  FastActivation result{activation.kind, 1.0f, 0.0f, std::numeric_limits<float>::infinity()};
-  if (activation.kind == ActivationKind::kSwigluStep) result.limit = 7.0f;
-  if (activation.kind == ActivationKind::kSitu) {
-    result.alpha = 4.0f;
-    result.beta = 25.0f;
-  }
-  result.alpha = activation.alpha.value_or(result.alpha);
-  result.beta = activation.beta.value_or(result.beta);
-  result.limit = activation.limit.value_or(result.limit);
-  return result;
+  const ActivationParameters parameters = activation_parameters(activation);
+  return {activation.kind, parameters.alpha, parameters.beta, parameters.limit};
 }
 
 void activate_scalar(const FastActivation& activation, const float* g, const float* u, int count, float* h) {

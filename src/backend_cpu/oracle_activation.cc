@@ -23,17 +23,6 @@ double gelu_tanh(double x) { return 0.5 * x * (1.0 + std::tanh(0.7978845608 * (x
 
 }  // namespace
 
-ActivationParameters activation_parameters(const Activation& activation) {
-  ActivationParameters defaults{1.0f, 0.0f, std::numeric_limits<float>::infinity()};
-  if (activation.kind == ActivationKind::kSwigluStep) defaults.limit = 7.0f;
-  if (activation.kind == ActivationKind::kSitu) {
-    defaults.alpha = 4.0f;
-    defaults.beta = 25.0f;
-  }
-  return {activation.alpha.value_or(defaults.alpha), activation.beta.value_or(defaults.beta),
-          activation.limit.value_or(defaults.limit)};
-}
-
 double activate(const Activation& activation, double g, double u) {
   const ActivationParameters parameters = activation_parameters(activation);
   const double alpha = parameters.alpha, beta = parameters.beta, limit = parameters.limit;

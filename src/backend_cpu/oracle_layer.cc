@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The oracle's layer: plain FP64 loops over experts, rows and tokens. In `kExact` only the output is rounded; in
-// `kOracle` x, weights and GEMM 1's activated result are rounded to the recipe's 16-bit type as well. Router logits,
-// routing weights and the shared gate are FP32 values in both; the weighted sum is FP64 with one rounding at the end.
+// `kOracle` x and GEMM 1's activated result are rounded as the recipe's activations are (to 16 bits, or quantised and
+// decoded), weights of 16-bit recipes to their type. Stored codes decode exactly in both. Router logits, routing
+// weights and the shared gate are FP32 values in both; the weighted sum is FP64 with one rounding at the end.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
+#include <span>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -42,12 +46,49 @@ double dot(const double* a, const double* b, std::int64_t size) {
          ((partial[4] + partial[5]) + (partial[6] + partial[7]));
 }
 
-// Row `row` of a matrix in FP64, rounded to `type` where it is stored in another one; kF64 keeps stored values.
+// How one set of experts rounds its operands.
+struct Rounding {
+  DType type = DType::kF64;             // of 16-bit operands; kF64: not rounded
+  std::optional<QuantSpec> activation;  // quantised activations
+  float input_scale = 0.0f, down_input_scale = 0.0f;
+
+  // A row of GEMM operands in place.
+  void activations(double* row, std::int64_t size, float static_scale) const {
+    if (!activation) {
+      for (std::int64_t i = 0; i < size; ++i) row[i] = round_to(row[i], type);
+      return;
+    }
+    std::vector<float> values(row, row + size);
+    oracle_round_row(*activation, static_scale, values.data(), size, row);
+  }
+};
+
+// The largest of all experts' scales, or 0 when one has none.
+float common_scale(std::span<const ExpertWeights> experts, float ExpertWeights::*scale) {
+  float largest = 0.0f;
+  for (const ExpertWeights& expert : experts) {
+    if (expert.*scale == 0.0f) return 0.0f;
+    largest = std::max(largest, expert.*scale);
+  }
+  return largest;
+}
+
+Rounding rounding_of(const std::string& recipe, ReferenceMode mode, std::span<const ExpertWeights> experts) {
+  Rounding rounding;
+  if (mode == ReferenceMode::kExact) return rounding;
+  rounding.type = tables::get_recipe(recipe).io;
+  rounding.input_scale = common_scale(experts, &ExpertWeights::input_scale);
+  rounding.down_input_scale = common_scale(experts, &ExpertWeights::down_input_scale);
+  rounding.activation = activation_spec(recipe, rounding.input_scale != 0.0f && rounding.down_input_scale != 0.0f);
+  return rounding;
+}
+
+// Row `row` of a matrix in FP64, rounded to `type` where it is stored as numbers of another one.
 std::vector<double> load_row(const MatrixView& matrix, std::int64_t row, DType type) {
   std::vector<double> values(static_cast<std::size_t>(matrix.cols));
-  const bool rounded = type != DType::kF64 && matrix.dtype != type;
+  const bool rounded = type != DType::kF64 && matrix.dtype != type && !matrix.quantized();
   for (std::int64_t col = 0; col < matrix.cols; ++col) {
-    const double value = load_element(matrix.data, matrix.dtype, row * matrix.row_stride + col * matrix.col_stride);
+    const double value = matrix_element(matrix, row, col);
     values[col] = rounded ? round_to(value, type) : value;
   }
   return values;
@@ -58,41 +99,30 @@ double bias_at(const VectorView& bias, std::int64_t index) {
 }
 
 void store(const TensorView& tensor, std::int64_t index, double value) {
-  const double rounded = round_to(value, tensor.dtype);
   switch (tensor.dtype) {
     case DType::kF64:
-      static_cast<double*>(tensor.data)[index] = rounded;
+      static_cast<double*>(tensor.data)[index] = value;
       return;
     case DType::kF32:
-      static_cast<float*>(tensor.data)[index] = static_cast<float>(rounded);
+      static_cast<float*>(tensor.data)[index] = static_cast<float>(value);
       return;
     default:
-      break;
+      static_cast<std::uint16_t*>(tensor.data)[index] = encode_16bit(value, tensor.dtype);
+      return;
   }
-  // 16 bits: find the code that decodes to the rounded value, sign and exponent first.
-  std::uint16_t bits;
-  const std::uint16_t sign = std::signbit(rounded) ? 0x8000 : 0;
-  const int fraction_bits = tensor.dtype == DType::kBF16 ? 7 : 10;
-  const int bias = tensor.dtype == DType::kBF16 ? 127 : 15;
-  const std::uint16_t infinity = static_cast<std::uint16_t>((2 * bias + 1) << fraction_bits);
-  if (std::isnan(rounded)) {
-    bits = static_cast<std::uint16_t>(infinity | 1 << (fraction_bits - 1));
-  } else if (std::isinf(rounded)) {
-    bits = static_cast<std::uint16_t>(sign | infinity);
-  } else {
-    const double magnitude = std::fabs(rounded);
-    const int exponent = magnitude == 0.0 ? 1 - bias : std::max(std::ilogb(magnitude), 1 - bias);
-    // In units of the last place; a normal number's hidden bit carries into the exponent field.
-    const double units = std::ldexp(magnitude, fraction_bits - exponent);
-    const int code = static_cast<int>(units) + ((exponent + bias - 1) << fraction_bits);
-    bits = static_cast<std::uint16_t>(sign | code);
-  }
-  static_cast<std::uint16_t*>(tensor.data)[index] = bits;
 }
 
 struct Layer {
   const MoeConfig& config;
-  DType type;  // operands are rounded to it; kF64: not at all
+  Rounding rounding;
+
+  // x [tokens][H] as these experts' GEMM 1 reads it.
+  std::vector<double> rounded_input(std::vector<double> x) const {
+    const std::int64_t hidden = config.hidden;
+    for_each_index(static_cast<std::int64_t>(x.size()) / hidden,
+                   [&](std::int64_t t) { rounding.activations(&x[t * hidden], hidden, rounding.input_scale); });
+    return x;
+  }
 
   // One expert on rows of x. input_scale[i] multiplies GEMM 1's sums before their bias. Result [rows of x][H].
   std::vector<double> expert(const ExpertWeights& weights, const std::vector<const double*>& x,
@@ -101,16 +131,20 @@ struct Layer {
     const std::size_t rows = x.size();
     std::vector<double> h(rows * intermediate), y(rows * hidden);
     for_each_index(intermediate, [&](std::int64_t i) {
-      const std::vector<double> gate = load_row(weights.gate, i, type);
-      const std::vector<double> up = weights.up.empty() ? std::vector<double>{} : load_row(weights.up, i, type);
+      const std::vector<double> gate = load_row(weights.gate, i, rounding.type);
+      const std::vector<double> up =
+          weights.up.empty() ? std::vector<double>{} : load_row(weights.up, i, rounding.type);
       for (std::size_t r = 0; r < rows; ++r) {
         const double g = dot(x[r], gate.data(), hidden) * input_scale[r] + bias_at(weights.gate_bias, i);
         const double u = up.empty() ? 0.0 : dot(x[r], up.data(), hidden) * input_scale[r] + bias_at(weights.up_bias, i);
-        h[r * intermediate + i] = round_to(activate(config.activation, g, u), type);
+        h[r * intermediate + i] = activate(config.activation, g, u);
       }
     });
+    for_each_index(static_cast<std::int64_t>(rows), [&](std::int64_t r) {
+      rounding.activations(&h[r * intermediate], intermediate, rounding.down_input_scale);
+    });
     for_each_index(hidden, [&](std::int64_t j) {
-      const std::vector<double> down = load_row(weights.down, j, type);
+      const std::vector<double> down = load_row(weights.down, j, rounding.type);
       for (std::size_t r = 0; r < rows; ++r) {
         y[r * hidden + j] = dot(&h[r * intermediate], down.data(), intermediate) + bias_at(weights.down_bias, j);
       }
@@ -170,8 +204,9 @@ Routed choose_experts(const MoeConfig& config, const MoeWeights& weights, const 
 void add_shared(const Layer& layer, const MoeWeights& weights, const std::vector<double>& x, std::vector<double>& y) {
   const std::int64_t hidden = layer.config.hidden;
   const std::int64_t tokens = static_cast<std::int64_t>(x.size()) / hidden;
+  const std::vector<double> input = layer.rounded_input(x);
   std::vector<const double*> rows;
-  for (std::int64_t t = 0; t < tokens; ++t) rows.push_back(&x[t * hidden]);
+  for (std::int64_t t = 0; t < tokens; ++t) rows.push_back(&input[t * hidden]);
   const std::vector<double> shared = layer.expert(weights.shared, rows, std::vector<double>(tokens, 1.0));
   std::vector<float> gates(tokens, 1.0f);
   if (layer.config.shared.gated) {
@@ -198,18 +233,20 @@ void project(const void* x, DType x_dtype, std::int64_t tokens, const MatrixView
 
 void reference_layer(const MoeConfig& config, const MoeWeights& weights, ReferenceMode mode, const MoeRun& run) {
   check_config("reference_moe", config);
-  check_weights("reference_moe", config, weights);
+  check_weights("reference_moe", config, weights, mode == ReferenceMode::kExact);
   const DType io = tables::get_recipe(config.recipe).io;
   const DType x_types[] = {io, DType::kF32}, out_types[] = {io, DType::kF32, DType::kF64};
   check_run("reference_moe", config, run, x_types, out_types);
 
   const std::int64_t tokens = run.x.shape[0], hidden = config.hidden;
   if (tokens == 0) return;
-  const Layer layer{config, mode == ReferenceMode::kOracle ? io : DType::kF64};
+  const Layer layer{config, rounding_of(config.recipe, mode, weights.experts)};
+  const DType input_type = mode == ReferenceMode::kOracle ? io : DType::kF64;
   std::vector<double> x(static_cast<std::size_t>(tokens * hidden));
   for (std::size_t i = 0; i < x.size(); ++i) {
-    x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), layer.type);
+    x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), input_type);
   }
+  const std::vector<double> input = layer.rounded_input(x);
   const Routed routed = choose_experts(config, weights, run, x);
 
   std::vector<double> slots(routed.ids.size() * hidden, 0.0);  // [T][k][H], weighted; 0 for ids outside [0, E)
@@ -220,7 +257,7 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
     for (std::size_t pair = 0; pair < routed.ids.size(); ++pair) {
       if (routed.ids[pair] != e) continue;
       pairs.push_back(pair);
-      rows.push_back(&x[pair / config.top_k * hidden]);
+      rows.push_back(&input[pair / config.top_k * hidden]);
       input_scale.push_back(config.weights_on_input ? routed.weights[pair] : 1.0);
       output_scale.push_back(config.weights_on_input ? 1.0 : routed.weights[pair]);
     }
@@ -235,7 +272,10 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
   for (std::size_t pair = 0; pair < routed.ids.size(); ++pair) {
     for (std::int64_t j = 0; j < hidden; ++j) y[pair / config.top_k * hidden + j] += slots[pair * hidden + j];
   }
-  if (config.shared.intermediate > 0) add_shared(layer, weights, x, y);
+  if (config.shared.intermediate > 0) {
+    const Layer shared{config, rounding_of(shared_recipe(config), mode, std::span(&weights.shared, 1))};
+    add_shared(shared, weights, x, y);
+  }
   for (std::size_t i = 0; i < y.size(); ++i) store(run.out, static_cast<std::int64_t>(i), y[i]);
 }
 

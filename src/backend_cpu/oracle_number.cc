@@ -78,4 +78,20 @@ double round_to(double value, DType dtype) {
   }
 }
 
+std::uint16_t encode_16bit(double value, DType dtype) {
+  const double rounded = round_to(value, dtype);
+  const std::uint16_t sign = std::signbit(rounded) ? 0x8000 : 0;
+  const int fraction_bits = dtype == DType::kBF16 ? 7 : 10;
+  const int bias = dtype == DType::kBF16 ? 127 : 15;
+  const auto infinity = static_cast<std::uint16_t>((2 * bias + 1) << fraction_bits);
+  if (std::isnan(rounded)) return static_cast<std::uint16_t>(infinity | 1 << (fraction_bits - 1));
+  if (std::isinf(rounded)) return static_cast<std::uint16_t>(sign | infinity);
+  const double magnitude = std::fabs(rounded);
+  const int exponent = magnitude == 0.0 ? 1 - bias : std::max(std::ilogb(magnitude), 1 - bias);
+  // In units of the last place; a normal number's hidden bit carries into the exponent field.
+  const double units = std::ldexp(magnitude, fraction_bits - exponent);
+  const int code = static_cast<int>(units) + ((exponent + bias - 1) << fraction_bits);
+  return static_cast<std::uint16_t>(sign | code);
+}
+
 }  // namespace moesaic::cpu

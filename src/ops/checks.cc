@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "moesaic/quantize.h"
 #include "ops/moe_impl.h"
 #include "tables/recipe_table.h"
 
@@ -45,7 +46,7 @@ void check_matrix(const std::string& name, const MatrixView& m, std::int64_t row
   if (m.rows != rows || m.cols != cols) {
     refuse(name, fmt::format("[{}, {}]", m.rows, m.cols), fmt::format("[{}, {}]", rows, cols));
   }
-  check_float_type(name, m.dtype);
+  if (!m.quantized()) check_float_type(name, m.dtype);
 }
 
 void check_vector(const std::string& name, const VectorView& v, std::int64_t size) {
@@ -54,14 +55,29 @@ void check_vector(const std::string& name, const VectorView& v, std::int64_t siz
   check_float_type(name, v.dtype);
 }
 
-void check_expert(const std::string& name, const ExpertWeights& e, int hidden, int intermediate, bool gated) {
-  check_matrix(name + ".gate", e.gate, intermediate, hidden);
-  if (gated) {
-    check_matrix(name + ".up", e.up, intermediate, hidden);
+// Weights of experts: in the recipe's own format, unless any stored format will do.
+struct WeightCheck {
+  const MoeConfig& config;
+  const std::string& recipe;
+  bool any_format;
+
+  void matrix(const std::string& name, const MatrixView& m, std::int64_t rows, std::int64_t cols) const {
+    check_matrix(name, m, rows, cols);
+    if (any_format || fits_recipe(recipe, config.int4, m)) return;
+    refuse(name, m.quantized() ? "stored in another quantised format" : dtype_name(m.dtype),
+           fmt::format("the weights of recipe {}: convert_weights makes them", recipe));
+  }
+};
+
+void check_expert(const WeightCheck& check, const std::string& name, const ExpertWeights& e, int intermediate) {
+  const int hidden = check.config.hidden;
+  check.matrix(name + ".gate", e.gate, intermediate, hidden);
+  if (is_gated(check.config.activation.kind)) {
+    check.matrix(name + ".up", e.up, intermediate, hidden);
   } else if (!e.up.empty()) {
     refuse(name + ".up", "a matrix", "empty: the activation is not gated");
   }
-  check_matrix(name + ".down", e.down, hidden, intermediate);
+  check.matrix(name + ".down", e.down, hidden, intermediate);
   check_vector(name + ".gate_bias", e.gate_bias, intermediate);
   check_vector(name + ".up_bias", e.up_bias, intermediate);
   check_vector(name + ".down_bias", e.down_bias, hidden);
@@ -94,18 +110,21 @@ void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t to
 
 }  // namespace
 
-void check_weights(const MoeConfig& c, const MoeWeights& w) {
-  const bool gated = is_gated(c.activation.kind);
+void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats formats) {
+  const bool any_format = formats == WeightFormats::kAny;
+  const std::string& shared_recipe = c.shared.recipe.empty() ? c.recipe : c.shared.recipe;
   if (static_cast<std::int64_t>(w.experts.size()) != c.num_experts) {
     refuse("weights.experts", fmt::format("{} experts", w.experts.size()), fmt::format("{}", c.num_experts));
   }
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
-    check_expert(fmt::format("weights.experts[{}]", e), w.experts[e], c.hidden, c.intermediate, gated);
+    check_expert({c, c.recipe, any_format}, fmt::format("weights.experts[{}]", e), w.experts[e], c.intermediate);
   }
   if (c.router) check_matrix("weights.router", w.router, c.num_experts, c.hidden);
   check_vector("weights.router_bias", w.router_bias, c.num_experts);
   check_vector("weights.selection_bias", w.selection_bias, c.num_experts);
-  if (c.shared.intermediate > 0) check_expert("weights.shared", w.shared, c.hidden, c.shared.intermediate, gated);
+  if (c.shared.intermediate > 0) {
+    check_expert({c, shared_recipe, any_format}, "weights.shared", w.shared, c.shared.intermediate);
+  }
   if (c.shared.gated && w.shared_gate.empty()) refuse("weights.shared_gate", "empty", fmt::format("[{}]", c.hidden));
   check_vector("weights.shared_gate", w.shared_gate, c.hidden);
 }

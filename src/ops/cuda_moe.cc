@@ -55,14 +55,13 @@ plan::DeviceRates rates_of(const cuda::DeviceInfo& info) {
 
 int code(ActivationKind kind) { return static_cast<int>(kind); }
 
-/// Parameters as the kernels take them: defaults of moe.h applied.
 void set_activation(const Activation& a, abi::GemmParams& p) {
-  const bool situ = a.kind == ActivationKind::kSitu;
+  const ActivationParameters parameters = activation_parameters(a);
   p.activation = code(a.kind);
   p.gated = is_gated(a.kind) ? 1 : 0;
-  p.alpha = a.alpha.value_or(situ ? 4.0f : 1.0f);
-  p.beta = a.beta.value_or(situ ? 25.0f : 0.0f);
-  p.limit = a.limit.value_or(a.kind == ActivationKind::kSwigluStep ? 7.0f : __builtin_inff());
+  p.alpha = parameters.alpha;
+  p.beta = parameters.beta;
+  p.limit = parameters.limit;
 }
 
 // The kernels' numbers (kernels/common/select_experts.cuh, activation.cuh) are those of moe.h.
@@ -326,6 +325,13 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
 }  // namespace
 
 std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOptions& modules) {
+  if (!config.shared.recipe.empty() && config.shared.recipe != config.recipe) {
+    throw Error(
+        ErrorKind::kUnsupported,
+        fmt::format("fused_moe({}): shared experts in recipe {}, but on a GPU they must have the layer's recipe: "
+                    "leave shared.recipe empty and convert_weights",
+                    config.recipe, config.shared.recipe));
+  }
   return std::make_unique<CudaMoe>(config, modules);
 }
 

@@ -34,7 +34,7 @@ const MoeConfig& FusedMoe::config() const noexcept { return impl_->config; }
 std::size_t FusedMoe::prepared_bytes() const noexcept { return impl_->device->prepared_bytes(); }
 
 void FusedMoe::prepare(const MoeWeights& weights, void* prepared, void* stream) const {
-  ops::check_weights(impl_->config, weights);
+  ops::check_weights(impl_->config, weights, ops::WeightFormats::kOfRecipe);
   if (prepared == nullptr) {
     throw Error(ErrorKind::kInvalidArgument,
                 fmt::format("fused_moe: prepared is a null pointer, wanted {} bytes", prepared_bytes()));
@@ -71,7 +71,8 @@ std::vector<std::string> FusedMoe::kernels(std::int64_t tokens) const { return i
 
 void reference_moe(const MoeConfig& config, const MoeWeights& weights, ReferenceMode mode, const MoeRun& run) {
   plan::check_config(config);
-  ops::check_weights(config, weights);
+  ops::check_weights(config, weights,
+                     mode == ReferenceMode::kExact ? ops::WeightFormats::kAny : ops::WeightFormats::kOfRecipe);
   ops::check_run(config, run, ops::Precision::kReference);
   cpu::reference_layer(config, weights, mode, run);
 }

@@ -19,8 +19,11 @@ class MoeImpl {
 std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config);
 std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOptions& modules);
 
-/// Throws Error(kInvalidArgument) on weights whose number, shapes or types do not fit the configuration.
-void check_weights(const MoeConfig& config, const MoeWeights& weights);
+/// Whether expert weights must be in the formats of the configuration's recipes.
+enum class WeightFormats { kOfRecipe, kAny };
+
+/// Throws Error(kInvalidArgument) on weights whose number, shapes or formats do not fit the configuration.
+void check_weights(const MoeConfig& config, const MoeWeights& weights, WeightFormats formats);
 
 /// Which types `x` and `out` may have.
 enum class Precision { kIo, kReference };

@@ -64,6 +64,7 @@ void check_routing(const MoeConfig& c) {
 
 void check_config(const MoeConfig& c) {
   tables::get_recipe(c.recipe);
+  if (!c.shared.recipe.empty()) tables::get_recipe(c.shared.recipe);
   check_positive("hidden", c.hidden);
   check_positive("intermediate", c.intermediate);
   check_positive("num_experts", c.num_experts);

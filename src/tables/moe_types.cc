@@ -4,12 +4,24 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "moesaic/moe.h"
 
 namespace moesaic {
+
+ActivationParameters activation_parameters(const Activation& activation) noexcept {
+  ActivationParameters defaults{1.0f, 0.0f, std::numeric_limits<float>::infinity()};
+  if (activation.kind == ActivationKind::kSwigluStep) defaults.limit = 7.0f;
+  if (activation.kind == ActivationKind::kSitu) {
+    defaults.alpha = 4.0f;
+    defaults.beta = 25.0f;
+  }
+  return {activation.alpha.value_or(defaults.alpha), activation.beta.value_or(defaults.beta),
+          activation.limit.value_or(defaults.limit)};
+}
 
 bool is_gated(ActivationKind kind) noexcept {
   switch (kind) {

@@ -206,4 +206,24 @@ std::optional<QuantSpec> activation_spec(const std::string& recipe, bool static_
   }
 }
 
+bool fits_recipe(const std::string& recipe, const Int4Groups& int4, const MatrixView& matrix) {
+  const std::optional<QuantSpec> spec = weight_spec(recipe, int4);
+  const Quantization& q = matrix.quantization;
+  if (!spec) return !matrix.quantized();
+  const QuantTraits traits = quant_traits(*spec);
+  if (q.codes != traits.codes) return false;
+  const auto is_byte = [](ScaleFormat scale) { return scale_size(scale) == 1; };
+  if (is_byte(q.scale_format) || is_byte(traits.scales)) {
+    if (q.scale_format != traits.scales) return false;
+  }
+  // Scales of whole rows may be shared by more than one row: a kernel has one for every row anyway.
+  const bool rows_fit = traits.block_cols == 0 && traits.block_rows == 1 ? true
+                        : traits.block_rows == 0                         ? q.block_rows >= matrix.rows
+                                                                         : q.block_rows == traits.block_rows;
+  const bool cols_fit = traits.block_cols == 0 ? q.block_cols >= matrix.cols : q.block_cols == traits.block_cols;
+  const bool scaled = q.scales != nullptr || traits.block_rows == 0;
+  const bool zeros_fit = q.zeros == nullptr || int4.zero_points;
+  return rows_fit && cols_fit && scaled && zeros_fit;
+}
+
 }  // namespace moesaic

@@ -163,7 +163,7 @@ class Refusals : public ::testing::Test {
 TEST_F(Refusals, Configurations) {
   expect_names(of_layer([](RandomLayer& l) { l.config.hidden = 0; }), "hidden is 0");
   expect_names(of_layer([](RandomLayer& l) { l.config.recipe = "bf17"; }), "bf17");
-  expect_names(of_layer([](RandomLayer& l) { l.config.recipe = "nvfp4"; }, ErrorKind::kUnsupported), "nvfp4");
+  expect_names(of_layer([](RandomLayer& l) { l.config.recipe = "nvfp4"; }), "intermediate is 37, but recipe nvfp4");
   expect_names(of_layer([](RandomLayer& l) { l.config.activation.limit = NAN; }), "limit");
   expect_names(of_layer([](RandomLayer& l) { l.config.activation.alpha = HUGE_VALF; }), "alpha");
   expect_names(of_layer([](RandomLayer& l) { l.config.shared.gated = true; }), "shared");
