@@ -4,7 +4,6 @@
 
 #include "backend_cpu/backend_cpu.h"
 #include "ops/moe_impl.h"
-#include "tables/recipe_table.h"
 
 namespace moesaic::ops {
 namespace {
@@ -30,10 +29,6 @@ class CpuMoe final : public MoeImpl {
 }  // namespace
 
 std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config) {
-  if (config.recipe != "bf16" && config.recipe != "fp16") {
-    throw Error(ErrorKind::kUnsupported,
-                fmt::format("fused_moe({}): the CPU serves bf16 and fp16 in this version", config.recipe));
-  }
   return std::make_unique<CpuMoe>(config);
 }
 
