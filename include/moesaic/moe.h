@@ -47,6 +47,7 @@ struct Activation {
 struct ActivationParameters {
   float alpha, beta, limit;
 };
+/// The parameters of an activation: those given, else the defaults of its kind.
 ActivationParameters activation_parameters(const Activation& activation) noexcept;
 
 /// True for the kinds that combine a gate and an up projection.

@@ -51,11 +51,13 @@ struct QuantSpec {
 };
 
 /// "nvfp4", "nvfp4_row", "mxfp4", "mxfp8", "mxfp8_e5m2", "fp8_static", "fp8_tensor", "fp8_row", "fp8_1x128",
-/// "fp8_128x128", "int4"; layouts "linear", "128x4", "8x4".
+/// "fp8_128x128" or "int4".
 const char* quant_format_name(QuantFormat format) noexcept;
+/// "linear", "128x4" or "8x4".
 const char* scale_layout_name(ScaleLayout layout) noexcept;
-/// Throw Error(kInvalidArgument) that lists what is accepted.
+/// The format of that name; throws Error(kInvalidArgument) that lists what is accepted.
 QuantFormat parse_quant_format(const std::string& name);
+/// The layout of that name; throws Error(kInvalidArgument) that lists what is accepted.
 ScaleLayout parse_scale_layout(const std::string& name);
 
 /// Facts of a format: code format, scale format, and the block that shares a scale (0: all of that dimension).
@@ -64,6 +66,7 @@ struct QuantTraits {
   ScaleFormat scales;
   int block_rows, block_cols;
 };
+/// The traits of spec.format; kInt4 has the spec's group as block_cols.
 QuantTraits quant_traits(const QuantSpec& spec);
 
 /// Sizes of the quantised form of [rows, cols]. Codes are bytes [rows, cols], 4-bit ones [rows, cols / 2] (even k in
@@ -72,6 +75,7 @@ QuantTraits quant_traits(const QuantSpec& spec);
 struct QuantSizes {
   std::int64_t code_bytes, scale_rows, scale_cols, scale_bytes, zero_bytes;
 };
+/// The sizes of a matrix [rows, cols].
 QuantSizes quant_sizes(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
 
 /// Index of scale (row, col) of `cols` scale columns, in scales.
@@ -117,6 +121,7 @@ class Quantizer {
   void dequantize(const QuantizeRun& run, void* stream = nullptr) const;
   /// Byte scales between linear [rows, cols] and the spec's layout, padding 0. `layout_scales`: scale_layout_bytes.
   void swizzle_scales(const TensorView& linear, const TensorView& layout_scales, void* stream = nullptr) const;
+  /// The other way round; padding is not read.
   void unswizzle_scales(const TensorView& layout_scales, const TensorView& linear, void* stream = nullptr) const;
 
  private:
@@ -125,9 +130,9 @@ class Quantizer {
   std::unique_ptr<const Impl> impl_;
 };
 
-/// The quantiser that makes a recipe's weights, and the one that rounds its activations with a static scale or not.
-/// 16-bit operands have none: std::nullopt.
+/// The quantiser that makes a recipe's weights; std::nullopt for 16-bit weights.
 std::optional<QuantSpec> weight_spec(const std::string& recipe, const Int4Groups& int4);
+/// The quantiser that rounds a recipe's activations, with a static scale or scales per token; std::nullopt for 16 bits.
 std::optional<QuantSpec> activation_spec(const std::string& recipe, bool static_scale);
 
 /// True when the matrix is stored in the format that the recipe's weights have.

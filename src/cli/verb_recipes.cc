@@ -37,6 +37,7 @@ nlohmann::json to_json(const tables::RecipeRow& row, int index) {
           {"global_scale", row.global_scale},
           {"tolerance",
            {{"exact_row_l2", row.tolerance.exact_row_l2},
+            {"converted_row_l2", row.tolerance.converted_row_l2},
             {"oracle_row_l2", row.tolerance.oracle_row_l2},
             {"element_rel", row.tolerance.element_rel},
             {"element_rms", row.tolerance.element_rms}}},

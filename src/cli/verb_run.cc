@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -17,6 +18,7 @@
 #include "cli/run_files.h"
 #include "cli/support.h"
 #include "moesaic/checkpoint.h"
+#include "moesaic/quantize.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
@@ -27,6 +29,7 @@ using Json = nlohmann::ordered_json;
 struct RunOptions {
   std::string model, input, expect, recipe, out, topk_ids, topk_weights;
   std::string device = "cpu", mode = "fast";
+  Int4Groups int4;
   int layer = -1;
   std::vector<std::string> bundles;
   bool json = false;
@@ -41,6 +44,7 @@ struct Report {
   std::optional<Comparison> comparison;
   std::optional<std::int64_t> tokens_routed_otherwise;
   double tolerance = 0;
+  double convert_seconds = 0;
 
   bool passed() const { return !comparison || comparison->within(tolerance); }
 };
@@ -55,14 +59,41 @@ void check_use(const RunOptions& options) {
   }
 }
 
-void check_recipe_runs(const std::string& recipe) {
-  if (recipe_has_kernels(tables::recipe_index(recipe))) return;
+void check_recipe_runs(const MoeConfig& config) {
+  const std::string& recipe = config.recipe;
+  if (config.device.type == DeviceType::kCpu || recipe_has_kernels(tables::recipe_index(recipe))) return;
   std::vector<std::string> with_kernels;
   for (const tables::RecipeRow& row : tables::kRecipeTable) {
     if (recipe_has_kernels(tables::recipe_index(row.name))) with_kernels.push_back(row.name);
   }
-  throw Error(ErrorKind::kUnsupported, fmt::format("run: recipe {} has no kernels yet; recipes with kernels: {}",
-                                                   recipe, fmt::join(with_kernels, ", ")));
+  throw Error(ErrorKind::kUnsupported,
+              fmt::format("run: recipe {} has no GPU kernels yet; recipes with kernels (--recipe converts): {}", recipe,
+                          fmt::join(with_kernels, ", ")));
+}
+
+// Takes another recipe than the checkpoint's. Shared experts that the checkpoint leaves in 16 bits stay so, unless
+// everything is to be 16 bits.
+void choose_recipe(const RunOptions& options, MoeConfig* config) {
+  if (options.recipe.empty() || options.recipe == config->recipe) return;
+  config->recipe = options.recipe;
+  config->int4 = options.int4;
+  const bool quantises = weight_spec(options.recipe, config->int4).has_value();
+  if (!quantises || config->shared.recipe != "bf16") config->shared.recipe.clear();
+}
+
+bool weights_fit(const MoeConfig& config, const MoeWeights& weights) {
+  for (const ExpertWeights& expert : weights.experts) {
+    for (const MatrixView* matrix : {&expert.gate, &expert.up, &expert.down}) {
+      if (!matrix->empty() && !fits_recipe(config.recipe, config.int4, *matrix)) return false;
+    }
+  }
+  return true;
+}
+
+double tolerance_of(const RunOptions& options, const MoeConfig& config, bool converted) {
+  const tables::Tolerance& tolerance = tables::get_recipe(config.recipe).tolerance;
+  if (converted) return tolerance.converted_row_l2;
+  return options.mode == "exact" ? kExactRowL2 : tolerance.exact_row_l2;
 }
 
 void warn_of_other_layer(const std::string& file, int layer) {
@@ -78,9 +109,13 @@ Report run_layer(const RunOptions& options) {
   report.moe_layers = checkpoint.moe_layers();
   report.layer = checkpoint.load(options.layer);
   MoeConfig& config = report.layer.config;
-  if (!options.recipe.empty()) config.recipe = options.recipe;
-  check_recipe_runs(config.recipe);
+  choose_recipe(options, &config);
   config.device = parse_device(options.device);
+  check_recipe_runs(config);
+  const bool converted = !weights_fit(config, report.layer.weights);
+  const auto begin = std::chrono::steady_clock::now();
+  const OwnedWeights owned = convert_weights(config, report.layer.weights);
+  report.convert_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 
   warn_of_other_layer(options.input, report.layer.layer);
   LayerInputs inputs = read_inputs(options.input, config);
@@ -97,14 +132,14 @@ Report run_layer(const RunOptions& options) {
   if (options.mode == "fast") {
     ModuleOptions modules;
     modules.bundles = options.bundles;
-    report.outputs = run_fused(config, report.layer.weights, modules, inputs);
+    report.outputs = run_fused(config, owned.weights, modules, inputs);
   } else {
     ReferenceMode mode = options.mode == "exact" ? ReferenceMode::kExact : ReferenceMode::kOracle;
-    report.outputs = run_reference(config, report.layer.weights, mode, inputs);
+    report.outputs = run_reference(config, owned.weights, mode, inputs);
   }
   if (expected) {
     report.comparison = compare_rows(report.outputs.y, expected->y, inputs.tokens, config.hidden);
-    report.tolerance = options.mode == "exact" ? kExactRowL2 : tables::get_recipe(config.recipe).tolerance.exact_row_l2;
+    report.tolerance = tolerance_of(options, config, converted);
     if (!expected->topk_ids.empty()) {
       report.tokens_routed_otherwise =
           rows_that_differ(report.outputs.topk_ids, expected->topk_ids, inputs.tokens, config.top_k);
@@ -162,6 +197,7 @@ Json to_json(const RunOptions& options, const Report& report) {
                {"rounded_inputs", outputs.rounded_inputs},
                {"prepared_bytes", outputs.prepared_bytes},
                {"workspace_bytes", outputs.workspace_bytes},
+               {"convert_seconds", report.convert_seconds},
                {"create_seconds", outputs.create_seconds},
                {"prepare_seconds", outputs.prepare_seconds},
                {"first_run_seconds", outputs.first_run_seconds},
@@ -263,8 +299,13 @@ void add_run(CLI::App& app, Action& action) {
   verb->add_option("--input", options->input, "FILE[:NAME] with x [tokens, hidden]; default: the only tensor, or x")
       ->required();
   verb->add_option("--expect", options->expect, "FILE[:NAME] with the expected output; default: the only tensor, or y");
-  verb->add_option("--recipe", options->recipe, "Recipe; default: by the stored type (bf16 or fp16)")
+  verb->add_option("--recipe", options->recipe,
+                   "Recipe; default: the checkpoint's own. Another one converts the weights")
       ->check(accepted_by([](const std::string& name) { tables::get_recipe(name); }));
+  verb->add_option("--int4-group", options->int4.size, "Converting to int4: elements of K that share a scale")
+      ->capture_default_str()
+      ->check(CLI::IsMember({32, 64, 128}));
+  verb->add_flag("--int4-zero-points", options->int4.zero_points, "Converting to int4: with zero points");
   verb->add_option("--out", options->out, "Write y, router_logits, topk_ids and topk_weights to this safetensors file");
   verb->add_option("--device", options->device, "cpu or cuda:N")
       ->capture_default_str()

@@ -61,7 +61,8 @@ class CudaMoe final : public MoeImpl {
 
   void prepare(const MoeWeights& weights, void* prepared, void* stream) const override {
     const cuda::DeviceGuard guard(config_.device.index);
-    prepare_weights(config_, layout_, weights, kernel(prepare_steps_.matrix), kernel(prepare_steps_.vector),
+    const auto with_threads = [this](const Choice& c) { return PrepareKernel{kernel(c), abi::threads(c.config())}; };
+    prepare_weights(config_, layout_, weights, with_threads(prepare_steps_.matrix), with_threads(prepare_steps_.vector),
                     static_cast<char*>(prepared), stream);
   }
 

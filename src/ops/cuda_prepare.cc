@@ -9,18 +9,20 @@
 namespace moesaic::ops {
 namespace {
 
-constexpr int kThreads = 256;  // of both prepare kernels: 8 warps in kernel_table.cc
-
 int source_type(DType dtype) {
   return dtype == DType::kF32 ? abi::kSourceF32 : dtype == DType::kBF16 ? abi::kSourceBf16 : abi::kSourceFp16;
 }
 
-unsigned blocks_for(long long threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
+// One thread for each of `pieces`.
+void launch_for(const PrepareKernel& kernel, long long pieces, const void* params, void* stream) {
+  const auto blocks = static_cast<unsigned>((pieces + kernel.threads - 1) / kernel.threads);
+  kernel.kernel.launch({blocks}, kernel.threads, params, stream);
+}
 
 /// Launches the two prepare kernels of one layer.
 class Preparer {
  public:
-  Preparer(const cuda::Kernel& matrix, const cuda::Kernel& vector, char* prepared, void* stream)
+  Preparer(const PrepareKernel& matrix, const PrepareKernel& vector, char* prepared, void* stream)
       : matrix_(matrix), vector_(vector), prepared_(prepared), stream_(stream) {}
 
   void matrix(const MatrixView& gate, const MatrixView& up, std::size_t offset) const {
@@ -38,7 +40,7 @@ class Preparer {
     p.out = prepared_ + offset;
     const long long row_blocks = abi::gate_up_blocks(p.rows, p.up != nullptr);
     const long long pieces = row_blocks * abi::div_up(p.k, abi::kBlockK) * 64;
-    matrix_.launch({blocks_for(pieces)}, kThreads, &p, stream_);
+    launch_for(matrix_, pieces, &p, stream_);
   }
 
   /// Bias of GEMM rows in prepared order; `up` empty and `interleave` false: one vector in its own order. An empty
@@ -57,7 +59,7 @@ class Preparer {
     p.padded = static_cast<int>(padded);
     p.interleave = interleave ? 1 : 0;
     p.out = reinterpret_cast<float*>(prepared_ + offset);
-    vector_.launch({blocks_for(p.padded)}, kThreads, &p, stream_);
+    launch_for(vector_, p.padded, &p, stream_);
   }
 
   void expert(const ExpertWeights& e, bool gated, std::size_t w13, std::size_t w2, std::size_t b13,
@@ -79,8 +81,8 @@ class Preparer {
   }
 
  private:
-  const cuda::Kernel& matrix_;
-  const cuda::Kernel& vector_;
+  const PrepareKernel& matrix_;
+  const PrepareKernel& vector_;
   char* prepared_;
   void* stream_;
 };
@@ -94,7 +96,7 @@ void check_pointer(const char* name, const void* data, std::uintptr_t alignment)
 }  // namespace
 
 void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, const MoeWeights& w,
-                     const cuda::Kernel& matrix, const cuda::Kernel& vector, char* prepared, void* stream) {
+                     const PrepareKernel& matrix, const PrepareKernel& vector, char* prepared, void* stream) {
   check_pointer("prepared", prepared, 256);
   const bool gated = is_gated(c.activation.kind);
   const Preparer preparer(matrix, vector, prepared, stream);

@@ -8,9 +8,15 @@
 
 namespace moesaic::ops {
 
+/// A loaded kernel with the block size of its configuration.
+struct PrepareKernel {
+  const cuda::Kernel& kernel;
+  int threads;
+};
+
 /// Enqueues the preparation of all weights. The device must be current.
 void prepare_weights(const MoeConfig& config, const plan::PreparedLayout& layout, const MoeWeights& weights,
-                     const cuda::Kernel& matrix, const cuda::Kernel& vector, char* prepared, void* stream);
+                     const PrepareKernel& matrix, const PrepareKernel& vector, char* prepared, void* stream);
 
 /// Throws Error(kInvalidArgument) on pointers that are not aligned as the kernels read them.
 void check_alignment(const MoeRun& run);

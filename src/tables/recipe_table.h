@@ -41,6 +41,7 @@ struct Tolerance {
   double oracle_row_l2;  // against the oracle: same roundings, other summation order
   double element_rel;    // |d| <= element_rel |ref| + element_rms * rms(row), against the oracle
   double element_rms;
+  double converted_row_l2;  // as exact_row_l2, with weights quantised from ones of more bits
 };
 
 struct RecipeRow {
@@ -52,12 +53,19 @@ struct RecipeRow {
   const char* checkpoints;  // where one meets it
 };
 
-// bf16: golden/README measures 4e-3 for bf16 rounding of both GEMM inputs, plus 2^-9 for the output's rounding.
-inline constexpr Tolerance kTolBf16{6e-3, 6e-3, 0x1p-7, 4 * 0x1p-8};
-inline constexpr Tolerance kTolFp16{1e-3, 1e-3, 0x1p-10, 4 * 0x1p-11};
-inline constexpr Tolerance kTolFp8{9e-2, 6e-3, 0x1p-7, 4 * 0x1p-8};
-inline constexpr Tolerance kTolMxfp8{8e-2, 6e-3, 0x1p-7, 4 * 0x1p-8};
-inline constexpr Tolerance kTolNvfp4{3e-1, 6e-3, 0x1p-7, 4 * 0x1p-8};
+// exact_row_l2: bf16 rounding of both GEMM inputs was measured at 4e-3, plus 2^-9 for the output's; e4m3 per token or
+// 1x128 at 9e-2, mxfp8 8e-2, nvfp4 3e-1. converted_row_l2: the worst of the twelve test checkpoints, measured at 0.13
+// (e4m3), 0.11 (mxfp8), 0.46 (mxfp4 weights), 0.45 and 0.31 (nvfp4, weight-only), 0.33 (int4), plus a fifth.
+inline constexpr Tolerance kTolBf16{6e-3, 6e-3, 0x1p-7, 4 * 0x1p-8, 6e-3};
+inline constexpr Tolerance kTolFp16{1e-3, 1e-3, 0x1p-10, 4 * 0x1p-11, 1e-3};
+inline constexpr Tolerance kTolFp8{9e-2, 6e-3, 0x1p-7, 4 * 0x1p-8, 0.16};
+inline constexpr Tolerance kTolMxfp8{8e-2, 6e-3, 0x1p-7, 4 * 0x1p-8, 0.13};
+inline constexpr Tolerance kTolNvfp4{3e-1, 6e-3, 0x1p-7, 4 * 0x1p-8, 0.54};
+
+constexpr Tolerance with_weights(Tolerance tolerance, double converted_row_l2) {
+  tolerance.converted_row_l2 = converted_row_l2;
+  return tolerance;
+}
 
 inline constexpr std::array kRecipeTable = {
     RecipeRow{"bf16",
@@ -107,21 +115,21 @@ inline constexpr std::array kRecipeTable = {
               {Number::kE4m3, Scale::kE8m0x32},
               {Number::kE2m1, Scale::kE8m0x32},
               false,
-              kTolMxfp8,
+              with_weights(kTolMxfp8, 0.56),
               "gpt-oss on Blackwell"},
     RecipeRow{"fp8_mxfp4",
               DType::kBF16,
               {Number::kE4m3, Scale::kToken},
               {Number::kE2m1, Scale::kE8m0x32},
               false,
-              kTolFp8,
+              with_weights(kTolFp8, 0.56),
               "W4A8"},
     RecipeRow{"bf16_mxfp4",
               DType::kBF16,
               {Number::kIo16, Scale::kNone},
               {Number::kE2m1, Scale::kE8m0x32},
               false,
-              kTolBf16,
+              with_weights(kTolBf16, 0.56),
               "gpt-oss (W4A16)"},
     RecipeRow{"nvfp4",
               DType::kBF16,
@@ -135,21 +143,21 @@ inline constexpr std::array kRecipeTable = {
               {Number::kIo16, Scale::kNone},
               {Number::kE2m1, Scale::kE4m3x16},
               true,
-              kTolBf16,
+              with_weights(kTolBf16, 0.38),
               "the same, weight-only"},
     RecipeRow{"bf16_int4",
               DType::kBF16,
               {Number::kIo16, Scale::kNone},
               {Number::kInt4, Scale::kGroup},
               false,
-              kTolBf16,
+              with_weights(kTolBf16, 0.4),
               "AWQ, GPTQ, Kimi-K2 INT4"},
     RecipeRow{"fp8_int4",
               DType::kBF16,
               {Number::kE4m3, Scale::kToken},
               {Number::kInt4, Scale::kGroup},
               false,
-              kTolFp8,
+              with_weights(kTolFp8, 0.4),
               "W4A8"},
 };
 
