@@ -20,7 +20,7 @@ __device__ __forceinline__ void swizzle(const abi::SwizzleParams& p) {
   for (int i = 0; i < 4; ++i) {
     if (p.to_linear) {
       if (i < count) linear[i] = tile[i];
-    } else {
+    } else if (col + i < p.shape.padded_cols) {
       tile[i] = i < count ? linear[i] : static_cast<unsigned char>(0);
     }
   }
