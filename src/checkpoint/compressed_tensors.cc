@@ -15,7 +15,9 @@ struct Args {
   int bits = 0, group = 0;
   bool symmetric = true;
 
-  bool is(const char* wanted_type, int wanted_bits) const { return there && type == wanted_type && bits == wanted_bits; }
+  bool is(const char* wanted_type, int wanted_bits) const {
+    return there && type == wanted_type && bits == wanted_bits;
+  }
   std::string text() const {
     return there ? fmt::format("{} {} strategy {} group_size {} dynamic {}", type, bits, in_quotes(strategy), group,
                                dynamic)
@@ -63,8 +65,8 @@ ConfigView only_group(const ConfigView& config) {
 }
 
 [[noreturn]] void refuse_inputs(const ConfigView& group, const Args& weights, const Args& inputs, const char* wanted) {
-  group.refuse(fmt::format("weights {} with input_activations {}; supported is {}", weights.text(), inputs.text(),
-                           wanted));
+  group.refuse(
+      fmt::format("weights {} with input_activations {}; supported is {}", weights.text(), inputs.text(), wanted));
 }
 
 Scheme fp8_scheme(const ConfigView& group, const Args& weights, const Args& inputs) {
@@ -98,7 +100,8 @@ Scheme nvfp4_scheme(const ConfigView& group, const Args& weights, const Args& in
   if (weights.group != 16) group.refuse(fmt::format("group_size is {}; NVFP4 has 16", weights.group));
   scheme.static_inputs = inputs.there && inputs.dynamic == "local";
   bool fits = inputs.is("float", 4) && inputs.group == 16 && inputs.dynamic != "false";
-  if (inputs.there && !fits) refuse_inputs(group, weights, inputs, "none, or float 4 in groups of 16, dynamic or local");
+  if (inputs.there && !fits)
+    refuse_inputs(group, weights, inputs, "none, or float 4 in groups of 16, dynamic or local");
   return scheme;
 }
 
@@ -126,9 +129,10 @@ Scheme read_scheme(const ConfigView& config, const ConfigView& group) {
   }
   if (format == "nvfp4-pack-quantized" && weights.is("float", 4)) return nvfp4_scheme(group, weights, inputs);
   if (format == "pack-quantized" && weights.is("int", 4)) return int4_scheme(group, weights, inputs);
-  group.refuse(fmt::format("format {} with weights of type {} and {} bits is not read; read are float-quantized with "
-                           "float 8, nvfp4-pack-quantized with float 4, pack-quantized with int 4",
-                           in_quotes(format), in_quotes(weights.type), weights.bits));
+  group.refuse(
+      fmt::format("format {} with weights of type {} and {} bits is not read; read are float-quantized with "
+                  "float 8, nvfp4-pack-quantized with float 4, pack-quantized with int 4",
+                  in_quotes(format), in_quotes(weights.type), weights.bits));
 }
 
 }  // namespace

@@ -10,7 +10,8 @@
 
 namespace moesaic::checkpoint {
 
-/// An object of config.json: what describes the language model, or its quantisation. Reads throw Error(kIo) naming file, key, got, wanted.
+/// An object of config.json: what describes the language model, or its quantisation. Reads throw Error(kIo) naming
+/// file, key, got, wanted.
 class ConfigView {
  public:
   ConfigView(nlohmann::json object, std::string file) : object_(std::move(object)), file_(std::move(file)) {}

@@ -160,8 +160,8 @@ class LayerLoader {
   }
 
   [[noreturn]] void refuse(const std::string& module, const std::string& why) const {
-    throw Error(ErrorKind::kUnsupported, fmt::format("{}: module {} is {}", source_.listing(),
-                                                     in_quotes(tensors_.block() + module), why));
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("{}: module {} is {}", source_.listing(), in_quotes(tensors_.block() + module), why));
   }
 
   // Published: [E, H, 2I] and [E, I, H]. transformers 5 saves some families as [E, 2I, H] and [E, H, I]. Both shapes of

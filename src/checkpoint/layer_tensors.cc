@@ -76,8 +76,8 @@ const std::byte* LayerTensors::keep(const FoundTensor& found) {
 void LayerTensors::refuse_others(const std::string& owner) const {
   for (const std::string& name : source_.names_below(block_)) {
     if (seen_.contains(name)) continue;
-    throw Error(ErrorKind::kUnsupported, fmt::format("{}: tensor {} belongs to the layer, but {}", source_.listing(),
-                                                     in_quotes(name), owner));
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("{}: tensor {} belongs to the layer, but {}", source_.listing(), in_quotes(name), owner));
   }
 }
 

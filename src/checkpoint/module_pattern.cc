@@ -61,10 +61,11 @@ class RegexParser {
 
  private:
   [[noreturn]] void fail(const std::string& why) const {
-    throw Error(ErrorKind::kUnsupported,
-                fmt::format("{}: pattern {}: {} (at character {}); read are characters, \\., \\d, \\w, ., [...], (...), "
-                            "|, *, +, ?, ^ and $",
-                            where_, in_quotes(text_), why, at_));
+    throw Error(
+        ErrorKind::kUnsupported,
+        fmt::format("{}: pattern {}: {} (at character {}); read are characters, \\., \\d, \\w, ., [...], (...), "
+                    "|, *, +, ?, ^ and $",
+                    where_, in_quotes(text_), why, at_));
   }
 
   bool more() const { return at_ < text_.size(); }

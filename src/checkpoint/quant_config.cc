@@ -84,8 +84,8 @@ void read_dynamic(const ConfigView& config, QuantConfig* quant) {
   if (!dynamic->is_object()) config.fail("dynamic is no object");
   for (const auto& [rule, settings] : dynamic->items()) {
     if (!rule.starts_with("-:")) {
-      config.refuse(fmt::format("dynamic has the rule {}; rules that leave modules out ('-:...') are read",
-                                in_quotes(rule)));
+      config.refuse(
+          fmt::format("dynamic has the rule {}; rules that leave modules out ('-:...') are read", in_quotes(rule)));
     }
     quant->exclude_pattern("re:" + rule.substr(2));
   }
@@ -124,7 +124,8 @@ QuantConfig read_awq(const ConfigView& config) {
   return quant;
 }
 
-// --- ModelOpt ---------------------------------------------------------------------------------------------------------
+// --- ModelOpt
+// ---------------------------------------------------------------------------------------------------------
 
 struct AlgorithmRow {
   const char* name;
@@ -169,7 +170,8 @@ QuantConfig read_modelopt(const ConfigView& config) {
   return quant;
 }
 
-// --- which method -----------------------------------------------------------------------------------------------------
+// --- which method
+// -----------------------------------------------------------------------------------------------------
 
 struct MethodRow {
   const char* name;

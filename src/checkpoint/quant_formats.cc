@@ -20,7 +20,8 @@ std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 const StoredPart& part_of(const StoredParts& parts, Part part) { return parts[static_cast<std::size_t>(part)]; }
 
-// --- which parts must be there ----------------------------------------------------------------------------------------
+// --- which parts must be there
+// ----------------------------------------------------------------------------------------
 
 bool always(const Scheme&) { return true; }
 bool never(const Scheme&) { return false; }
@@ -28,7 +29,8 @@ bool with_static_inputs(const Scheme& scheme) { return scheme.static_inputs; }
 bool with_zero_points(const Scheme& scheme) { return scheme.zero_points; }
 bool with_group_index(const Scheme& scheme) { return scheme.group_index; }
 
-// --- shapes -----------------------------------------------------------------------------------------------------------
+// --- shapes
+// -----------------------------------------------------------------------------------------------------------
 
 Shapes whole(const Scheme&, const Extent& m) { return {{m.rows, m.cols}}; }
 Shapes half_bytes(const Scheme&, const Extent& m) { return {{m.rows, m.cols / 2}}; }
@@ -52,7 +54,8 @@ Shapes groups_by_words_of_n(const Scheme& s, const Extent& m) { return {{m.cols 
 Shapes one_per_k(const Scheme&, const Extent& m) { return {{m.cols}}; }
 Shapes two_sizes(const Scheme&, const Extent&) { return {{2}}; }
 
-// --- views ------------------------------------------------------------------------------------------------------------
+// --- views
+// ------------------------------------------------------------------------------------------------------------
 
 ScaleFormat scale_format(const StoredPart& part) {
   std::string_view dtype = part.dtype;
@@ -142,7 +145,8 @@ MatrixView awq_view(const Scheme& s, const StoredParts& parts, const Extent& m) 
   return view;
 }
 
-// --- the table --------------------------------------------------------------------------------------------------------
+// --- the table
+// --------------------------------------------------------------------------------------------------------
 
 using DTypes = std::array<const char*, 3>;
 constexpr DTypes k16Or32Bits = {"BF16", "F16", "F32"}, kE4m3 = {"F8_E4M3"}, kBytes = {"U8"}, kWords = {"I32"};
@@ -184,11 +188,12 @@ constexpr PartRow kCtFp8TensorParts[] = {{Part::kCodes, ".weight", kE4m3, whole,
 constexpr PartRow kCtFp8BlockParts[] = {{Part::kCodes, ".weight", kE4m3, whole, always},
                                         {Part::kScales, ".weight_scale", k16Or32Bits, per_block, always}};
 
-constexpr PartRow kCtInt4Parts[] = {{Part::kCodes, ".weight_packed", kWords, words_of_k, always},
-                                    {Part::kScales, ".weight_scale", k16Or32Bits, n_by_groups, always},
-                                    {Part::kZeros, ".weight_zero_point", kWords, words_of_n_by_groups, with_zero_points},
-                                    {Part::kGroupIndex, ".weight_g_idx", kWords, one_per_k, with_group_index},
-                                    {Part::kShape, ".weight_shape", kIntegers, two_sizes, never}};
+constexpr PartRow kCtInt4Parts[] = {
+    {Part::kCodes, ".weight_packed", kWords, words_of_k, always},
+    {Part::kScales, ".weight_scale", k16Or32Bits, n_by_groups, always},
+    {Part::kZeros, ".weight_zero_point", kWords, words_of_n_by_groups, with_zero_points},
+    {Part::kGroupIndex, ".weight_g_idx", kWords, one_per_k, with_group_index},
+    {Part::kShape, ".weight_shape", kIntegers, two_sizes, never}};
 
 constexpr PartRow kGptqParts[] = {{Part::kCodes, ".qweight", kWords, words_of_k_by_n, always},
                                   {Part::kScales, ".scales", k16Or32Bits, groups_by_n, always},
@@ -243,10 +248,10 @@ const char* recipe_of(const Scheme& scheme, const std::string& where) {
   const FormatRow& row = format_row(scheme.format);
   const char* recipe = scheme.quantized_inputs ? row.recipe : row.weight_only_recipe;
   if (recipe != nullptr) return recipe;
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("{}: {} weights with {} activations; this version computes them with {} ones", where, row.name,
-                          scheme.quantized_inputs ? "quantised" : "16-bit",
-                          scheme.quantized_inputs ? "16-bit" : "quantised"));
+  throw Error(
+      ErrorKind::kUnsupported,
+      fmt::format("{}: {} weights with {} activations; this version computes them with {} ones", where, row.name,
+                  scheme.quantized_inputs ? "quantised" : "16-bit", scheme.quantized_inputs ? "16-bit" : "quantised"));
 }
 
 std::string extent_problem(const FormatRow& row, const Scheme& scheme, const MatrixExtent& extent) {

@@ -38,11 +38,11 @@ struct PartRow {
 
 struct FormatRow {
   StoredFormat format;
-  const char* name;               // for people
-  const char* layout;             // of the codes
-  const char* recipe;             // with quantised activations, and without; nullptr: no layer computes that
+  const char* name;    // for people
+  const char* layout;  // of the codes
+  const char* recipe;  // with quantised activations, and without; nullptr: no layer computes that
   const char* weight_only_recipe;
-  bool fused;                     // one tensor for all experts
+  bool fused;                        // one tensor for all experts
   int rows_multiple, cols_multiple;  // what the packing needs; int4 groups come on top
   bool global_scale_divides;         // global scales are divisors
   std::span<const PartRow> parts;

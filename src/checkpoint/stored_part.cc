@@ -86,10 +86,11 @@ void check_group_index(const StoredPart& index, int group) {
   for (std::int64_t k = 0, count = elements(index); k < count; ++k) {
     auto stored = load<std::int32_t>(index, k);
     if (stored == k / group) continue;
-    throw Error(ErrorKind::kUnsupported,
-                fmt::format("{}: element {} is {}; wanted {}: rows quantised in another order (desc_act, act-order) are "
-                            "not served; quantise without it",
-                            index.where, k, stored, k / group));
+    throw Error(
+        ErrorKind::kUnsupported,
+        fmt::format("{}: element {} is {}; wanted {}: rows quantised in another order (desc_act, act-order) are "
+                    "not served; quantise without it",
+                    index.where, k, stored, k / group));
   }
 }
 
