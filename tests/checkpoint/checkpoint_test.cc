@@ -231,13 +231,12 @@ const Damage kDamages[] = {
     {"too few in groups", "deepseek_v3", set_config("topk_group", 1), kIo, "1 of 4 groups"},
     {"scaling", "deepseek_v3", set_config("routed_scaling_factor", "2.5"), kIo, "routed_scaling_factor"},
     // quantised
-    {"fp8", "qwen3_moe_fp8_block", [](const TempFolder&) {}, kUnsupported, "'fp8'"},
-    {"modelopt", "mixtral_nvfp4", [](const TempFolder&) {}, kUnsupported, "'NVFP4'"},
+    {"unknown method", "mixtral", set_config("quantization_config", {{"quant_method", "hqq"}}), kUnsupported, "'hqq'"},
     {"nested quantisation", "qwen3_vl_moe", edit_config([](Json& root) {
-       root["text_config"]["quantization_config"] = {{"quant_method", "awq"}};
+       root["text_config"]["quantization_config"] = {{"quant_method", "aqlm"}};
      }),
-     kUnsupported, "'awq'"},
-    {"quantisation text", "mixtral", set_config("quantization_config", "gptq"), kUnsupported, "bf16, fp16 and fp32"},
+     kUnsupported, "'aqlm'"},
+    {"quantisation text", "mixtral", set_config("quantization_config", "gptq"), kIo, "quantization_config is"},
     {"damaged hf_quant_config", "mixtral", replace_file("hf_quant_config.json", "{\"quantization\":"), kIo,
      "hf_quant_config.json"},
     {"fp8 weights", "mixtral", reshape(kW1, {64, 320}, "F8_E4M3"), kUnsupported, "F8_E4M3"},
