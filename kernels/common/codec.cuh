@@ -35,8 +35,8 @@ __device__ __forceinline__ float power_of_two(int exponent) {
 }
 
 /// Code of a magnitude in [0, largest]. The number 2^(e + 23 - fraction), e the exponent but at least the format's
-/// least one, has one step of the format as its last bit: adding it rounds the magnitude to steps, ties to even. An even
-/// number of steps is an even code, since a binade holds an even number of steps.
+/// least one, has one step of the format as its last bit: adding it rounds the magnitude to steps, ties to even. An
+/// even number of steps is an even code, since a binade holds an even number of steps.
 template <typename Format>
 __device__ __forceinline__ u32 encode_magnitude(float magnitude) {
   constexpr u32 kLeast = static_cast<u32>(127 + Format::kLeastExponent) << 23;
@@ -64,8 +64,8 @@ template <typename Format>
 __device__ __forceinline__ float decode(u32 code) {
   constexpr u32 kMagnitude = (1u << Format::kSign) - 1;
   const u32 magnitude = code & kMagnitude;
-  const float value = __fmul_rn(__uint_as_float(magnitude << (23 - Format::kFraction)),
-                                power_of_two(126 + Format::kLeastExponent));
+  const float value =
+      __fmul_rn(__uint_as_float(magnitude << (23 - Format::kFraction)), power_of_two(126 + Format::kLeastExponent));
   u32 bits = __float_as_uint(value) | (code >> Format::kSign & 1u) << 31;
   if constexpr (Format::kFraction == 3) {
     if (magnitude == 0x7f) bits = kNanBits;

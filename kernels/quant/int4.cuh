@@ -35,8 +35,8 @@ __device__ __forceinline__ Group int4_group(float amax, float low, float high, b
   return g;
 }
 
-/// round(fl(x / step)), ties to even. The product with the reciprocal is off by at most 2^-19 (quotients stay below 16);
-/// only where that could move it over a half is the division itself needed.
+/// round(fl(x / step)), ties to even. The product with the reciprocal is off by at most 2^-19 (quotients stay below
+/// 16); only where that could move it over a half is the division itself needed.
 __device__ __forceinline__ float rounded_quotient(float x, const Group& g) {
   float quotient = __fmul_rn(x, g.inverse);
   float rounded = rintf(quotient);
@@ -81,8 +81,7 @@ __device__ __forceinline__ void quantize_int4(const abi::QuantizeParams& p) {
     const Group g = int4_group(amax, low, high, p.zeros != nullptr);
     if (unit[i].count > 0) write_nibbles(p, unit[i], int4_codes(v[i], g));
     if (unit[i].count > 0 && leads_block(p, unit[i])) {
-      const long long at =
-          static_cast<long long>(unit[i].row) * p.shape.cols + (unit[i].col / kUnit >> p.block_shift);
+      const long long at = static_cast<long long>(unit[i].row) * p.shape.cols + (unit[i].col / kUnit >> p.block_shift);
       static_cast<u16*>(p.scales)[at] = static_cast<u16>(__float_as_uint(g.step) >> 16);
       if (p.zeros != nullptr) p.zeros[at] = static_cast<unsigned char>(g.zero);
     }

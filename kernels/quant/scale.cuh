@@ -40,9 +40,7 @@ __device__ __forceinline__ ByteScale mx_scale(float amax, bool floor) {
   constexpr u32 kFraction = Format::kFraction == 1 ? 0x400000u : 0x600000u;  // of 1.5 and 1.75
   const u32 bits = __float_as_uint(amax);
   const int exponent = static_cast<int>((bits + (floor ? 0u : 0x7fffffu - kFraction)) >> 23);
-  const int byte = amax != amax                   ? 255
-                   : bits == codec::kInfinityBits ? 254
-                                                  : max(exponent - Format::kTopExponent, 0);
+  const int byte = amax != amax ? 255 : bits == codec::kInfinityBits ? 254 : max(exponent - Format::kTopExponent, 0);
   // 2^(127 - byte); byte 254 asks for a subnormal one.
   const u32 multiplier = byte >= 254 ? 0x00400000u : static_cast<u32>(254 - byte) << 23;
   return {static_cast<u32>(byte), __uint_as_float(multiplier), byte == 255};

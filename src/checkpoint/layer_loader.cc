@@ -73,8 +73,9 @@ class LayerLoader {
     w.router = {router.data, router.dtype, c.num_experts, c.hidden, c.hidden, 1};
     if (names_.router_bias != nullptr) w.router_bias = vector(names_.router_bias, {c.num_experts});
     if (names_.selection_bias != nullptr) w.selection_bias = vector(names_.selection_bias, {c.num_experts});
-    load_experts();
-    if (c.shared.intermediate > 0) load_shared();
+    layer_.modules.block = tensors_.block();
+    layer_.modules.expert_tensors = matrices_of([this] { load_experts(); });
+    if (c.shared.intermediate > 0) layer_.modules.shared_tensors = matrices_of([this] { load_shared(); });
     refuse_others();
     set_recipes();
     layer_.storage = tensors_.storage();
@@ -86,12 +87,31 @@ class LayerLoader {
     return {t.data, t.dtype, t.num_elements(), 1};
   }
 
+  // Names of the tensors that `load` asks for, without biases and the shared gate.
+  template <class Load>
+  std::vector<std::string> matrices_of(const Load& load) {
+    const std::set<std::string> before = tensors_.seen();
+    load();
+    std::vector<std::string> names;
+    for (const std::string& name : tensors_.seen()) {
+      const bool is_gate = names_.shared_gate != nullptr && name.ends_with(names_.shared_gate);
+      if (!before.contains(name) && !name.ends_with("_bias") && !is_gate) names.push_back(name);
+    }
+    return names;
+  }
+
   void load_experts() {
     const int count = layer_.config.num_experts;
     ExpertNames names = kUsualNames;
-    if (names_.gate != nullptr) {
-      names = {names_.gate, names_.up, names_.down};
-    } else {
+    if (names_.gate != nullptr) names = {names_.gate, names_.up, names_.down};
+    LayerModules& modules = layer_.modules;
+    modules.gate = names.gate;
+    modules.up = names.up;
+    modules.down = names.down;
+    modules.order = names_.fused_order;
+    modules.fused = names_.gate == nullptr;
+    modules.shared = names_.shared == nullptr ? "" : names_.shared;
+    if (modules.fused) {
       // Linear layers are what most formats quantise: there fused experts are split.
       const Scheme& scheme = *quant_.expected(tensors_.block() + kFusedUp).scheme;
       if (scheme.format == StoredFormat::kPlain) return load_fused_experts();

@@ -31,6 +31,8 @@ class LayerTensors {
 
   const std::string& block() const noexcept { return block_; }
   bool has(const std::string& name) const { return source_.has(block_ + name); }
+  /// Full names of the tensors that were asked for.
+  const std::set<std::string>& seen() const noexcept { return seen_; }
   /// Throws Error when there is none, or another than wanted.
   StoredPart get(const std::string& name, const Wanted& wanted);
   /// 16- or 32-bit numbers.

@@ -8,11 +8,11 @@
 namespace moesaic::abi {
 
 struct ProbeParams {
-  const void* input;           // [count] of `source` type
-  unsigned char* codes;        // [3][count]: e2m1, e4m3, e5m2
-  float* values;               // [4][256]: e2m1, e4m3, e5m2, e8m0
-  float* activated;            // [rows][cols], or nullptr: codes
-  QuantizeParams quantize;     // x, source, rows, cols and the activation are read
+  const void* input;        // [count] of `source` type
+  unsigned char* codes;     // [3][count]: e2m1, e4m3, e5m2
+  float* values;            // [4][256]: e2m1, e4m3, e5m2, e8m0
+  float* activated;         // [rows][cols], or nullptr: codes
+  QuantizeParams quantize;  // x, source, rows, cols and the activation are read
   int count, source;
 };
 

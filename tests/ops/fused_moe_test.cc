@@ -150,7 +150,7 @@ TEST(FusedMoe, RecipesAndDevicesThatCannotServeSaySo) {
   c.recipe = "nvfp4";
   c.hidden = 40;  // not whole blocks of 16
   try {
-    FusedMoe::create(c).prepared_bytes();
+    FusedMoe::create(c);
     FAIL() << "hidden 40 was accepted";
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::kInvalidArgument);
