@@ -29,6 +29,7 @@ namespace {
 
 constexpr int kProjectTaskRows = 32;
 constexpr std::int64_t kTokensPerTask = 8;
+constexpr std::int64_t kRowsPerTask = 10;
 
 // Where tile `tile` of `tiles` begins when `count` rows are dealt out evenly.
 std::int64_t share(std::int64_t count, std::int64_t tile, std::int64_t tiles) { return count * tile / tiles; }
@@ -263,13 +264,19 @@ void Chunk::round_input() {
 void Chunk::round_hidden() {
   const std::int64_t pairs = tokens_ * config_.top_k;
   const std::int32_t* ids = work<std::int32_t>(layout_.ids);
-  parallel_for(pairs + (has_shared() ? tokens_ : 0), [&](std::int64_t task, int thread) {
-    const bool shared = task >= pairs;
-    if (!shared && (ids[task] < 0 || ids[task] >= config_.num_experts)) return;  // nothing was written
+  const auto round_one = [&](std::int64_t index, int thread) {
+    const bool shared = index >= pairs;
+    if (!shared && (ids[index] < 0 || ids[index] >= config_.num_experts)) return;  // nothing was written
     const Rounding& rounding = shared ? shared_rounding_ : rounding_;
     const std::int64_t size = shared ? config_.shared.intermediate : config_.intermediate;
-    float* row = work<float>(shared ? layout_.shared_h : layout_.h) + (shared ? task - pairs : task) * size;
+    float* row = work<float>(shared ? layout_.shared_h : layout_.h) + (shared ? index - pairs : index) * size;
     round_in_place(rounding, rounding.down_input_scale, row, size, thread);
+  };
+  // Tasks of several rows: one row is less work than waking a thread.
+  const std::int64_t count = pairs + (has_shared() ? tokens_ : 0);
+  parallel_for((count + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task, int thread) {
+    const std::int64_t end = std::min(count, (task + 1) * kRowsPerTask);
+    for (std::int64_t index = task * kRowsPerTask; index < end; ++index) round_one(index, thread);
   });
 }
 
