@@ -157,7 +157,8 @@ class LayerLoader {
     StoredParts parts;
     for (const PartRow& part : row.parts) {
       std::string name = module + part.suffix;
-      if (!part.required(scheme) && !tensors_.has(name)) continue;
+      const Presence presence = part.presence(scheme);
+      if (presence == Presence::kNo || (presence == Presence::kMaybe && !tensors_.has(name))) continue;
       ErrorKind kind = quant_.quantized() ? ErrorKind::kIo : ErrorKind::kUnsupported;
       parts[static_cast<std::size_t>(part.part)] =
           tensors_.get(name, {part.dtypes, part.shapes(scheme, extent), expected.reason, kind});

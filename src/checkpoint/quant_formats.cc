@@ -23,11 +23,12 @@ const StoredPart& part_of(const StoredParts& parts, Part part) { return parts[st
 // --- which parts must be there
 // ----------------------------------------------------------------------------------------
 
-bool always(const Scheme&) { return true; }
-bool never(const Scheme&) { return false; }
-bool with_static_inputs(const Scheme& scheme) { return scheme.static_inputs; }
-bool with_zero_points(const Scheme& scheme) { return scheme.zero_points; }
-bool with_group_index(const Scheme& scheme) { return scheme.group_index; }
+Presence always(const Scheme&) { return Presence::kYes; }
+Presence maybe(const Scheme&) { return Presence::kMaybe; }
+Presence with_static_inputs(const Scheme& scheme) { return scheme.static_inputs ? Presence::kYes : Presence::kNo; }
+// Symmetric weights may come with zero points that say so.
+Presence with_zero_points(const Scheme& scheme) { return scheme.zero_points ? Presence::kYes : Presence::kMaybe; }
+Presence with_group_index(const Scheme& scheme) { return scheme.group_index ? Presence::kYes : Presence::kMaybe; }
 
 // --- shapes
 // -----------------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ constexpr PartRow kCtInt4Parts[] = {
     {Part::kScales, ".weight_scale", k16Or32Bits, n_by_groups, always},
     {Part::kZeros, ".weight_zero_point", kWords, words_of_n_by_groups, with_zero_points},
     {Part::kGroupIndex, ".weight_g_idx", kWords, one_per_k, with_group_index},
-    {Part::kShape, ".weight_shape", kIntegers, two_sizes, never}};
+    {Part::kShape, ".weight_shape", kIntegers, two_sizes, maybe}};
 
 constexpr PartRow kGptqParts[] = {{Part::kCodes, ".qweight", kWords, words_of_k_by_n, always},
                                   {Part::kScales, ".scales", k16Or32Bits, groups_by_n, always},

@@ -28,12 +28,15 @@ struct MatrixExtent {
   std::int64_t experts = 1;
 };
 
+/// Whether a module has a tensor, by its config.
+enum class Presence : std::uint8_t { kNo, kMaybe, kYes };
+
 struct PartRow {
   Part part;
   const char* suffix;                 // of the module's name
   std::array<const char*, 3> dtypes;  // that are read; nullptr ends the list
   std::vector<Shape> (*shapes)(const Scheme&, const MatrixExtent&);
-  bool (*required)(const Scheme&);  // otherwise it may be there
+  Presence (*presence)(const Scheme&);
 };
 
 struct FormatRow {

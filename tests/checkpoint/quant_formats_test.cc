@@ -74,22 +74,6 @@ Names names_of(const CheckpointLayer& layer) {
   return {base + "mlp.experts.", "gate_proj", "up_proj", "down_proj", shared};
 }
 
-// Every element: at most `relative` off (a division in FP64 may round otherwise than a product with a reciprocal).
-void expect_elements(const MatrixView& view, double relative,
-                     const std::function<double(std::int64_t n, std::int64_t k)>& formula) {
-  ASSERT_FALSE(view.empty());
-  std::int64_t wrong = 0;
-  for (std::int64_t n = 0; n < view.rows; ++n) {
-    for (std::int64_t k = 0; k < view.cols; ++k) {
-      const double want = formula(n, k), got = view_element(view, n, k);
-      if (!(std::abs(got - want) <= relative * std::abs(want)) && ++wrong == 1) {
-        ADD_FAILURE() << "(" << n << ", " << k << "): " << got << ", wanted " << want;
-      }
-    }
-  }
-  EXPECT_EQ(wrong, 0);
-}
-
 void expect_expert(const ExpertWeights& expert, const StoredFile& file, const std::string& prefix, const Names& names,
                    Formula formula) {
   const std::pair<const MatrixView*, const char*> matrices[] = {
@@ -184,6 +168,27 @@ TEST_P(QuantisedFolderTest, MisalignedTensorsAreCopied) {
 
 INSTANTIATE_TEST_SUITE_P(Folders, QuantisedFolderTest, ::testing::ValuesIn(kFolders),
                          [](const auto& info) { return std::string(info.param.folder); });
+
+TEST(QuantFormats, FusedBiasesAreInterleavedAsTheRows) {
+  CheckpointLayer layer = Checkpoint::open(checkpoint_folder("gpt_oss_mxfp4")).load();
+  const StoredFile file = read_safetensors(checkpoint_folder("gpt_oss_mxfp4") + "/model.safetensors");
+  const auto b13 = file.at("model.layers.0.mlp.experts.gate_up_proj_bias").values<std::uint16_t>();
+  const auto b2 = file.at("model.layers.0.mlp.experts.down_proj_bias").values<std::uint16_t>();
+  auto element = [](const VectorView& v, std::int64_t i) {
+    EXPECT_EQ(v.dtype, DType::kBF16);
+    return static_cast<const std::uint16_t*>(v.data)[i * v.stride];
+  };
+  for (std::size_t e = 0; e < 6; ++e) {
+    const ExpertWeights& expert = layer.weights.experts[e];
+    for (std::size_t i = 0; i < 64; ++i) {
+      ASSERT_EQ(element(expert.gate_bias, static_cast<std::int64_t>(i)), b13[e * 128 + 2 * i]);
+      ASSERT_EQ(element(expert.up_bias, static_cast<std::int64_t>(i)), b13[e * 128 + 2 * i + 1]);
+    }
+    for (std::size_t i = 0; i < 160; ++i) {
+      ASSERT_EQ(element(expert.down_bias, static_cast<std::int64_t>(i)), b2[e * 160 + i]);
+    }
+  }
+}
 
 TEST(QuantFormats, ViewsPointIntoTheFile) {
   TempFolder folder;

@@ -2,6 +2,8 @@
 // Formulas of golden formats: value of one element from the raw tensors.
 #include "stored_numbers.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 
 namespace moesaic::testing {
@@ -189,6 +191,21 @@ double view_element(const MatrixView& view, std::int64_t r, std::int64_t c) {
     code = q.codes == CodeFormat::kE2M1 ? e2m1(static_cast<unsigned>(stored)) : stored - zero;
   }
   return code * scale * q.multiplier;
+}
+
+void expect_elements(const MatrixView& view, double relative,
+                     const std::function<double(std::int64_t n, std::int64_t k)>& formula) {
+  ASSERT_FALSE(view.empty());
+  std::int64_t wrong = 0;
+  for (std::int64_t n = 0; n < view.rows; ++n) {
+    for (std::int64_t k = 0; k < view.cols; ++k) {
+      const double want = formula(n, k), got = view_element(view, n, k);
+      if (!(std::abs(got - want) <= relative * std::abs(want)) && ++wrong == 1) {
+        ADD_FAILURE() << "(" << n << ", " << k << "): " << got << ", wanted " << want;
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0);
 }
 
 }  // namespace moesaic::testing

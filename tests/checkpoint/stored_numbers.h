@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "moesaic/tensor.h"
@@ -31,5 +32,9 @@ double view_element(const MatrixView& view, std::int64_t r, std::int64_t c);
 
 /// The only number of a tensor.
 double only_number(const StoredArray& array);
+
+/// Every element: at most `relative` off (a division in FP64 may round otherwise than a product with a reciprocal).
+void expect_elements(const MatrixView& view, double relative,
+                     const std::function<double(std::int64_t n, std::int64_t k)>& formula);
 
 }  // namespace moesaic::testing
