@@ -21,10 +21,33 @@ struct Recorded {
 };
 
 const Recorded kRecorded[] = {
-    {"mixtral", "io"},      {"mixtral_tie", "io"},        {"qwen2_moe", "io"},   {"qwen3_moe", "io"},
-    {"olmoe", "io"},        {"qwen3_moe", "io_layer1"},   {"deepseek_v2", "io"}, {"deepseek_v3", "io"},
-    {"glm4_moe", "io"},     {"deepseek_v3", "io_layer2"}, {"gpt_oss", "io"},     {"llama4", "io"},
-    {"qwen3_vl_moe", "io"}, {"llama4_text", "io"},
+    {"mixtral", "io"},
+    {"mixtral_tie", "io"},
+    {"qwen2_moe", "io"},
+    {"qwen3_moe", "io"},
+    {"olmoe", "io"},
+    {"qwen3_moe", "io_layer1"},
+    {"deepseek_v2", "io"},
+    {"deepseek_v3", "io"},
+    {"glm4_moe", "io"},
+    {"deepseek_v3", "io_layer2"},
+    {"gpt_oss", "io"},
+    {"llama4", "io"},
+    {"qwen3_vl_moe", "io"},
+    {"llama4_text", "io"},
+    // Their recorded output is that of the dequantised weights with unquantised activations.
+    {"deepseek_v3_fp8_block", "io"},
+    {"qwen3_moe_fp8_block", "io"},
+    {"qwen3_moe_modelopt_fp8", "io"},
+    {"qwen3_moe_mxfp8", "io"},
+    {"mixtral_nvfp4", "io"},
+    {"qwen3_moe_nvfp4", "io"},
+    {"qwen3_moe_ct_nvfp4", "io"},
+    {"mixtral_ct_fp8", "io"},
+    {"kimi_k2_ct_int4", "io"},
+    {"qwen2_moe_gptq", "io"},
+    {"qwen3_moe_awq", "io"},
+    {"gpt_oss_mxfp4", "io"},
 };
 
 void PrintTo(const Recorded& recorded, std::ostream* out) { *out << recorded.folder << "/" << recorded.io; }
