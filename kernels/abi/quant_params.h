@@ -7,7 +7,8 @@
 
 namespace moesaic::abi {
 
-/// Formats and layouts as in moesaic::QuantFormat and moesaic::ScaleLayout (checked equal by a static_assert in src/ops).
+/// Formats and layouts as in moesaic::QuantFormat and moesaic::ScaleLayout (checked equal by a static_assert in
+/// src/ops).
 enum Quant : int {
   kQuantNvfp4 = 0,
   kQuantNvfp4Row = 1,
@@ -23,8 +24,8 @@ enum Quant : int {
 };
 enum Layout : int { kLayoutLinear = 0, kLayout128x4 = 1, kLayout8x4 = 2 };
 
-inline constexpr int kUnit = 16;         // elements
-inline constexpr int kTile = 128;        // rows and columns of a 128x128 block
+inline constexpr int kUnit = 16;          // elements
+inline constexpr int kTile = 128;         // rows and columns of a 128x128 block
 inline constexpr int kTileThreads = 512;  // of the kernel of 128x128 blocks: two units each
 
 /// Division of n < 2^31 by a divisor that is known on the host only: (umulhi(n, multiplier) + n) >> shift.
@@ -41,8 +42,8 @@ MOESAIC_HD constexpr Divider make_divider(unsigned divisor) {
 
 /// Where block scales lie.
 struct ScaleShape {
-  int layout;                // Layout
-  int rows, cols;            // scale rows and columns that exist
+  int layout;      // Layout
+  int rows, cols;  // scale rows and columns that exist
   int padded_rows, padded_cols;
   const int* group_offsets;  // [groups + 1] first rows, or nullptr: not grouped
   int groups;
@@ -57,30 +58,30 @@ struct QuantizeParams {
   const float* global_scale;  // [1]: NVFP4's encode scale, the static fp8 scale
   float* row_scales;          // [rows], written: NVFP4 by rows
   ScaleShape shape;
-  Divider units;              // per row, those of padded scale columns included
-  long long total_units;      // units times padded rows; below 2^31
-  int source;                 // SourceType of x
-  int format;                 // Quant
+  Divider units;          // per row, those of padded scale columns included
+  long long total_units;  // units times padded rows; below 2^31
+  int source;             // SourceType of x
+  int format;             // Quant
   int rows, cols;
-  int block_shift;            // log2 of the units that share a scale: 0 (16), 1 (32), 2 (64), 3 (128)
-  int floor_e8m0;             // 1: the OCP floor rule
-  int aligned;                // 1: cols a multiple of 16 and all rows on 16 bytes
-  int row_threads;            // of the row kernel: 32, 64, 128 or 256 threads share a row
-  int finish;                 // of the amax kernel: 1 turns the maximum in `scales` into the stored scale
-  int activation;             // moesaic::ActivationKind, gated
+  int block_shift;  // log2 of the units that share a scale: 0 (16), 1 (32), 2 (64), 3 (128)
+  int floor_e8m0;   // 1: the OCP floor rule
+  int aligned;      // 1: cols a multiple of 16 and all rows on 16 bytes
+  int row_threads;  // of the row kernel: 32, 64, 128 or 256 threads share a row
+  int finish;       // of the amax kernel: 1 turns the maximum in `scales` into the stored scale
+  int activation;   // moesaic::ActivationKind, gated
   float alpha, beta, limit;
 };
 
 /// codes, scales -> x.
 struct DequantizeParams {
-  void* x;                    // [rows][cols] of `source` type
+  void* x;  // [rows][cols] of `source` type
   const unsigned char* codes;
   const void* scales;
   const unsigned char* zeros;
   const float* global_scale;
   const float* row_scales;
   ScaleShape shape;
-  Divider units;              // per row
+  Divider units;  // per row
   long long total_units;
   int source, format, rows, cols;
   int block_shift;
@@ -92,9 +93,9 @@ struct SwizzleParams {
   unsigned char* linear;
   unsigned char* tiles;
   ScaleShape shape;
-  Divider quads;        // padded columns / 4
-  long long total;      // quads times padded rows
-  int to_linear;        // 1: tiles -> linear; else linear -> tiles, padding written as 0
+  Divider quads;    // padded columns / 4
+  long long total;  // quads times padded rows
+  int to_linear;    // 1: tiles -> linear; else linear -> tiles, padding written as 0
 };
 
 }  // namespace moesaic::abi

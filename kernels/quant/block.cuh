@@ -12,8 +12,7 @@ namespace moesaic::quant {
 
 /// The unit that a thread holds at `index`; row -1: none.
 __device__ __forceinline__ Unit unit_of_thread(const abi::QuantizeParams& p, int index, int units) {
-  const long long number =
-      (static_cast<long long>(blockIdx.x) * units + index) * blockDim.x + threadIdx.x;
+  const long long number = (static_cast<long long>(blockIdx.x) * units + index) * blockDim.x + threadIdx.x;
   if (number >= p.total_units) return {-1, 0, 0};
   const u32 row = divide(static_cast<u32>(number), p.units);
   return unit_at(p, static_cast<int>(row), static_cast<int>(static_cast<u32>(number) - row * p.units.divisor));
@@ -28,7 +27,7 @@ __device__ __forceinline__ bool leads_block(const abi::QuantizeParams& p, const 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void quantize_fp4(const abi::QuantizeParams& p) {
   constexpr int kUnits = kConfig.tile_k / kUnit;
-  constexpr bool kHardware = (kConfig.convert & abi::kConvertFp4) != 0;
+  constexpr bool kFp8 = (kConfig.convert & abi::kConvertFp8) != 0, kFp4 = (kConfig.convert & abi::kConvertFp4) != 0;
   Unit unit[kUnits];
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) unit[i] = unit_of_thread(p, i, kUnits);
@@ -39,9 +38,8 @@ __device__ __forceinline__ void quantize_fp4(const abi::QuantizeParams& p) {
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {
     const float amax = block_max(amax_of(v[i]), p.block_shift);
-    const ByteScale scale =
-        mx ? mx_scale<codec::E2m1>(amax, p.floor_e8m0 != 0) : nvfp4_scale(amax, global);
-    write_e2m1<kHardware>(p, unit[i], v[i], scale.multiplier, scale.zero);
+    const ByteScale scale = mx ? mx_scale<codec::E2m1>(amax, p.floor_e8m0 != 0) : nvfp4_scale<kFp8>(amax, global);
+    write_e2m1<kFp4>(p, unit[i], v[i], scale.multiplier, scale.zero);
     if (leads_block(p, unit[i])) write_byte_scale(p, unit[i], scale.byte);
   }
 }
@@ -51,8 +49,8 @@ template <bool kHardware>
 __device__ __forceinline__ void quantize_mx8_unit(const abi::QuantizeParams& p, const Unit& unit,
                                                   const float (&v)[kUnit], float amax) {
   const bool e5m2 = p.format == abi::kQuantMxfp8E5m2;
-  const ByteScale scale = e5m2 ? mx_scale<codec::E5m2>(amax, p.floor_e8m0 != 0)
-                               : mx_scale<codec::E4m3>(amax, p.floor_e8m0 != 0);
+  const ByteScale scale =
+      e5m2 ? mx_scale<codec::E5m2>(amax, p.floor_e8m0 != 0) : mx_scale<codec::E4m3>(amax, p.floor_e8m0 != 0);
   if (unit.count > 0) {
     uint4 codes = e5m2 ? encode_bytes<codec::E5m2, kHardware>(v, scale.multiplier)
                        : encode_bytes<codec::E4m3, kHardware>(v, scale.multiplier);

@@ -80,8 +80,8 @@ __device__ __forceinline__ void read_parts(const abi::QuantizeParams& p, const l
   }
 }
 
-/// act(g, u) into g. Four elements a turn, then the arrays move on by four: an unrolled loop over 16 elements would hold
-/// every formula 16 times.
+/// act(g, u) into g. Four elements a turn, then the arrays move on by four: an unrolled loop over 16 elements would
+/// hold every formula 16 times.
 __device__ __forceinline__ void activate_unit(const abi::QuantizeParams& p, float (&g)[kUnit], float (&u)[kUnit]) {
   const ActivationParams a{p.activation, p.alpha, p.beta, p.limit};
 #pragma unroll 1

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantisers with a scale of each row: fp8 by rows, NVFP4 by rows. `row_threads` threads share a row, in two passes:
-// the maximum, then the codes. Each thread keeps its first unit in registers and reads what else it has twice, the second
-// time from a cache. grid.x = padded rows * row_threads / block size, rounded up.
+// the maximum, then the codes. Each thread keeps its first unit in registers and reads what else it has twice, the
+// second time from a cache. grid.x = padded rows * row_threads / block size, rounded up.
 #pragma once
 
 #include "kernels/quant/scale.cuh"
@@ -23,10 +23,10 @@ __device__ __forceinline__ float row_max(float value, int row_threads, float* wa
 }
 
 template <bool kFp4, bool kFp8>
-__device__ __forceinline__ void write_row_unit(const abi::QuantizeParams& p, const Unit& unit,
-                                               const float (&v)[kUnit], const FloatScale& row, float global) {
+__device__ __forceinline__ void write_row_unit(const abi::QuantizeParams& p, const Unit& unit, const float (&v)[kUnit],
+                                               const FloatScale& row, float global) {
   if (p.format == abi::kQuantNvfp4Row) {
-    const ByteScale scale = nvfp4_scale(amax_of(v), global);
+    const ByteScale scale = nvfp4_scale<kFp8>(amax_of(v), global);
     write_e2m1<kFp4>(p, unit, v, scale.multiplier, scale.zero);
     write_byte_scale(p, unit, scale.byte);
   } else {

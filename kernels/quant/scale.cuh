@@ -19,9 +19,10 @@ __device__ __forceinline__ float reciprocal_at_most_largest(float value) {
 }
 
 /// NVFP4: `global` is the encode scale.
+template <bool kHardware>
 __device__ __forceinline__ ByteScale nvfp4_scale(float amax, float global) {
   const float scaled = __fmul_rn(amax, __fmul_rn(global, 0x1.555556p-3f));  // fl(1 / 6)
-  const u32 byte = codec::encode<codec::E4m3>(codec::min_nan(scaled, codec::E4m3::kLargest));
+  const u32 byte = codec::encode_fp8<codec::E4m3, kHardware>(codec::min_nan(scaled, codec::E4m3::kLargest));
   const float stored = codec::decode<codec::E4m3>(byte);
   const float multiplier = fminf(__frcp_rn(__fmul_rn(stored, __frcp_rn(global))), codec::kLargestFloat);
   return {byte, multiplier, byte == 0 || byte == codec::E4m3::kNan};
@@ -40,9 +41,7 @@ __device__ __forceinline__ ByteScale mx_scale(float amax, bool floor) {
   constexpr u32 kFraction = Format::kFraction == 1 ? 0x400000u : 0x600000u;  // of 1.5 and 1.75
   const u32 bits = __float_as_uint(amax);
   const int exponent = static_cast<int>((bits + (floor ? 0u : 0x7fffffu - kFraction)) >> 23);
-  const int byte = amax != amax                   ? 255
-                   : bits == codec::kInfinityBits ? 254
-                                                  : max(exponent - Format::kTopExponent, 0);
+  const int byte = amax != amax ? 255 : bits == codec::kInfinityBits ? 254 : max(exponent - Format::kTopExponent, 0);
   // 2^(127 - byte); byte 254 asks for a subnormal one.
   const u32 multiplier = byte >= 254 ? 0x00400000u : static_cast<u32>(254 - byte) << 23;
   return {static_cast<u32>(byte), __uint_as_float(multiplier), byte == 255};

@@ -186,7 +186,8 @@ void add_explain(CLI::App& app, Action& action) {
   const auto question = std::make_shared<Question>();
   verb->add_option("--arch", question->archs, "Architectures of `moesaic archs`, by comma or blank; all: every one");
   verb->add_option("--recipe", question->recipes, "Recipes of `moesaic recipes` by comma or blank; default: all");
-  verb->add_option("--op", question->ops, "Steps of the layer, or quantize, dequantize, swizzle, by comma or blank; default: all");
+  verb->add_option("--op", question->ops,
+                   "Steps of the layer, or quantize, dequantize, swizzle, by comma or blank; default: all");
   verb->add_option("--model", question->model, "A model of `moesaic models`: also print what the plan predicts");
   verb->add_option("--tokens", question->tokens, "Tokens of that prediction")->check(CLI::PositiveNumber);
   verb->add_flag("--json", question->json, "Print JSON");

@@ -146,8 +146,8 @@ class CudaQuantizer final : public QuantImpl {
     p.shape = scale_shape(spec_.layout, shape.rows, shape.sizes.scale_cols, run.group_offsets);
     p.block_shift = block_shift();
     // Blocks that hang over the last column have lanes of their own.
-    const std::int64_t row_units = traits_.block_cols == 0 ? div_up(shape.cols, abi::kUnit)
-                                                           : std::int64_t{p.shape.padded_cols} << p.block_shift;
+    const std::int64_t row_units =
+        traits_.block_cols == 0 ? div_up(shape.cols, abi::kUnit) : std::int64_t{p.shape.padded_cols} << p.block_shift;
     p.total_units = count_pieces(row_units, p.shape.padded_rows, p.units);
     p.source = source_type(run.x.dtype);
     p.format = static_cast<int>(spec_.format);

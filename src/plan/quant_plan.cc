@@ -13,8 +13,8 @@ using tables::ArchRow;
 using tables::KernelRow;
 using tables::Op;
 
-/// Why a row of the op cannot serve the format on the architecture, or empty. Recipes are not asked: a quantiser is used
-/// without one too.
+/// Why a row of the op cannot serve the format on the architecture, or empty. Recipes are not asked: a quantiser is
+/// used without one too.
 std::string why_not(const KernelRow& row, const QuantSpec& spec, const ArchRow& arch) {
   if ((row.formats >> static_cast<unsigned>(spec.format) & 1u) == 0) {
     return fmt::format("does not serve {}", quant_format_name(spec.format));

@@ -17,8 +17,8 @@ struct QuantSteps {
   std::vector<Choice> all() const;  // those that are set
 };
 
-/// Throws Error: kInvalidArgument when the spec is none or `force_kernel` (a row name or empty) is unknown, kUnsupported
-/// when a step has no kernel.
+/// Throws Error: kInvalidArgument when the spec is none or `force_kernel` (a row name or empty) is unknown,
+/// kUnsupported when a step has no kernel.
 QuantSteps plan_quantize(const QuantSpec& spec, bool activation, const tables::ArchRow& arch,
                          const std::string& force_kernel);
 

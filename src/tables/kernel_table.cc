@@ -87,12 +87,8 @@ constexpr std::array kTiledConfigs = {
 
 // role: abi::Role bits. Registers are bounded (min_blocks) so far as no configuration spills.
 constexpr KernelConfig quantizer(int role, int tile_k, int warps, int min_blocks) {
-  return {.role = role,
-          .tile_k = tile_k,
-          .warps_tokens = warps,
-          .warps_rows = 1,
-          .warps_k = 1,
-          .min_blocks = min_blocks};
+  return {
+      .role = role, .tile_k = tile_k, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1, .min_blocks = min_blocks};
 }
 constexpr std::array kBlockConfigs = {quantizer(0, 16, 8, 6), quantizer(1, 16, 8, 4)};
 constexpr std::array kRowConfigs = {quantizer(0, 16, 16, 2), quantizer(1, 16, 16, 1)};
@@ -106,14 +102,13 @@ constexpr std::uint32_t format_bits(Formats... formats) {
   return (format_bit(formats) | ...);
 }
 constexpr std::uint32_t kFp4Formats = format_bits(QuantFormat::kNvfp4, QuantFormat::kMxfp4);
-constexpr std::uint32_t kFp8Formats =
-    format_bits(QuantFormat::kMxfp8, QuantFormat::kMxfp8E5m2, QuantFormat::kFp8Static, QuantFormat::kFp8Tensor,
-                QuantFormat::kFp8Block1x128);
+constexpr std::uint32_t kFp8Formats = format_bits(QuantFormat::kMxfp8, QuantFormat::kMxfp8E5m2, QuantFormat::kFp8Static,
+                                                  QuantFormat::kFp8Tensor, QuantFormat::kFp8Block1x128);
 constexpr std::uint32_t kRowFormats = format_bits(QuantFormat::kNvfp4Row, QuantFormat::kFp8Row);
 constexpr std::uint32_t kTileFormats = format_bits(QuantFormat::kFp8Block128x128);
 constexpr std::uint32_t kInt4Formats = format_bits(QuantFormat::kInt4);
-constexpr std::uint32_t kByteScaleFormats = kFp4Formats | format_bits(QuantFormat::kNvfp4Row, QuantFormat::kMxfp8,
-                                                                      QuantFormat::kMxfp8E5m2);
+constexpr std::uint32_t kByteScaleFormats =
+    kFp4Formats | format_bits(QuantFormat::kNvfp4Row, QuantFormat::kMxfp8, QuantFormat::kMxfp8E5m2);
 constexpr std::uint32_t kAllFormats = kFp4Formats | kFp8Formats | kRowFormats | kTileFormats | kInt4Formats;
 
 /// Formats that an operand may be quantised in: with a static scale or, without one, by rows.
@@ -170,7 +165,7 @@ constexpr std::uint32_t kFp4ConvertFamilies =
     family_bit(Family::kSm100) | family_bit(Family::kSm107) | family_bit(Family::kSm110);
 
 constexpr KernelRow format_row(const char* name, Op op, std::uint32_t formats, const char* source, const char* body,
-                              const char* params, std::span<const KernelConfig> configs) {
+                               const char* params, std::span<const KernelConfig> configs) {
   KernelRow row = warp_row(name, op, recipes_with(formats), source, body, params, configs, supports_any);
   row.formats = formats;
   return row;
@@ -227,19 +222,19 @@ constexpr std::array kRows = {
     e2m1_row(false, "quant_fp4", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
     e2m1_row(true, "quant_fp4_cvt", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
     format_row("quant_fp8", Op::kQuantize, kFp8Formats, kBlockSource, "quant::quantize_fp8", "QuantizeParams",
-              kBlockConfigs),
+               kBlockConfigs),
     format_row("quant_int4", Op::kQuantize, kInt4Formats, "kernels/quant/int4.cuh", "quant::quantize_int4",
-              "QuantizeParams", kBlockConfigs),
+               "QuantizeParams", kBlockConfigs),
     e2m1_row(false, "quant_row", kRowFormats, kRowSource, "quant::quantize_row", kRowConfigs),
     e2m1_row(true, "quant_row_cvt", kRowFormats, kRowSource, "quant::quantize_row", kRowConfigs),
     format_row("quant_tile", Op::kQuantize, kTileFormats, "kernels/quant/tile.cuh", "quant::quantize_tile",
-              "QuantizeParams", kTileConfigs),
+               "QuantizeParams", kTileConfigs),
     format_row("quant_amax", Op::kQuantize, format_bits(QuantFormat::kFp8Tensor), "kernels/quant/tensor.cuh",
-              "quant::tensor_amax", "QuantizeParams", kAmaxConfigs),
+               "quant::tensor_amax", "QuantizeParams", kAmaxConfigs),
     format_row("quant_decode", Op::kDequantize, kAllFormats, "kernels/quant/dequantize.cuh", "quant::dequantize",
-              "DequantizeParams", kVectorConfigs),
+               "DequantizeParams", kVectorConfigs),
     format_row("quant_swizzle", Op::kSwizzle, kByteScaleFormats, "kernels/quant/swizzle.cuh", "quant::swizzle",
-              "SwizzleParams", kVectorConfigs),
+               "SwizzleParams", kVectorConfigs),
 };
 
 consteval bool architectures_are_unique() {

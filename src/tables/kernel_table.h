@@ -26,7 +26,7 @@ enum class Op : std::uint8_t {
   kDequantize,
   kSwizzle
 };
-inline constexpr std::array kAllOps = {Op::kPrepare,     Op::kProjection, Op::kRouting,    Op::kGemm1, Op::kGemm2,
+inline constexpr std::array kAllOps = {Op::kPrepare,     Op::kProjection, Op::kRouting,    Op::kGemm1,  Op::kGemm2,
                                        Op::kWeightedSum, Op::kQuantize,   Op::kDequantize, Op::kSwizzle};
 /// "prepare", "projection", "routing", "gemm1", "gemm2", "weighted_sum", "quantize", "dequantize", "swizzle".
 const char* op_name(Op op) noexcept;

@@ -134,8 +134,8 @@ TEST_P(DeviceCodecTest, EncodesEvery16BitNumber) {
 
 TEST_P(DeviceCodecTest, EncodesFp32AndDecodesEveryCode) {
   const auto input = table().at("input.fp32").values<float>();
-  const Codes got = probe_codes(GetParam(), input.data(), 4 * input.size(), abi::kSourceF32,
-                                static_cast<int>(input.size()));
+  const Codes got =
+      probe_codes(GetParam(), input.data(), 4 * input.size(), abi::kSourceF32, static_cast<int>(input.size()));
   expect_codes(got, "fp32");
   int format = 0;
   for (const char* name : {"e2m1", "e4m3fn", "e5m2", "e8m0"}) {
@@ -156,6 +156,8 @@ struct FusedCase {
   const char* name;
   Activation activation;
 };
+
+void PrintTo(const FusedCase& c, std::ostream* out) { *out << c.name; }
 
 Activation activation_of(ActivationKind kind, std::optional<float> alpha = {}, std::optional<float> beta = {},
                          std::optional<float> limit = {}) {
@@ -201,8 +203,9 @@ HostArray activate_on_device(const QuantCase& c, const HostArray& x, const Activ
   abi::ProbeParams p{};
   p.activated = static_cast<float*>(to.data());
   p.quantize.x = from.data();
-  p.quantize.source = c.dtype == DType::kF32 ? abi::kSourceF32
-                                             : c.dtype == DType::kBF16 ? abi::kSourceBf16 : abi::kSourceFp16;
+  p.quantize.source = c.dtype == DType::kF32    ? abi::kSourceF32
+                      : c.dtype == DType::kBF16 ? abi::kSourceBf16
+                                                : abi::kSourceFp16;
   p.quantize.rows = static_cast<int>(c.rows);
   p.quantize.cols = static_cast<int>(c.cols);
   p.quantize.aligned = c.cols % abi::kUnit == 0 ? 1 : 0;
@@ -239,7 +242,8 @@ void expect_near(const std::vector<float>& got, const std::vector<float>& wanted
       largest = std::max(largest, std::fabs(double{wanted[static_cast<std::size_t>(r * c.cols + k)]}));
     }
     for (std::int64_t k = 0; k < c.cols; ++k) {
-      const double a = got[static_cast<std::size_t>(r * c.cols + k)], b = wanted[static_cast<std::size_t>(r * c.cols + k)];
+      const double a = got[static_cast<std::size_t>(r * c.cols + k)],
+                   b = wanted[static_cast<std::size_t>(r * c.cols + k)];
       ASSERT_LE(std::fabs(a - b), relative * std::max(std::fabs(a), std::fabs(b)) + of_largest * largest)
           << c.name() << " row " << r << " column " << k;
       // Scales of FP32 differ in their last bit when the maximum does: the codes are still the same.
@@ -255,7 +259,8 @@ TEST_P(DeviceFusedTest, IsTheActivationThenTheQuantiser) {
   for (const tables::QuantRow& row : tables::kQuantTable) {
     const DeviceQuantizer fused(spec_of(row.format), &activation), plain(spec_of(row.format), nullptr);
     for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
-      for (const std::int64_t cols : {160, 1408, row.cols_multiple == 1 && row.format != QuantFormat::kInt4 ? 77 : 96}) {
+      for (const std::int64_t cols :
+           {160, 1408, row.cols_multiple == 1 && row.format != QuantFormat::kInt4 ? 77 : 96}) {
         QuantCase c{spec_of(row.format), dtype, 70, cols, true};
         const float global = row.format == QuantFormat::kNvfp4 ? 300.0f : 0.02f;
         const HostArray x = testing::random_array(rng, c.rows * 2 * cols, dtype, 1.5);

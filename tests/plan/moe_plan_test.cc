@@ -8,8 +8,8 @@
 
 #include "module/kernel_instance.h"
 #include "plan/quant_plan.h"
-#include "tables/quant_table.h"
 #include "tables/model_table.h"
+#include "tables/quant_table.h"
 
 namespace moesaic::plan {
 namespace {

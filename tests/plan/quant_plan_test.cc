@@ -65,7 +65,8 @@ TEST(QuantPlan, RowsNameTheRecipesWhoseOperandsHaveTheFormat) {
     for (int i = 0; i < tables::kNumRecipes; ++i) {
       const std::string recipe = tables::kRecipeTable[static_cast<std::size_t>(i)].name;
       bool uses = false;
-      for (const auto& spec : {weight_spec(recipe, {}), activation_spec(recipe, true), activation_spec(recipe, false)}) {
+      for (const auto& spec :
+           {weight_spec(recipe, {}), activation_spec(recipe, true), activation_spec(recipe, false)}) {
         uses = uses || (spec && (row.formats >> static_cast<unsigned>(spec->format) & 1u) != 0);
       }
       EXPECT_EQ((row.recipes >> i & 1u) != 0, uses) << row.name << " " << recipe;

@@ -106,9 +106,8 @@ std::vector<unsigned char> DeviceQuantizer::swizzle(const std::vector<unsigned c
 std::vector<unsigned char> DeviceQuantizer::unswizzle(const std::vector<unsigned char>& tiles, std::int64_t rows,
                                                       std::int64_t cols) const {
   const Guarded from(tiles), to(static_cast<std::size_t>(rows * cols));
-  quantizer_.unswizzle_scales(
-      TensorView(from.data(), DType::kU8, {static_cast<std::int64_t>(tiles.size())}),
-      TensorView(to.data(), DType::kU8, {rows, cols}));
+  quantizer_.unswizzle_scales(TensorView(from.data(), DType::kU8, {static_cast<std::int64_t>(tiles.size())}),
+                              TensorView(to.data(), DType::kU8, {rows, cols}));
   cuda::synchronize(kGpu);
   to.expect_guard_intact("linear scales");
   return to.values<unsigned char>();

@@ -14,8 +14,8 @@ class DeviceQuantizer {
  public:
   DeviceQuantizer(const QuantSpec& spec, const Activation* activation, const ModuleOptions& modules = {});
 
-  /// Captures a graph, replays it twice, and returns what the second replay wrote. Adds a test failure when bytes behind
-  /// an output were touched or the replays differ.
+  /// Captures a graph, replays it twice, and returns what the second replay wrote. Adds a test failure when bytes
+  /// behind an output were touched or the replays differ.
   QuantBuffers quantize(const QuantCase& c, const HostArray& x, float global_scale) const;
   HostArray dequantize(const QuantCase& c, const QuantBuffers& b) const;
   std::vector<unsigned char> swizzle(const std::vector<unsigned char>& linear, std::int64_t rows,

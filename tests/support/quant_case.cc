@@ -99,18 +99,18 @@ QuantBuffers quant_buffers(const QuantCase& c, float global_scale) {
 QuantizeRun quant_run(const QuantCase& c, const QuantAddresses& at) {
   const QuantSizes sizes = quant_sizes(c.spec, c.rows, c.cols);
   const QuantTraits traits = quant_traits(c.spec);
-  const DType scale_type = tables::scale_size(traits.scales) == 1    ? DType::kU8
-                           : traits.scales == ScaleFormat::kF32 ? DType::kF32
-                                                                : DType::kBF16;
+  const DType scale_type = tables::scale_size(traits.scales) == 1 ? DType::kU8
+                           : traits.scales == ScaleFormat::kF32   ? DType::kF32
+                                                                  : DType::kBF16;
   QuantizeRun run;
   run.x = TensorView(at.x, c.dtype, {c.rows, c.cols * (c.activation ? 2 : 1)});
   run.codes = TensorView(at.codes, DType::kU8, {c.rows, c.cols * tables::code_bits(traits.codes) / 8});
   if (!c.group_offsets.empty()) {
     const auto groups = static_cast<std::int64_t>(c.group_offsets.size()) - 1;
     run.group_offsets = TensorView(at.group_offsets, DType::kI32, {groups + 1});
-    run.scales = TensorView(
-        at.scales, scale_type,
-        {scale_layout_bytes(c.spec.layout, grouped_scale_row(c.rows, groups) + 128, sizes.scale_cols)});
+    run.scales =
+        TensorView(at.scales, scale_type,
+                   {scale_layout_bytes(c.spec.layout, grouped_scale_row(c.rows, groups) + 128, sizes.scale_cols)});
   } else if (c.spec.layout != ScaleLayout::kLinear) {
     run.scales = TensorView(at.scales, scale_type, {sizes.scale_bytes});
   } else {
@@ -125,9 +125,9 @@ QuantizeRun quant_run(const QuantCase& c, const QuantAddresses& at) {
 }
 
 QuantizeRun quant_run(const QuantCase& c, const HostArray& x, QuantBuffers& b) {
-  return quant_run(c, QuantAddresses{const_cast<unsigned char*>(x.bytes.data()), b.codes.data(), b.scales.data(),
-                                     b.zeros.data(), b.global_scale.data(), b.row_scales.data(),
-                                     const_cast<std::int32_t*>(c.group_offsets.data())});
+  return quant_run(
+      c, QuantAddresses{const_cast<unsigned char*>(x.bytes.data()), b.codes.data(), b.scales.data(), b.zeros.data(),
+                        b.global_scale.data(), b.row_scales.data(), const_cast<std::int32_t*>(c.group_offsets.data())});
 }
 
 QuantBuffers oracle_buffers(const QuantCase& c, const HostArray& x, float global_scale, const Activation* activation) {
