@@ -2,13 +2,27 @@
 // MoE layers of hub checkpoints: a folder with config.json and one or many safetensors files, memory-mapped.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "moesaic/moe.h"
 
 namespace moesaic {
+
+/// Names of a layer's modules in the files, for tools that write checkpoints. Split experts are modules
+/// "<experts><e>.<gate>"; fused ones are "<block>experts.gate_up_proj" and "<block>experts.down_proj".
+struct LayerModules {
+  std::string block;           // "model.layers.3.mlp."
+  std::string gate, up, down;  // "gate_proj", ...
+  bool fused = false;          // the family publishes fused tensors
+  GateUpOrder order = GateUpOrder::kGateFirst;
+  std::string shared;                                       // "shared_experts.", empty without
+  std::vector<std::string> expert_tensors, shared_tensors;  // full names of the tensors that hold their matrices
+};
 
 /// A layer of a checkpoint: configuration and weight views into the mapped files, which the object keeps alive.
 /// config.device and max_tokens stay at their defaults; config.recipe follows the stored format: "bf16" for bf16 and
@@ -20,6 +34,7 @@ struct CheckpointLayer {
   int layer = 0;
   std::string family;  // config.json's model type
   std::string stored;  // format of the experts' weights in the files: "bf16", "ModelOpt NVFP4", ...
+  LayerModules modules;
   std::string layout;  // how the experts' weights lie in the files, for people
   std::shared_ptr<const void> storage;
 };
@@ -42,6 +57,25 @@ class Checkpoint {
   struct Impl;
   std::shared_ptr<const Impl> impl_;
 };
+
+struct QuantizeCheckpointOptions {
+  std::string recipe;  // whose weights are written; "bf16" and "fp16" dequantise
+  Int4Groups int4;
+  /// Called after every expert with how much of the work is done and what it was. May throw to stop.
+  std::function<void(std::int64_t done, std::int64_t total, const std::string& what)> progress;
+};
+
+struct QuantizedCheckpoint {
+  std::string format;  // "ModelOpt NVFP4", ...
+  std::int64_t layers = 0, matrices = 0;
+  std::uint64_t bytes_written = 0;  // of quantised matrices
+};
+
+/// Writes `folder` again to `out` (which must not exist), the experts of every MoE layer in the format that the model's
+/// family uses for the recipe, everything else as it is (fp8 blocks elsewhere become bf16). One expert at a time is in
+/// memory; `out` appears whole or not at all. Throws Error: kUnsupported (no published format), kIo, kInvalidArgument.
+QuantizedCheckpoint quantize_checkpoint(const std::string& folder, const std::string& out,
+                                        const QuantizeCheckpointOptions& options);
 
 /// A tensor of a safetensors file with its mapping.
 struct StoredTensor {

@@ -1,103 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inner loops in Highway, compiled once for each instruction set by foreach_target.h. The file itself is built with
-// baseline flags: only functions between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE may use more, and they call
-// nothing of the C++ library, so no wider instruction reaches a template that baseline code shares.
-// Highway is used without its library (Debian has no static one): no HWY_EXPORT, no HWY_ABORT, no debug assertions.
+// Projection, activations and conversions in Highway, and the choice of an instruction set.
 #include "backend_cpu/fast_kernels.h"
 
-#define HWY_IS_DEBUG_BUILD 0
+#include "backend_cpu/fast_targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend_cpu/fast_kernels.cc"
-#define HWY_DISABLED_TARGETS (HWY_AVX3_DL | HWY_SSSE3)
 #include <hwy/foreach_target.h>
 // After foreach_target.h, which chooses the target.
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include "backend_cpu/fast_gemm-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace moesaic::cpu::HWY_NAMESPACE {
+
+extern const CodeKernels kCodeKernels;  // fast_codes.cc
+
 namespace {
 
-namespace hn = hwy::HWY_NAMESPACE;
-
-constexpr hn::CappedTag<float, 16> kF32;
-constexpr hn::RebindToUnsigned<decltype(kF32)> kU32;
 constexpr hn::CappedTag<double, 8> kF64;
 constexpr hn::Rebind<float, decltype(kF64)> kHalfF32;
-using F32 = hn::Vec<decltype(kF32)>;
-using U32 = hn::Vec<decltype(kU32)>;
 using F64 = hn::Vec<decltype(kF64)>;
-
-constexpr int kLanes = hn::MaxLanes(kF32);
-constexpr int kVectors = kPanelRows / kLanes;
-// Sums that stay in registers beside the weights and the broadcast token value.
-constexpr int kMaxSums = HWY_TARGET == HWY_AVX3 ? 24 : HWY_TARGET == HWY_AVX2 ? 12 : kVectors;
-constexpr int kTileTokens = kMaxSums / kVectors;
-static_assert(1 <= kTileTokens && kTileTokens <= kMaxTileTokens);
-
-// fp16 widening without the F16C instructions; as half_to_float.
-HWY_INLINE F32 widen_half_bits(U32 bits) {
-  const U32 magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(kU32, 0x7fffu)));
-  const U32 scaled = hn::BitCast(kU32, hn::Mul(hn::BitCast(kF32, magnitude), hn::Set(kF32, 0x1p112f)));
-  const U32 special = hn::Or(magnitude, hn::Set(kU32, 0x7f800000u));
-  // Signed comparison: Highway has no unsigned one for every target, and bit 31 is clear.
-  const hn::RebindToSigned<decltype(kU32)> s32;
-  const auto is_special = hn::Gt(hn::BitCast(s32, magnitude), hn::Set(s32, 0x0f7fffff));
-  const U32 result = hn::IfThenElse(hn::RebindMask(kU32, is_special), special, scaled);
-  return hn::BitCast(kF32, hn::Or(result, hn::ShiftLeft<16>(hn::And(bits, hn::Set(kU32, 0x8000u)))));
-}
-
-HWY_INLINE F32 load_half(const std::uint16_t* from) {
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
-  const hn::Rebind<hwy::float16_t, decltype(kF32)> f16;
-  return hn::PromoteTo(kF32, hn::LoadU(f16, reinterpret_cast<const hwy::float16_t*>(from)));
-#else
-  const hn::Rebind<std::uint16_t, decltype(kF32)> u16;
-  return widen_half_bits(hn::PromoteTo(kU32, hn::LoadU(u16, from)));
-#endif
-}
-
-// The 32 weights of one k as FP32, vector v holding rows v * kLanes and up.
-template <Io kIo>
-HWY_INLINE void load_line(const std::uint16_t* line, F32 (&weights)[kVectors]) {
-  if constexpr (kIo == Io::kBf16) {
-    for (int v = 0; v < kVectors / 2; ++v) {
-      const U32 pair = hn::Load(kU32, reinterpret_cast<const std::uint32_t*>(line) + v * kLanes);
-      weights[v] = hn::BitCast(kF32, hn::ShiftLeft<16>(pair));
-      weights[v + kVectors / 2] = hn::BitCast(kF32, hn::And(pair, hn::Set(kU32, 0xffff0000u)));
-    }
-  } else {
-    for (int v = 0; v < kVectors; ++v) weights[v] = load_half(line + v * kLanes);
-  }
-}
-
-template <Io kIo, int kTokens, int kPanels>
-void gemm_tile(const std::uint16_t* HWY_RESTRICT panels, std::int64_t depth, const float* HWY_RESTRICT x,
-               float* HWY_RESTRICT sums) {
-  F32 tile[kPanels][kTokens][kVectors];
-  for (int p = 0; p < kPanels; ++p) {
-    for (int t = 0; t < kTokens; ++t) {
-      for (int v = 0; v < kVectors; ++v) tile[p][t][v] = hn::Zero(kF32);
-    }
-  }
-  for (std::int64_t k = 0; k < depth; ++k) {
-    for (int p = 0; p < kPanels; ++p) {
-      F32 weights[kVectors];
-      load_line<kIo>(panels + (p * depth + k) * kPanelRows, weights);
-      for (int t = 0; t < kTokens; ++t) {
-        const F32 value = hn::Set(kF32, x[k * kTokens + t]);
-        for (int v = 0; v < kVectors; ++v) tile[p][t][v] = hn::MulAdd(weights[v], value, tile[p][t][v]);
-      }
-    }
-  }
-  for (int p = 0; p < kPanels; ++p) {
-    for (int t = 0; t < kTokens; ++t) {
-      for (int v = 0; v < kVectors; ++v) {
-        hn::StoreU(tile[p][t][v], kF32, sums + (p * kTokens + t) * kPanelRows + v * kLanes);
-      }
-    }
-  }
-}
 
 template <int kTokens>
 void project_tile(const double* HWY_RESTRICT x, const float* HWY_RESTRICT rows, std::int64_t depth,
@@ -192,9 +117,8 @@ void widen_row(const std::uint16_t* from, std::int64_t count, Io io, float* to) 
   if (io == Io::kFp16) {
     for (; i + kLanes <= count; i += kLanes) hn::StoreU(load_half(from + i), kF32, to + i);
   } else {
-    const hn::Rebind<std::uint16_t, decltype(kF32)> u16;
     for (; i + kLanes <= count; i += kLanes) {
-      const U32 bits = hn::PromoteTo(kU32, hn::LoadU(u16, from + i));
+      const U32 bits = hn::PromoteTo(kU32, hn::LoadU(kU16, from + i));
       hn::StoreU(hn::BitCast(kF32, hn::ShiftLeft<16>(bits)), kF32, to + i);
     }
   }
@@ -214,32 +138,16 @@ void narrow_row(const float* from, std::int64_t count, Io io, std::uint16_t* to)
   for (; i < count; ++i) to[i] = from_float(from[i], io);
 }
 
-template <Io kIo, int kTokens, int kPanels>
-constexpr FastKernels::Gemm gemm_entry() {
-  if constexpr (kTokens * kVectors * kPanels <= kMaxSums) {
-    return &gemm_tile<kIo, kTokens, kPanels>;
-  } else {
-    return nullptr;
-  }
-}
-
-template <Io kIo, int kTokens>
-constexpr void fill_tokens(FastKernels& kernels) {
-  FastKernels::Gemm* by_panels = kernels.gemm[static_cast<int>(kIo)][kTokens - 1];
-  static_assert(kMaxTilePanels == 4);
-  by_panels[0] = gemm_entry<kIo, kTokens, 1>();
-  by_panels[1] = gemm_entry<kIo, kTokens, 2>();
-  by_panels[2] = gemm_entry<kIo, kTokens, 3>();
-  by_panels[3] = gemm_entry<kIo, kTokens, 4>();
-  if constexpr (kTokens > 1) fill_tokens<kIo, kTokens - 1>(kernels);
-}
-
 constexpr FastKernels make_kernels(const char* name) {
   FastKernels kernels{};
   kernels.name = name;
   kernels.max_tokens = kTileTokens;
-  fill_tokens<Io::kBf16, kMaxTileTokens>(kernels);
-  fill_tokens<Io::kFp16, kMaxTileTokens>(kernels);
+  kernels.gemm[static_cast<int>(PanelCodes::kBf16)] = &kGemmBf16;
+  kernels.gemm[static_cast<int>(PanelCodes::kFp16)] = &kGemmFp16;
+  kernels.gemm[static_cast<int>(PanelCodes::kE4m3)] = &kGemmE4m3;
+  kernels.gemm[static_cast<int>(PanelCodes::kE4m3Blocks)] = &kGemmE4m3Blocks;
+  kernels.gemm[static_cast<int>(PanelCodes::kE2m1Blocks)] = &kGemmE2m1Blocks;
+  kernels.gemm[static_cast<int>(PanelCodes::kInt4Blocks)] = &kGemmInt4Blocks;
   kernels.project[0] = &project_tile<1>;
   kernels.project[1] = &project_tile<2>;
   kernels.project[2] = &project_tile<3>;
@@ -247,6 +155,7 @@ constexpr FastKernels make_kernels(const char* name) {
   kernels.activate = &activate_vector;
   kernels.widen = &widen_row;
   kernels.narrow = &narrow_row;
+  kernels.codes = &kCodeKernels;
   return kernels;
 }
 

@@ -1,26 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner loops of the fast path, one set for each instruction set.
-//
-// Weight panel: 32 rows, [k][32] 16-bit, 64-byte aligned, so that one k is one cache line. bf16 stores row j at 2j and
-// row 16 + j at 2j + 1: a 32-bit lane then widens by one shift and one mask. fp16 stores row j at j.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
+#include "backend_cpu/fast_codes.h"
 #include "backend_cpu/fast_number.h"
+#include "backend_cpu/fast_panels.h"
 #include "moesaic/moe.h"
 
 namespace moesaic::cpu {
 
-inline constexpr int kPanelRows = 32;
 inline constexpr int kMaxTileTokens = 12;
 inline constexpr int kMaxTilePanels = 4;
 inline constexpr int kProjectRows = 4;
 inline constexpr int kProjectTokens = 4;
-
-/// Position of row `row` within a panel's line.
-constexpr int panel_position(int row, Io io) { return io == Io::kFp16 ? row : row < 16 ? 2 * row : 2 * (row - 16) + 1; }
 
 /// Activation with parameters after defaults.
 struct FastActivation {
@@ -28,14 +23,18 @@ struct FastActivation {
   float alpha, beta, limit;
 };
 
+/// sums [panels][tokens][32] FP32 = panels times x [depth][tokens]; multipliers are left to the caller. Every sum is
+/// one chain of additions in order of k, so it does not depend on how many tokens or panels share the tile.
+struct GemmTable {
+  using Gemm = void (*)(const PanelView& panels, const float* x, float* sums);
+  /// By tokens - 1, panels - 1; nullptr where the registers do not suffice. One panel: 1..max_tokens exist.
+  Gemm tile[kMaxTileTokens][kMaxTilePanels];
+};
+
 struct FastKernels {
   const char* name;  // "avx512", "avx2", "sse4", "scalar"
 
-  /// sums [panels][tokens][32] FP32 = panels [panels][depth][32] times x [depth][tokens]. Every sum is one chain of
-  /// additions in order of k, so it does not depend on how many tokens or panels share the tile.
-  using Gemm = void (*)(const std::uint16_t* panels, std::int64_t depth, const float* x, float* sums);
-  /// By Io, tokens - 1, panels - 1; nullptr where the registers do not suffice. One panel: 1..max_tokens exist.
-  Gemm gemm[2][kMaxTileTokens][kMaxTilePanels];
+  const GemmTable* gemm[kNumPanelCodes];  // by PanelCodes
   int max_tokens;
 
   /// sums [tokens][4] = x [tokens][depth] times four rows [4][depth], FP64 products and sums; depth % 8 == 0.
@@ -47,6 +46,7 @@ struct FastKernels {
   /// 16-bit to FP32 and back, any count.
   void (*widen)(const std::uint16_t* from, std::int64_t count, Io io, float* to);
   void (*narrow)(const float* from, std::int64_t count, Io io, std::uint16_t* to);
+  const CodeKernels* codes;
 };
 
 /// Sets that this machine can run, best first; never empty.

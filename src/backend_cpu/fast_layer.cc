@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One run of the fast path: project and route, sort pairs by expert, GEMM 1 with activation, GEMM 2, weighted sum.
+// One run of the fast path: project and route, round x, sort pairs by expert, GEMM 1 with activation, round h, GEMM 2,
+// weighted sum. Rounded activations are fp32 numbers that hold what the recipe's activation format is worth.
 //
 // Each result element is summed in an order that depends on nothing but its own K: a token's output is bit for bit the
 // same whatever other tokens are in the batch and however many threads run (within one instruction set).
@@ -10,23 +11,74 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <string>
 
 #include "backend_cpu/arguments.h"
 #include "backend_cpu/backend_cpu.h"
 #include "backend_cpu/fast_activation.h"
 #include "backend_cpu/fast_kernels.h"
 #include "backend_cpu/fast_layout.h"
+#include "backend_cpu/fast_round.h"
 #include "backend_cpu/fast_routing.h"
 #include "backend_cpu/fast_threads.h"
+#include "tables/recipe_table.h"
 
 namespace moesaic::cpu {
 namespace {
 
 constexpr int kProjectTaskRows = 32;
 constexpr std::int64_t kTokensPerTask = 8;
+constexpr std::int64_t kRowsPerTask = 10;
 
 // Where tile `tile` of `tiles` begins when `count` rows are dealt out evenly.
 std::int64_t share(std::int64_t count, std::int64_t tile, std::int64_t tiles) { return count * tile / tiles; }
+
+// One packed matrix in memory.
+struct Operand {
+  const PanelFormat& format;
+  const PackedMatrix& matrix;
+  const std::byte* expert;
+
+  // Panels from `index` on.
+  PanelView panels(std::int64_t index) const {
+    const auto at = static_cast<std::size_t>(index);
+    PanelView view;
+    view.codes = expert + matrix.codes + at * matrix.panel_codes;
+    view.scales = expert + matrix.scales + at * matrix.panel_scales;
+    if (format.zeros) {
+      view.zeros = reinterpret_cast<const std::int8_t*>(expert + matrix.zeros + at * matrix.panel_zeros);
+    }
+    view.depth = matrix.stored_depth;
+    view.block = format.block == 0 ? matrix.stored_depth : format.block;
+    view.code_stride = static_cast<std::int64_t>(matrix.panel_codes);
+    view.blocks = matrix.blocks;
+    view.scale = format.scale;
+    return view;
+  }
+};
+
+// [32] numbers of one panel's rows.
+struct PanelRows {
+  const float *multipliers, *bias;
+};
+
+// How one set of experts rounds its activations; no spec: to the 16-bit type of x.
+struct Rounding {
+  std::optional<QuantSpec> spec;
+  float input_scale = 0.0f, down_input_scale = 0.0f;  // static, 0: none
+
+  Rounding(const std::string& recipe, float input, float down_input)
+      : spec(activation_spec(recipe, input != 0.0f && down_input != 0.0f)),
+        input_scale(input),
+        down_input_scale(down_input) {}
+
+  // Whether x comes out the same.
+  bool same_input(const Rounding& other) const {
+    if (!spec || !other.spec) return spec.has_value() == other.spec.has_value();
+    return spec->format == other.spec->format && input_scale == other.input_scale;
+  }
+};
 
 // A run on tokens [first, first + tokens) of the batch.
 class Chunk {
@@ -38,6 +90,9 @@ class Chunk {
         prepared_layout_(prepared_layout(config)),
         layout_(workspace_layout(config, run.x.shape[0])),
         scratch_(thread_scratch(config)),
+        static_scales_(*prepared<StaticScales>(prepared_layout_.static_scales)),
+        rounding_(config.recipe, static_scales_.input, static_scales_.down_input),
+        shared_rounding_(shared_recipe(config), static_scales_.shared_input, static_scales_.shared_down_input),
         activation_(fast_activation(config.activation)),
         gated_(is_gated(config.activation.kind)),
         first_(first),
@@ -46,8 +101,10 @@ class Chunk {
   void execute() {
     project_tokens();
     route_tokens();
+    round_input();
     sort_pairs();
     multiply_up();
+    round_hidden();
     multiply_down();
     combine();
   }
@@ -79,6 +136,12 @@ class Chunk {
   void project_block(std::int64_t token, int row_begin, int row_end, int thread);
   void route_tokens();
   void route_one(std::int64_t token, int thread);
+  void round_input();
+  void round_hidden();
+  void round_in_place(const Rounding& rounding, float scale, float* row, std::int64_t size, int thread) const;
+  const float* input_rows(bool shared) const {
+    return work<float>(shared && !rounding_.same_input(shared_rounding_) ? layout_.shared_x : layout_.x);
+  }
   void sort_pairs();
   void multiply_up();
   void multiply_down();
@@ -88,11 +151,10 @@ class Chunk {
   template <typename RowOf, typename Finish>
   void multiply(bool up, const RowOf& row_of, const Finish& finish);
   template <typename RowOf, typename Finish>
-  void multiply_group(const WorkItem& item, const PackedMatrix& matrix, const std::byte* expert,
-                      std::int64_t panel_begin, std::int64_t panel_end, int thread, const RowOf& row_of,
-                      const Finish& finish);
-  void finish_up(const PackedMatrix& matrix, std::int64_t panel, const float* bias, float scale, float* sums,
-                 std::uint16_t* h) const;
+  void multiply_group(const WorkItem& item, const Operand& weights, std::int64_t panel_begin, std::int64_t panel_end,
+                      int thread, const RowOf& row_of, const Finish& finish);
+  void finish_up(const PackedMatrix& matrix, std::int64_t panel, const PanelRows& rows, float scale, float* sums,
+                 float* h) const;
 
   const MoeConfig& config_;
   const MoeRun& run_;
@@ -100,6 +162,8 @@ class Chunk {
   const PreparedLayout prepared_layout_;
   const WorkspaceLayout layout_;
   const ThreadScratch scratch_;
+  const StaticScales static_scales_;
+  const Rounding rounding_, shared_rounding_;
   const FastActivation activation_;
   const bool gated_;
   const std::int64_t first_, tokens_;
@@ -172,6 +236,50 @@ void Chunk::route_one(std::int64_t token, int thread) {
   if (!run_.topk_weights_out.empty()) std::copy_n(weights, k, rows<float>(run_.topk_weights_out) + token * k);
 }
 
+void Chunk::round_in_place(const Rounding& rounding, float scale, float* row, std::int64_t size, int thread) const {
+  if (rounding.spec) {
+    round_row(kernels_, *rounding.spec, scale, row, size, scratch<std::uint8_t>(thread, scratch_.codes));
+    return;
+  }
+  auto* bits = scratch<std::uint16_t>(thread, scratch_.codes);
+  kernels_.narrow(row, size, prepared_layout_.io, bits);
+  kernels_.widen(bits, size, prepared_layout_.io, row);
+}
+
+// Once a token, not once for every expert that reads it.
+void Chunk::round_input() {
+  const std::int64_t hidden = config_.hidden;
+  const bool apart = has_shared() && !rounding_.same_input(shared_rounding_);
+  parallel_for(tokens_, [&](std::int64_t token, int thread) {
+    for (const bool shared : {false, true}) {
+      if (shared && !apart) continue;
+      float* row = work<float>(shared ? layout_.shared_x : layout_.x) + token * hidden;
+      const Rounding& rounding = shared ? shared_rounding_ : rounding_;
+      kernels_.widen(x_row(token), hidden, prepared_layout_.io, row);
+      if (rounding.spec) round_in_place(rounding, rounding.input_scale, row, hidden, thread);
+    }
+  });
+}
+
+void Chunk::round_hidden() {
+  const std::int64_t pairs = tokens_ * config_.top_k;
+  const std::int32_t* ids = work<std::int32_t>(layout_.ids);
+  const auto round_one = [&](std::int64_t index, int thread) {
+    const bool shared = index >= pairs;
+    if (!shared && (ids[index] < 0 || ids[index] >= config_.num_experts)) return;  // nothing was written
+    const Rounding& rounding = shared ? shared_rounding_ : rounding_;
+    const std::int64_t size = shared ? config_.shared.intermediate : config_.intermediate;
+    float* row = work<float>(shared ? layout_.shared_h : layout_.h) + (shared ? index - pairs : index) * size;
+    round_in_place(rounding, rounding.down_input_scale, row, size, thread);
+  };
+  // Tasks of several rows: one row is less work than waking a thread.
+  const std::int64_t count = pairs + (has_shared() ? tokens_ : 0);
+  parallel_for((count + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task, int thread) {
+    const std::int64_t end = std::min(count, (task + 1) * kRowsPerTask);
+    for (std::int64_t index = task * kRowsPerTask; index < end; ++index) round_one(index, thread);
+  });
+}
+
 // Counting sort of pairs by expert, then blocks of at most kBlockPairs.
 void Chunk::sort_pairs() {
   const std::int32_t experts = config_.num_experts;
@@ -203,7 +311,7 @@ void Chunk::sort_pairs() {
   for (std::int32_t e = 0; e < experts; ++e) add_items(e, starts[e], starts[e + 1]);
 }
 
-// row_of(pair, is_shared): 16-bit input row; finish(pair, is_shared, matrix, panel, bias, sums [32]).
+// row_of(pair, is_shared): input row; finish(pair, is_shared, matrix, panel, rows of the panel, sums [32]).
 template <typename RowOf, typename Finish>
 void Chunk::multiply(bool up, const RowOf& row_of, const Finish& finish) {
   const WorkItem* items = work<WorkItem>(layout_.items);
@@ -215,75 +323,80 @@ void Chunk::multiply(bool up, const RowOf& row_of, const Finish& finish) {
     const PackedExpert& packed = shared ? prepared_layout_.shared_expert : prepared_layout_.expert;
     const std::size_t offset = shared ? prepared_layout_.shared
                                       : prepared_layout_.experts + static_cast<std::size_t>(item.expert) * packed.bytes;
-    const PackedMatrix& matrix = up ? packed.up : packed.down;
-    const std::int64_t group = task % groups;
-    const std::int64_t begin = share(matrix.panels, group, groups), end = share(matrix.panels, group + 1, groups);
+    const Operand weights{packed.format, up ? packed.up : packed.down, prepared<std::byte>(offset)};
+    const std::int64_t group = task % groups, panels = weights.matrix.panels;
+    const std::int64_t begin = share(panels, group, groups), end = share(panels, group + 1, groups);
     if (begin == end) return;
-    multiply_group(item, matrix, prepared<std::byte>(offset), begin, end, thread, row_of, finish);
+    multiply_group(item, weights, begin, end, thread, row_of, finish);
   });
 }
 
 template <typename RowOf, typename Finish>
-void Chunk::multiply_group(const WorkItem& item, const PackedMatrix& matrix, const std::byte* expert,
-                           std::int64_t panel_begin, std::int64_t panel_end, int thread, const RowOf& row_of,
-                           const Finish& finish) {
+void Chunk::multiply_group(const WorkItem& item, const Operand& weights, std::int64_t panel_begin,
+                           std::int64_t panel_end, int thread, const RowOf& row_of, const Finish& finish) {
+  const PackedMatrix& matrix = weights.matrix;
   const bool shared = item.expert == config_.num_experts;
   const std::int32_t* order = work<std::int32_t>(layout_.order);
   const auto pair_at = [&](std::int64_t i) { return shared ? item.first + i : order[item.first + i]; };
   const std::int64_t tiles = (item.count + kernels_.max_tokens - 1) / kernels_.max_tokens;
   float* packed = scratch<float>(thread, scratch_.tile);
-  float* row = scratch<float>(thread, scratch_.row);
   float* sums = scratch<float>(thread, scratch_.sums);
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
     const std::int64_t begin = share(item.count, tile, tiles), size = share(item.count, tile + 1, tiles) - begin;
-    float* target = packed + begin * matrix.depth;
+    float* target = packed + begin * matrix.stored_depth;
     for (std::int64_t t = 0; t < size; ++t) {
-      kernels_.widen(row_of(pair_at(begin + t), shared), matrix.depth, prepared_layout_.io, row);
+      const float* row = row_of(pair_at(begin + t), shared);
       for (std::int64_t k = 0; k < matrix.depth; ++k) target[k * size + t] = row[k];
     }
+    std::fill(target + matrix.depth * size, target + matrix.stored_depth * size, 0.0f);
   }
-  const auto* weights = reinterpret_cast<const std::uint16_t*>(expert + matrix.weights);
-  const auto* bias = reinterpret_cast<const float*>(expert + matrix.bias);
+  const auto* multipliers = reinterpret_cast<const float*>(weights.expert + matrix.multipliers);
+  const auto* bias = reinterpret_cast<const float*>(weights.expert + matrix.bias);
   const std::int64_t largest = (item.count + tiles - 1) / tiles;
-  const auto& by_panels = kernels_.gemm[static_cast<int>(prepared_layout_.io)];
+  const auto& by_panels = kernels_.gemm[static_cast<int>(weights.format.codes)]->tile;
   int width = kMaxTilePanels;
   while (by_panels[largest - 1][width - 1] == nullptr) --width;
   for (std::int64_t panel = panel_begin; panel < panel_end; panel += width) {
     const std::int64_t panels = std::min<std::int64_t>(width, panel_end - panel);
+    const PanelView view = weights.panels(panel);
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
       const std::int64_t begin = share(item.count, tile, tiles), size = share(item.count, tile + 1, tiles) - begin;
-      by_panels[size - 1][panels - 1](weights + panel * matrix.depth * kPanelRows, matrix.depth,
-                                      packed + begin * matrix.depth, sums);
+      by_panels[size - 1][panels - 1](view, packed + begin * matrix.stored_depth, sums);
       for (std::int64_t i = 0; i < panels * size; ++i) {
         const std::int64_t at = panel + i / size;
-        finish(pair_at(begin + i % size), shared, matrix, at, bias + at * kPanelRows, sums + i * kPanelRows);
+        const PanelRows rows{multipliers + at * kPanelRows, bias + at * kPanelRows};
+        finish(pair_at(begin + i % size), shared, matrix, at, rows, sums + i * kPanelRows);
       }
     }
   }
 }
 
 // sums [32] of one panel and token become up to 16 (gated) or 32 elements of h.
-void Chunk::finish_up(const PackedMatrix& matrix, std::int64_t panel, const float* bias, float scale, float* sums,
-                      std::uint16_t* h) const {
-  for (int r = 0; r < kPanelRows; ++r) sums[r] = sums[r] * scale + bias[r];
+void Chunk::finish_up(const PackedMatrix& matrix, std::int64_t panel, const PanelRows& rows, float scale, float* sums,
+                      float* h) const {
+  for (int r = 0; r < kPanelRows; ++r) sums[r] = sums[r] * rows.multipliers[r] * scale + rows.bias[r];
   const int count = matrix.outputs_per_panel;
   float activated[kPanelRows];
   if (!kernels_.activate(activation_, sums, sums + kPanelRows / 2, count, activated)) {
     activate_scalar(activation_, sums, sums + kPanelRows / 2, count, activated);
   }
   const std::int64_t valid = std::min<std::int64_t>(count, matrix.outputs - panel * count);
-  kernels_.narrow(activated, valid, prepared_layout_.io, h + panel * count);
+  std::copy_n(activated, valid, h + panel * count);
 }
 
 void Chunk::multiply_up() {
   const float* weights = work<float>(layout_.weights);
+  const float *x = input_rows(false), *shared_x = input_rows(true);
   multiply(
-      true, [&](std::int64_t pair, bool shared) { return x_row(shared ? pair : pair / config_.top_k); },
-      [&](std::int64_t pair, bool shared, const PackedMatrix& matrix, std::int64_t panel, const float* bias,
+      true,
+      [&](std::int64_t pair, bool shared) {
+        return shared ? shared_x + pair * config_.hidden : x + pair / config_.top_k * config_.hidden;
+      },
+      [&](std::int64_t pair, bool shared, const PackedMatrix& matrix, std::int64_t panel, const PanelRows& rows,
           float* sums) {
         const float scale = config_.weights_on_input && !shared ? weights[pair] : 1.0f;
-        finish_up(matrix, panel, bias, scale, sums,
-                  work<std::uint16_t>(shared ? layout_.shared_h : layout_.h) + pair * matrix.outputs);
+        finish_up(matrix, panel, rows, scale, sums,
+                  work<float>(shared ? layout_.shared_h : layout_.h) + pair * matrix.outputs);
       });
 }
 
@@ -292,16 +405,16 @@ void Chunk::multiply_down() {
   const float* gates = work<float>(layout_.gates);
   multiply(
       false,
-      [&](std::int64_t pair, bool shared) {
+      [&](std::int64_t pair, bool shared) -> const float* {
         const std::int64_t size = shared ? config_.shared.intermediate : config_.intermediate;
-        return work<std::uint16_t>(shared ? layout_.shared_h : layout_.h) + pair * size;
+        return work<float>(shared ? layout_.shared_h : layout_.h) + pair * size;
       },
-      [&](std::int64_t pair, bool shared, const PackedMatrix& matrix, std::int64_t panel, const float* bias,
+      [&](std::int64_t pair, bool shared, const PackedMatrix& matrix, std::int64_t panel, const PanelRows& rows,
           const float* sums) {
         const float scale = shared ? gates[pair] : config_.weights_on_input ? 1.0f : weights[pair];
         float* y = work<float>(shared ? layout_.shared_y : layout_.y) + pair * matrix.outputs + panel * kPanelRows;
         const std::int64_t valid = std::min<std::int64_t>(kPanelRows, matrix.outputs - panel * kPanelRows);
-        for (std::int64_t r = 0; r < valid; ++r) y[r] = (sums[r] + bias[r]) * scale;
+        for (std::int64_t r = 0; r < valid; ++r) y[r] = (sums[r] * rows.multipliers[r] + rows.bias[r]) * scale;
       });
 }
 
@@ -361,7 +474,7 @@ std::size_t fast_workspace_bytes(const MoeConfig& config, std::int64_t tokens) {
 }
 
 void fast_run(const MoeConfig& config, const MoeRun& run) {
-  const DType io = config.recipe == "fp16" ? DType::kF16 : DType::kBF16;
+  const DType io = tables::get_recipe(config.recipe).io;
   const DType x_types[] = {io}, out_types[] = {io, DType::kF32};
   check_run("run on the CPU", config, run, x_types, out_types);
   const std::int64_t tokens = run.x.shape[0];

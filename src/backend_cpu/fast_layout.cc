@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend_cpu/arguments.h"
 #include "backend_cpu/fast_routing.h"
 #include "backend_cpu/fast_threads.h"
+#include "moesaic/quantize.h"
+#include "tables/recipe_table.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -25,43 +28,76 @@ class Parts {
   std::size_t next_ = 0;
 };
 
-PackedMatrix packed_matrix(Parts& parts, std::int64_t outputs, std::int64_t depth, bool gated) {
+PackedMatrix packed_matrix(Parts& parts, const PanelFormat& format, std::int64_t outputs, std::int64_t depth,
+                           bool gated) {
   PackedMatrix matrix;
   matrix.outputs = outputs;
   matrix.depth = depth;
+  matrix.stored_depth = panel_depth(format.codes, depth);
+  matrix.blocks = format.block == 0 ? 1 : (depth + format.block - 1) / format.block;
   matrix.outputs_per_panel = gated ? kPanelRows / 2 : kPanelRows;
   matrix.panels = (outputs + matrix.outputs_per_panel - 1) / matrix.outputs_per_panel;
-  matrix.weights = parts.take(matrix.panels * depth * kPanelRows, sizeof(std::uint16_t));
+  const std::int64_t scales = matrix.blocks * kPanelRows;
+  matrix.panel_codes = static_cast<std::size_t>(matrix.stored_depth * kPanelRows * panel_code_bits(format.codes) / 8);
+  matrix.panel_scales = static_cast<std::size_t>(scales * panel_scale_bytes(format.scale));
+  matrix.panel_zeros = static_cast<std::size_t>(format.zeros ? scales : 0);
+  matrix.codes = parts.take(matrix.panels, matrix.panel_codes);
+  matrix.scales = parts.take(matrix.panels, matrix.panel_scales);
+  matrix.zeros = parts.take(matrix.panels, matrix.panel_zeros);
+  matrix.multipliers = parts.take(matrix.panels * kPanelRows, sizeof(float));
   matrix.bias = parts.take(matrix.panels * kPanelRows, sizeof(float));
   return matrix;
 }
 
-PackedExpert packed_expert(std::int64_t hidden, std::int64_t intermediate, bool gated) {
+PackedExpert packed_expert(const PanelFormat& format, std::int64_t hidden, std::int64_t intermediate, bool gated) {
   Parts parts;
   PackedExpert expert;
-  expert.up = packed_matrix(parts, intermediate, hidden, gated);
-  expert.down = packed_matrix(parts, hidden, intermediate, false);
+  expert.format = format;
+  expert.up = packed_matrix(parts, format, intermediate, hidden, gated);
+  expert.down = packed_matrix(parts, format, hidden, intermediate, false);
   expert.bytes = parts.total();
   return expert;
 }
 
 }  // namespace
 
+PanelFormat panel_format(const std::string& recipe, const Int4Groups& int4) {
+  const tables::Operand& weight = tables::get_recipe(recipe).weight;
+  switch (weight.scale) {
+    case tables::Scale::kE4m3x16:
+      return {PanelCodes::kE2m1Blocks, PanelScale::kE4m3, 16, false};
+    case tables::Scale::kE8m0x32:
+      return {weight.number == tables::Number::kE2m1 ? PanelCodes::kE2m1Blocks : PanelCodes::kE4m3Blocks,
+              PanelScale::kE8m0, 32, false};
+    case tables::Scale::kBlock128x128:
+      return {PanelCodes::kE4m3Blocks, PanelScale::kF32, 128, false};
+    case tables::Scale::kGroup:
+      return {PanelCodes::kInt4Blocks, PanelScale::kF16, int4.size, int4.zero_points};
+    case tables::Scale::kNone:
+      return {weight.number == tables::Number::kFp16 ? PanelCodes::kFp16 : PanelCodes::kBf16, PanelScale::kNone, 0,
+              false};
+    default:
+      return {PanelCodes::kE4m3, PanelScale::kNone, 0, false};
+  }
+}
+
 PreparedLayout prepared_layout(const MoeConfig& config) {
   const bool gated = is_gated(config.activation.kind);
   Parts parts;
   PreparedLayout layout;
-  layout.io = config.recipe == "fp16" ? Io::kFp16 : Io::kBf16;
+  layout.io = tables::get_recipe(config.recipe).io == DType::kF16 ? Io::kFp16 : Io::kBf16;
   layout.router_rows = round_up(config.num_experts + 1, kProjectRows);
   layout.router_cols = round_up(config.hidden, 8);
-  layout.expert = packed_expert(config.hidden, config.intermediate, gated);
+  layout.expert = packed_expert(panel_format(config.recipe, config.int4), config.hidden, config.intermediate, gated);
   parts.take(1, sizeof(PreparedHeader));
   layout.router = parts.take(layout.router_rows * layout.router_cols, sizeof(float));
   layout.router_bias = parts.take(layout.router_rows, sizeof(float));
   layout.selection_bias = parts.take(config.num_experts, sizeof(float));
+  layout.static_scales = parts.take(1, sizeof(StaticScales));
   layout.experts = parts.take(config.num_experts, layout.expert.bytes);
   if (config.shared.intermediate > 0) {
-    layout.shared_expert = packed_expert(config.hidden, config.shared.intermediate, gated);
+    layout.shared_expert = packed_expert(panel_format(shared_recipe(config), config.int4), config.hidden,
+                                         config.shared.intermediate, gated);
     layout.shared = parts.take(1, layout.shared_expert.bytes);
   }
   layout.bytes = parts.total();
@@ -70,12 +106,15 @@ PreparedLayout prepared_layout(const MoeConfig& config) {
 
 PreparedHeader prepared_header(const MoeConfig& config) {
   PreparedHeader header{};
-  std::memcpy(header.tag, "moecpu1", sizeof(header.tag));
+  std::memcpy(header.tag, "moecpu2", sizeof(header.tag));
   header.hidden = config.hidden;
   header.intermediate = config.intermediate;
   header.num_experts = config.num_experts;
   header.shared_intermediate = config.shared.intermediate;
-  header.io = config.recipe == "fp16" ? 1 : 0;
+  header.recipe = tables::recipe_index(config.recipe);
+  header.shared_recipe = tables::recipe_index(shared_recipe(config));
+  header.int4_group = config.int4.size;
+  header.int4_zeros = config.int4.zero_points;
   header.gated = is_gated(config.activation.kind);
   header.router = config.router;
   header.shared_gated = config.shared.gated;
@@ -83,12 +122,14 @@ PreparedHeader prepared_header(const MoeConfig& config) {
 }
 
 ThreadScratch thread_scratch(const MoeConfig& config) {
-  const std::int64_t depth = std::max({config.hidden, config.intermediate, config.shared.intermediate});
+  // As deep as any panel; activations and quantisers work on whole vectors.
+  const std::int64_t depth = round_up(std::max({config.hidden, config.intermediate, config.shared.intermediate}), 16);
   const std::int64_t project = kProjectTokens * round_up(config.hidden, 8);
   Parts parts;
   ThreadScratch scratch;
   scratch.tile = parts.take(std::max(kBlockPairs * depth, 2 * project), sizeof(float));
   scratch.row = parts.take(depth, sizeof(float));
+  scratch.codes = parts.take(depth, 1 + sizeof(float));
   scratch.sums = parts.take(kMaxTilePanels * kMaxTileTokens * kPanelRows, sizeof(float));
   scratch.route = parts.take(1, route_scratch_bytes(config.num_experts));
   scratch.bytes = parts.total();
@@ -110,8 +151,12 @@ WorkspaceLayout workspace_layout(const MoeConfig& config, std::int64_t tokens) {
   layout.order = parts.take(pairs, sizeof(std::int32_t));
   layout.starts = parts.take(config.num_experts + 2, sizeof(std::int32_t));
   layout.items = parts.take(max_items, sizeof(WorkItem));
-  layout.h = parts.take(pairs * config.intermediate, sizeof(std::uint16_t));
-  layout.shared_h = parts.take(shared * config.shared.intermediate, sizeof(std::uint16_t));
+  layout.x = parts.take(layout.chunk * config.hidden, sizeof(float));
+  layout.shared_x = layout.x;
+  const bool apart = activation_spec(config.recipe, true) || activation_spec(shared_recipe(config), true);
+  if (shared > 0 && apart) layout.shared_x = parts.take(shared * config.hidden, sizeof(float));
+  layout.h = parts.take(pairs * config.intermediate, sizeof(float));
+  layout.shared_h = parts.take(shared * config.shared.intermediate, sizeof(float));
   layout.y = parts.take(pairs * config.hidden, sizeof(float));
   layout.shared_y = parts.take(shared * config.hidden, sizeof(float));
   layout.thread_bytes = thread_scratch(config).bytes;

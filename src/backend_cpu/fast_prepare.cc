@@ -1,38 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packs weights of any strides and type into the fast path's panels.
+// Packs weights of any strides and format into the fast path's panels.
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <limits>
+#include <mutex>
+#include <span>
+#include <vector>
 
 #include "backend_cpu/arguments.h"
 #include "backend_cpu/backend_cpu.h"
 #include "backend_cpu/fast_layout.h"
+#include "backend_cpu/fast_read.h"
 #include "backend_cpu/fast_threads.h"
 
 namespace moesaic::cpu {
 namespace {
-
-float read_float(const void* data, DType type, std::int64_t index) {
-  if (type == DType::kF32) return static_cast<const float*>(data)[index];
-  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
-  return type == DType::kBF16 ? bf16_to_float(bits) : half_to_float(bits);
-}
-
-// Columns [first, first + count) of a row as 16-bit numbers; a type that is stored already is copied bit by bit.
-void read_row(const MatrixView& matrix, std::int64_t row, std::int64_t first, std::int64_t count, Io io,
-              std::uint16_t* to) {
-  const std::int64_t start = row * matrix.row_stride + first * matrix.col_stride;
-  const bool same = matrix.dtype == (io == Io::kBf16 ? DType::kBF16 : DType::kF16);
-  if (same) {
-    const auto* from = static_cast<const std::uint16_t*>(matrix.data) + start;
-    for (std::int64_t i = 0; i < count; ++i) to[i] = from[i * matrix.col_stride];
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) {
-      to[i] = from_float(read_float(matrix.data, matrix.dtype, start + i * matrix.col_stride), io);
-    }
-  }
-}
 
 // The weights that a packed matrix is made of; `second` is the up projection of a gated GEMM 1.
 struct Source {
@@ -42,39 +28,187 @@ struct Source {
   const VectorView* second_bias;
 };
 
-void pack_panel(const PackedMatrix& packed, const Source& source, std::int64_t panel, Io io, std::byte* expert) {
-  constexpr std::int64_t kBlock = 256;
-  auto* lines = reinterpret_cast<std::uint16_t*>(expert + packed.weights) + panel * packed.depth * kPanelRows;
-  auto* bias = reinterpret_cast<float*>(expert + packed.bias) + panel * kPanelRows;
-  std::memset(lines, 0, static_cast<std::size_t>(packed.depth) * kPanelRows * sizeof(std::uint16_t));
-  std::memset(bias, 0, kPanelRows * sizeof(float));
+// One panel's memory.
+struct Panel {
+  const PanelFormat& format;
+  const PackedMatrix& matrix;
+  std::byte *codes, *scales;
+  std::int8_t* zeros;
+  float *multipliers, *bias;
+
+  Panel(const PanelFormat& format_, const PackedMatrix& packed, std::int64_t index, std::byte* expert)
+      : format(format_),
+        matrix(packed),
+        codes(expert + packed.codes + static_cast<std::size_t>(index) * packed.panel_codes),
+        scales(expert + packed.scales + static_cast<std::size_t>(index) * packed.panel_scales),
+        zeros(reinterpret_cast<std::int8_t*>(expert + packed.zeros +
+                                             static_cast<std::size_t>(index) * packed.panel_zeros)),
+        multipliers(reinterpret_cast<float*>(expert + packed.multipliers) + index * kPanelRows),
+        bias(reinterpret_cast<float*>(expert + packed.bias) + index * kPanelRows) {}
+
+  void clear() {
+    std::memset(codes, 0, matrix.panel_codes);
+    std::memset(scales, 0, matrix.panel_scales);
+    std::memset(zeros, 0, matrix.panel_zeros);
+    std::fill_n(multipliers, kPanelRows, 1.0f);
+    std::fill_n(bias, kPanelRows, 0.0f);
+  }
+};
+
+void pack_numbers(const Panel& panel, int r, const MatrixView& matrix, std::int64_t row,
+                  std::vector<std::uint16_t>& values) {
+  values.resize(static_cast<std::size_t>(matrix.cols));
+  read_numbers(matrix, row, panel.format.codes == PanelCodes::kFp16 ? Io::kFp16 : Io::kBf16, values.data());
+  auto* lines = reinterpret_cast<std::uint16_t*>(panel.codes) + panel_position(r, panel.format.codes);
+  for (std::int64_t k = 0; k < matrix.cols; ++k) lines[k * kPanelRows] = values[k];
+}
+
+void pack_codes(const Panel& panel, int r, const std::vector<std::uint8_t>& codes) {
+  const std::int64_t depth = panel.matrix.stored_depth;
+  if (panel_code_bits(panel.format.codes) == 8) {
+    auto* lines = reinterpret_cast<std::uint16_t*>(panel.codes) + r;
+    for (std::int64_t k = 0; k < depth; k += 2) {
+      lines[k / 2 * kPanelRows] = static_cast<std::uint16_t>(codes[k] | codes[k + 1] << 8);
+    }
+    return;
+  }
+  auto* lines = reinterpret_cast<std::uint32_t*>(panel.codes) + r;
+  for (std::int64_t k = 0; k < depth; k += 8) {
+    std::uint32_t word = 0;
+    for (int i = 0; i < 8; ++i) word |= static_cast<std::uint32_t>(codes[k + i]) << (4 * i);
+    lines[k / 8 * kPanelRows] = word;
+  }
+}
+
+// A row's scales, in its stored order of blocks.
+struct RowScales {
+  std::vector<double> values;
+  bool nan = false;
+};
+
+RowScales row_scales(const MatrixView& matrix, std::int64_t row, std::int64_t blocks, std::int64_t block) {
+  RowScales scales;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    scales.values.push_back(read_scale(matrix.quantization, row, b * block));
+    scales.nan = scales.nan || !std::isfinite(scales.values.back());
+  }
+  return scales;
+}
+
+// Exponent e with largest magnitude in [2^e, 2^(e + 1)); 0 for a row of zeros.
+int largest_exponent(const RowScales& scales) {
+  double largest = 0.0;
+  for (const double scale : scales.values) largest = std::max(largest, std::fabs(scale));
+  return largest == 0.0 ? 0 : std::ilogb(largest);
+}
+
+// Writes the scales of row r and returns what they leave to its multiplier.
+double pack_scales(const Panel& panel, int r, const RowScales& scales) {
+  const bool bytes = panel_code_bits(panel.format.codes) == 8;
+  const double decoded = bytes ? kE4m3AsHalf : 1.0;  // what the decoding of codes leaves to the scale
+  const int exponent = largest_exponent(scales);
+  const auto blocks = static_cast<std::int64_t>(scales.values.size());
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const double scale = scales.values[b];
+    const std::int64_t at = b * kPanelRows + r;
+    switch (panel.format.scale) {
+      case PanelScale::kNone:
+        return scale * decoded;
+      case PanelScale::kE4m3:
+        reinterpret_cast<std::uint8_t*>(panel.scales)[at] = float_to_e4m3(static_cast<float>(scale));
+        break;
+      case PanelScale::kE8m0: {
+        // So far below the row's largest scale, the product with any code is below fp32's range beside it.
+        const int stored = std::ilogb(scale) - exponent + (bytes ? 135 : 127);
+        reinterpret_cast<std::uint8_t*>(panel.scales)[at] = static_cast<std::uint8_t>(std::max(0, stored));
+        break;
+      }
+      case PanelScale::kF16: {
+        const double moved = std::ldexp(scale, 14 - exponent);
+        const std::uint16_t half = float_to_half(static_cast<float>(moved));
+        if (std::fabs(moved) >= 0x1p-14 && half_to_float(half) != moved) {
+          throw Error(ErrorKind::kInvalidArgument,
+                      "prepare on the CPU: int4 scales are numbers that neither bf16 nor fp16 holds, wanted scales "
+                      "rounded to one of them");
+        }
+        reinterpret_cast<std::uint16_t*>(panel.scales)[at] = half;
+        break;
+      }
+      case PanelScale::kF32:
+        reinterpret_cast<float*>(panel.scales)[at] = static_cast<float>(std::ldexp(scale, -exponent) * decoded);
+        break;
+    }
+  }
+  switch (panel.format.scale) {
+    case PanelScale::kE8m0:
+    case PanelScale::kF32:
+      return std::ldexp(1.0, exponent);
+    case PanelScale::kF16:
+      return std::ldexp(1.0, exponent - 14);
+    default:
+      return 1.0;
+  }
+}
+
+void pack_quantized(const Panel& panel, int r, const MatrixView& matrix, std::int64_t row,
+                    std::vector<std::uint8_t>& codes) {
+  codes.assign(static_cast<std::size_t>(panel.matrix.stored_depth), 0);
+  read_codes(matrix, row, codes.data());
+  const std::int64_t block = panel.format.block == 0 ? matrix.cols : panel.format.block;
+  RowScales scales = row_scales(matrix, row, panel.matrix.blocks, block);
+  if (matrix.quantization.codes == CodeFormat::kE4M3) {
+    for (const std::uint8_t code : codes) scales.nan = scales.nan || (code & 0x7f) == 0x7f;
+  }
+  if (scales.nan) {
+    panel.multipliers[r] = std::numeric_limits<float>::quiet_NaN();
+    return;  // codes and scales stay 0
+  }
+  pack_codes(panel, r, codes);
+  panel.multipliers[r] = static_cast<float>(pack_scales(panel, r, scales) * matrix.quantization.multiplier);
+  for (std::int64_t b = 0; panel.format.zeros && b < panel.matrix.blocks; ++b) {
+    panel.zeros[b * kPanelRows + r] = static_cast<std::int8_t>(read_zero(matrix.quantization, row, b * block));
+  }
+}
+
+void pack_panel(const PanelFormat& format, const PackedMatrix& packed, const Source& source, std::int64_t index,
+                std::byte* expert) {
+  Panel panel(format, packed, index, expert);
+  panel.clear();
+  std::vector<std::uint16_t> numbers;
+  std::vector<std::uint8_t> codes;
   for (int r = 0; r < kPanelRows; ++r) {
     const bool is_second = r >= packed.outputs_per_panel;
-    const std::int64_t row = panel * packed.outputs_per_panel + r % packed.outputs_per_panel;
+    const std::int64_t row = index * packed.outputs_per_panel + r % packed.outputs_per_panel;
     if (row >= packed.outputs) continue;
     const MatrixView& matrix = is_second ? *source.second : *source.first;
     const VectorView& vector = is_second ? *source.second_bias : *source.first_bias;
-    if (!vector.empty()) bias[r] = read_float(vector.data, vector.dtype, row * vector.stride);
-    std::uint16_t values[kBlock];
-    const int position = panel_position(r, io);
-    for (std::int64_t k = 0; k < packed.depth; k += kBlock) {
-      const std::int64_t count = std::min(kBlock, packed.depth - k);
-      read_row(matrix, row, k, count, io, values);
-      for (std::int64_t i = 0; i < count; ++i) lines[(k + i) * kPanelRows + position] = values[i];
+    if (!vector.empty()) panel.bias[r] = read_float(vector.data, vector.dtype, row * vector.stride);
+    if (panel_code_bits(format.codes) == 16) {
+      pack_numbers(panel, r, matrix, row, numbers);
+    } else {
+      pack_quantized(panel, r, matrix, row, codes);
     }
   }
 }
 
-void pack_expert(const PackedExpert& packed, const ExpertWeights& weights, Io io, std::byte* expert) {
+void pack_expert(const PackedExpert& packed, const ExpertWeights& weights, std::byte* expert) {
   const Source up{&weights.gate, &weights.up, &weights.gate_bias, &weights.up_bias};
   const Source down{&weights.down, nullptr, &weights.down_bias, nullptr};
+  std::mutex mutex;
+  std::exception_ptr failure;  // of any panel: workers must not throw
   parallel_for(packed.up.panels + packed.down.panels, [&](std::int64_t task, int) {
-    if (task < packed.up.panels) {
-      pack_panel(packed.up, up, task, io, expert);
-    } else {
-      pack_panel(packed.down, down, task - packed.up.panels, io, expert);
+    try {
+      if (task < packed.up.panels) {
+        pack_panel(packed.format, packed.up, up, task, expert);
+      } else {
+        pack_panel(packed.format, packed.down, down, task - packed.up.panels, expert);
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      failure = std::current_exception();
     }
   });
+  if (failure) std::rethrow_exception(failure);
 }
 
 void pack_vector(const VectorView& vector, float* to) {
@@ -99,6 +233,27 @@ void pack_router(const PreparedLayout& layout, const MoeConfig& config, const Mo
   if (config.shared.gated) pack_vector(weights.shared_gate, router + config.num_experts * layout.router_cols);
 }
 
+// One scale for all experts, because a token is quantised once for all of them; 0 when one has none.
+float common_scale(std::span<const ExpertWeights> experts, float ExpertWeights::*member) {
+  float largest = 0.0f;
+  for (const ExpertWeights& expert : experts) {
+    if (expert.*member == 0.0f) return 0.0f;
+    largest = std::max(largest, expert.*member);
+  }
+  return largest;
+}
+
+StaticScales static_scales(const MoeConfig& config, const MoeWeights& weights) {
+  StaticScales scales{};
+  scales.input = common_scale(weights.experts, &ExpertWeights::input_scale);
+  scales.down_input = common_scale(weights.experts, &ExpertWeights::down_input_scale);
+  if (config.shared.intermediate > 0) {
+    scales.shared_input = weights.shared.input_scale;
+    scales.shared_down_input = weights.shared.down_input_scale;
+  }
+  return scales;
+}
+
 }  // namespace
 
 std::size_t fast_prepared_bytes(const MoeConfig& config) {
@@ -117,12 +272,12 @@ void fast_prepare(const MoeConfig& config, const MoeWeights& weights, void* prep
   const PreparedLayout layout = prepared_layout(config);
   auto* memory = static_cast<std::byte*>(prepared);
   pack_router(layout, config, weights, memory);
+  const StaticScales scales = static_scales(config, weights);
+  std::memcpy(memory + layout.static_scales, &scales, sizeof(scales));
   for (int e = 0; e < config.num_experts; ++e) {
-    pack_expert(layout.expert, weights.experts[e], layout.io, memory + layout.experts + e * layout.expert.bytes);
+    pack_expert(layout.expert, weights.experts[e], memory + layout.experts + e * layout.expert.bytes);
   }
-  if (config.shared.intermediate > 0) {
-    pack_expert(layout.shared_expert, weights.shared, layout.io, memory + layout.shared);
-  }
+  if (config.shared.intermediate > 0) pack_expert(layout.shared_expert, weights.shared, memory + layout.shared);
   const PreparedHeader header = prepared_header(config);
   std::memcpy(memory, &header, sizeof(header));
 }

@@ -26,6 +26,10 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+/// Gives back the memory of mapped pages that lie wholly inside [data, data + size); they are read again when needed.
+/// Only for memory of a MappedFile.
+void release_pages(const void* data, std::size_t size) noexcept;
+
 /// True for an existing file of any kind.
 bool path_exists(const std::string& path);
 

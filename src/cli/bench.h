@@ -37,6 +37,7 @@ struct BenchPoint {
   double weight_bytes = 0;     // of touched and shared experts
   double flops = 0;
   double floor_us = 0;
+  double bf16_us = 0;  // the CPU's time for the same shape with 16-bit weights, measured in turns; 0: not measured
   std::vector<std::string> kernels;
 };
 

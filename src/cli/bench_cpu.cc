@@ -5,10 +5,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <memory>
+#include <optional>
 #include <thread>
 
+#include "backend_cpu/backend_cpu.h"
 #include "cli/bench.h"
 #include "moesaic/error.h"
+#include "moesaic/quantize.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
@@ -18,6 +22,11 @@ using Clock = std::chrono::steady_clock;
 
 double since_us(Clock::time_point begin) {
   return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
 }
 
 /// Median wall time of `work` on all cores, each with its own slice index.
@@ -31,8 +40,7 @@ double parallel_us(int threads, Work work) {
     for (std::thread& thread : pool) thread.join();
     times.push_back(since_us(begin));
   }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return median(times);
 }
 
 Ceilings measure_ceilings() {
@@ -57,65 +65,154 @@ Ceilings measure_ceilings() {
   return c;
 }
 
-struct CpuLayer {
-  FusedMoe layer;
-  std::vector<std::uint16_t> source;
-  std::vector<unsigned char> prepared;
+/// Memory that begins on the boundary which layers ask for.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(std::size_t bytes) : storage_(new unsigned char[bytes + 256]), bytes_(bytes) {}
+  void* data() const { return storage_.get() + (256 - reinterpret_cast<std::uintptr_t>(storage_.get()) % 256) % 256; }
+  std::size_t size() const { return bytes_; }
 
-  explicit CpuLayer(const MoeConfig& c) : layer(FusedMoe::create(c)) {
-    const DType io = tables::get_recipe(c.recipe).io;
-    const std::int64_t widest = std::max(c.intermediate, c.shared.intermediate);
-    source.resize(static_cast<std::size_t>(3 * widest * c.hidden));
+ private:
+  std::unique_ptr<unsigned char[]> storage_;
+  std::size_t bytes_;
+};
+
+/// One matrix of random numbers in a recipe's format.
+class RandomMatrix {
+ public:
+  RandomMatrix(const std::string& recipe, const Int4Groups& int4, std::int64_t rows, std::int64_t cols)
+      : numbers_(static_cast<std::size_t>(rows * cols)) {
+    const DType io = tables::get_recipe(recipe).io;
     std::uint32_t state = 1;
-    for (std::uint16_t& b : source) {
+    for (std::uint16_t& b : numbers_) {
       state = state * 1664525u + 1013904223u;
       b = static_cast<std::uint16_t>(io == DType::kBF16 ? ((state >> 16 & 0x80ff) | 0x3c00)
                                                         : ((state >> 16 & 0x87ff) | 0x2000));
     }
-    const auto views = [&](std::int64_t rows) {
-      ExpertWeights e;
-      e.gate = {source.data(), io, rows, c.hidden, c.hidden, 1};
-      if (is_gated(c.activation.kind)) e.up = {source.data() + rows * c.hidden, io, rows, c.hidden, c.hidden, 1};
-      e.down = {source.data() + 2 * rows * c.hidden, io, c.hidden, rows, rows, 1};
-      return e;
-    };
-    MoeWeights weights;
-    weights.experts.assign(static_cast<std::size_t>(c.num_experts), views(c.intermediate));
-    if (c.shared.intermediate > 0) weights.shared = views(c.shared.intermediate);
-    if (c.shared.gated) weights.shared_gate = {source.data(), io, c.hidden, 1};
-    prepared.resize(layer.prepared_bytes() + 256);
-    layer.prepare(weights, aligned(prepared));
+    view_ = {numbers_.data(), io, rows, cols, cols, 1};
+    if (const std::optional<QuantSpec> spec = weight_spec(recipe, int4)) quantize(*spec);
+  }
+  RandomMatrix(const RandomMatrix&) = delete;
+  RandomMatrix& operator=(const RandomMatrix&) = delete;
+  const MatrixView& view() const { return view_; }
+
+ private:
+  void quantize(const QuantSpec& spec) {
+    const std::int64_t rows = view_.rows, cols = view_.cols;
+    const QuantSizes sizes = quant_sizes(spec, rows, cols);
+    codes_.resize(static_cast<std::size_t>(sizes.code_bytes));
+    scales_.resize(static_cast<std::size_t>(sizes.scale_bytes + 3) / 4);
+    const float encode_scale = 2688.0f / 0.03f;  // the numbers are below 0.03
+    QuantizeRun run;
+    run.x = TensorView(numbers_.data(), view_.dtype, {rows, cols});
+    run.codes = TensorView(codes_.data(), DType::kU8, {sizes.code_bytes});
+    run.scales = TensorView(scales_.data(), DType::kU8, {sizes.scale_bytes});
+    run.global_scale = TensorView(&encode_scale, DType::kF32, {1});
+    cpu::fast_quantize(spec, run, nullptr);
+    const QuantTraits traits = quant_traits(spec);
+    view_ = {codes_.data(), DType::kU8, rows, cols, cols, 1};
+    Quantization& q = view_.quantization;
+    q.codes = traits.codes;
+    q.scale_format = traits.scales;
+    q.scales = scales_.data();
+    q.block_rows = traits.block_rows == 0 ? rows : traits.block_rows;
+    q.block_cols = traits.block_cols == 0 ? cols : traits.block_cols;
+    q.scale_row_stride = sizes.scale_cols;
+    q.scale_col_stride = 1;
+    if (spec.format == QuantFormat::kNvfp4) q.multiplier = 1.0 / encode_scale;
   }
 
-  static void* aligned(std::vector<unsigned char>& bytes) {
-    return bytes.data() + (256 - reinterpret_cast<std::uintptr_t>(bytes.data()) % 256) % 256;
+  std::vector<std::uint16_t> numbers_;
+  std::vector<std::uint8_t> codes_;
+  std::vector<std::uint32_t> scales_;
+  MatrixView view_;
+};
+
+/// Every expert has the same weights, in memory of its own.
+struct CpuLayer {
+  FusedMoe layer;
+  AlignedBytes prepared;
+
+  explicit CpuLayer(const MoeConfig& c) : layer(FusedMoe::create(c)), prepared(layer.prepared_bytes()) {
+    const bool gated = is_gated(c.activation.kind);
+    const auto views = [&](const RandomMatrix& up, const RandomMatrix& down) {
+      ExpertWeights e;
+      e.gate = up.view();
+      if (gated) e.up = up.view();
+      e.down = down.view();
+      return e;
+    };
+    const RandomMatrix up(c.recipe, c.int4, c.intermediate, c.hidden);
+    const RandomMatrix down(c.recipe, c.int4, c.hidden, c.intermediate);
+    MoeWeights weights;
+    weights.experts.assign(static_cast<std::size_t>(c.num_experts), views(up, down));
+    std::optional<RandomMatrix> shared_up, shared_down;
+    if (c.shared.intermediate > 0) {
+      const std::string& recipe = c.shared.recipe.empty() ? c.recipe : c.shared.recipe;
+      shared_up.emplace(recipe, c.int4, c.shared.intermediate, c.hidden);
+      shared_down.emplace(recipe, c.int4, c.hidden, c.shared.intermediate);
+      weights.shared = views(*shared_up, *shared_down);
+    }
+    const std::vector<float> gate(static_cast<std::size_t>(c.hidden), 0.01f);
+    if (c.shared.gated) weights.shared_gate = {gate.data(), DType::kF32, c.hidden, 1};
+    layer.prepare(weights, prepared.data());
   }
 };
 
-BenchPoint measure_point(CpuLayer& bench, int tokens) {
-  const MoeConfig& c = bench.layer.config();
-  const DType io = tables::get_recipe(c.recipe).io;
-  std::vector<std::uint16_t> x(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(c.hidden));
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = bench.source[(i * 7) % bench.source.size()];
-  std::vector<std::uint16_t> y(x.size());
-  std::vector<unsigned char> workspace(bench.layer.workspace_bytes(tokens) + 256);
-  std::vector<double> times;
-  for (int seed = 0; seed < kBenchRoutings + 1; ++seed) {
-    const std::vector<float> logits = bench_logits(tokens, c.num_experts, seed);
+/// A layer with everything that runs of one size need.
+struct CpuRun {
+  const CpuLayer& bench;
+  std::vector<std::uint16_t> x, y;
+  AlignedBytes workspace;
+
+  CpuRun(const CpuLayer& layer, int tokens)
+      : bench(layer),
+        x(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(layer.layer.config().hidden)),
+        y(x.size()),
+        workspace(layer.layer.workspace_bytes(tokens)) {
+    std::uint32_t state = 7;
+    for (std::uint16_t& b : x) {
+      state = state * 1664525u + 1013904223u;
+      b = static_cast<std::uint16_t>((state >> 16 & 0x80ff) | 0x3c00);  // both 16-bit types: moderate numbers
+    }
+  }
+
+  double time_us(const std::vector<float>& logits) {
+    const MoeConfig& c = bench.layer.config();
+    const DType io = tables::get_recipe(c.recipe).io;
+    const auto tokens = static_cast<std::int64_t>(x.size()) / c.hidden;
     MoeRun run;
     run.x = TensorView(x.data(), io, {tokens, c.hidden});
     run.router_logits = TensorView(logits.data(), DType::kF32, {tokens, c.num_experts});
     run.out = TensorView(y.data(), io, {tokens, c.hidden});
-    run.prepared = CpuLayer::aligned(bench.prepared);
-    run.workspace = CpuLayer::aligned(workspace);
-    run.workspace_bytes = workspace.size() - 256;
+    run.prepared = bench.prepared.data();
+    run.workspace = workspace.data();
+    run.workspace_bytes = workspace.size();
     const Clock::time_point begin = Clock::now();
     bench.layer.run(run);
-    if (seed > 0) times.push_back(since_us(begin));  // the first is the warm-up
+    return since_us(begin);
+  }
+};
+
+/// `wide`: the same shape with 16-bit weights, run in turns so that both see the same machine; nullptr: none.
+BenchPoint measure_point(const CpuLayer& bench, const CpuLayer* wide, int tokens) {
+  const MoeConfig& c = bench.layer.config();
+  CpuRun run(bench, tokens);
+  std::optional<CpuRun> wide_run;
+  if (wide != nullptr) wide_run.emplace(*wide, tokens);
+  std::vector<double> times, wide_times;
+  for (int seed = 0; seed < kBenchRoutings + 1; ++seed) {
+    const std::vector<float> logits = bench_logits(tokens, c.num_experts, seed);
+    const double us = run.time_us(logits), wide_us = wide_run ? wide_run->time_us(logits) : 0.0;
+    if (seed == 0) continue;  // warm-up
+    times.push_back(us);
+    wide_times.push_back(wide_us);
   }
   BenchPoint p;
   p.tokens = tokens;
-  for (const double us : times) p.time_us += us / static_cast<double>(times.size());
+  // Medians: every routing touches about as much, and other programs of the machine only ever add time.
+  p.time_us = median(times);
+  p.bf16_us = median(wide_times);
   p.spread =
       (*std::max_element(times.begin(), times.end()) - *std::min_element(times.begin(), times.end())) / p.time_us;
   p.kernels = bench.layer.kernels(tokens);
@@ -128,9 +225,16 @@ BenchResult bench_moe_cpu(const BenchOptions& o) {
   BenchResult result;
   result.ceilings = measure_ceilings();
   const MoeConfig config = bench_config(o);
-  CpuLayer bench(config);
+  const CpuLayer bench(config);
+  std::optional<CpuLayer> wide;
+  if (weight_spec(config.recipe, config.int4)) {
+    MoeConfig wide_config = config;
+    wide_config.recipe = "bf16";
+    wide_config.shared.recipe.clear();
+    wide.emplace(wide_config);
+  }
   for (const int tokens : o.tokens) {
-    BenchPoint point = measure_point(bench, tokens);
+    BenchPoint point = measure_point(bench, wide ? &*wide : nullptr, tokens);
     fill_floor(config, result.ceilings, mean_touched(config, tokens), point);
     result.points.push_back(std::move(point));
   }

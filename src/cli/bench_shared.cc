@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What CPU and GPU benchmarks share: seeded routings, experts touched, floors.
 #include <algorithm>
+#include <optional>
 #include <random>
 
 #include "backend_cpu/backend_cpu.h"
 #include "cli/bench.h"
+#include "moesaic/quantize.h"
 
 namespace moesaic::cli {
 
@@ -41,11 +43,29 @@ double mean_touched(const MoeConfig& c, int tokens) {
   return total / kBenchRoutings;
 }
 
+namespace {
+
+/// Bytes of one expert's weights as the recipe stores them, scales and zero points included.
+double expert_bytes(const MoeConfig& c, const std::string& recipe, std::int64_t intermediate) {
+  const auto bytes = [&](std::int64_t rows, std::int64_t cols) {
+    const std::optional<QuantSpec> spec = weight_spec(recipe, c.int4);
+    if (!spec) return 2.0 * static_cast<double>(rows) * static_cast<double>(cols);
+    const QuantSizes sizes = quant_sizes(*spec, rows, cols);
+    return static_cast<double>(sizes.code_bytes + sizes.scale_bytes + sizes.zero_bytes);
+  };
+  const double inputs = is_gated(c.activation.kind) ? 2.0 : 1.0;
+  return intermediate == 0 ? 0.0 : inputs * bytes(intermediate, c.hidden) + bytes(c.hidden, intermediate);
+}
+
+}  // namespace
+
 void fill_floor(const MoeConfig& c, const Ceilings& ceilings, double touched, BenchPoint& p) {
   const double matrices = is_gated(c.activation.kind) ? 3.0 : 2.0;
   const double expert = matrices * c.hidden * c.intermediate, shared = matrices * c.hidden * c.shared.intermediate;
   p.touched_experts = touched;
-  p.weight_bytes = 2.0 * (touched * expert + shared);  // 16-bit weights
+  const std::string& shared_recipe = c.shared.recipe.empty() ? c.recipe : c.shared.recipe;
+  p.weight_bytes = touched * expert_bytes(c, c.recipe, c.intermediate) +
+                   expert_bytes(c, shared_recipe, c.shared.intermediate);
   p.flops = 2.0 * p.tokens * (c.top_k * expert + shared);
   const double memory = p.weight_bytes / ceilings.read_bytes_per_us;
   const double matrix = ceilings.matrix_flops_per_us > 0 ? p.flops / ceilings.matrix_flops_per_us : 0;

@@ -31,6 +31,7 @@ void add_verbs(CLI::App& app, moesaic::cli::Action& action) {
   add_bundle(app, action);
   add_cache(app, action);
   add_run(app, action);
+  add_quantize(app, action);
   add_bench(app, action);
 }
 

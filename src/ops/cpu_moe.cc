@@ -4,16 +4,15 @@
 
 #include "backend_cpu/backend_cpu.h"
 #include "ops/moe_impl.h"
-#include "tables/recipe_table.h"
 
 namespace moesaic::ops {
 namespace {
 
 class CpuMoe final : public MoeImpl {
  public:
-  explicit CpuMoe(const MoeConfig& config) : config_(config) {}
+  explicit CpuMoe(const MoeConfig& config) : config_(config), prepared_bytes_(cpu::fast_prepared_bytes(config)) {}
 
-  std::size_t prepared_bytes() const noexcept override { return cpu::fast_prepared_bytes(config_); }
+  std::size_t prepared_bytes() const noexcept override { return prepared_bytes_; }
   void prepare(const MoeWeights& weights, void* prepared, void*) const override {
     cpu::fast_prepare(config_, weights, prepared);
   }
@@ -25,16 +24,11 @@ class CpuMoe final : public MoeImpl {
 
  private:
   MoeConfig config_;
+  std::size_t prepared_bytes_;  // asked for at once: a configuration that cannot be served is refused by `create`
 };
 
 }  // namespace
 
-std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config) {
-  if (config.recipe != "bf16" && config.recipe != "fp16") {
-    throw Error(ErrorKind::kUnsupported,
-                fmt::format("fused_moe({}): the CPU serves bf16 and fp16 in this version", config.recipe));
-  }
-  return std::make_unique<CpuMoe>(config);
-}
+std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config) { return std::make_unique<CpuMoe>(config); }
 
 }  // namespace moesaic::ops

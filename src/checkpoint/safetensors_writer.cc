@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes a safetensors file piece by piece.
+#include "checkpoint/safetensors_writer.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/printable.h"
+#include "moesaic/error.h"
+
+namespace moesaic::checkpoint {
+
+int safetensors_dtype_bits(std::string_view dtype) noexcept {
+  struct Row {
+    std::string_view name;
+    int bits;
+  };
+  constexpr Row kRows[] = {{"F64", 64},    {"I64", 64}, {"U64", 64}, {"F32", 32}, {"I32", 32},    {"U32", 32},
+                           {"BF16", 16},   {"F16", 16}, {"I16", 16}, {"U16", 16}, {"F8_E4M3", 8}, {"F8_E5M2", 8},
+                           {"F8_E8M0", 8}, {"I8", 8},   {"U8", 8},   {"BOOL", 8}};
+  for (const Row& row : kRows) {
+    if (row.name == dtype) return row.bits;
+  }
+  return 0;
+}
+
+std::uint64_t planned_bytes(const PlannedTensor& tensor) {
+  std::uint64_t elements = 1;
+  for (const std::int64_t size : tensor.shape) elements *= static_cast<std::uint64_t>(size);
+  return elements * static_cast<std::uint64_t>(safetensors_dtype_bits(tensor.dtype)) / 8;
+}
+
+SafetensorsWriter::SafetensorsWriter(std::string path, const std::vector<PlannedTensor>& tensors)
+    : path_(std::move(path)) {
+  std::vector<PlannedTensor> ordered = tensors;
+  std::stable_sort(ordered.begin(), ordered.end(), [](const PlannedTensor& a, const PlannedTensor& b) {
+    return safetensors_dtype_bits(a.dtype) > safetensors_dtype_bits(b.dtype);
+  });
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  header["__metadata__"] = {{"format", "pt"}};
+  std::uint64_t end = 0;
+  for (const PlannedTensor& tensor : ordered) {
+    const std::uint64_t size = planned_bytes(tensor);
+    if (!places_.emplace(tensor.name, Place{end, size, 0}).second) {
+      throw Error(ErrorKind::kInvalidArgument,
+                  fmt::format("{}: tensor {} stands twice", path_, in_quotes(tensor.name)));
+    }
+    header[tensor.name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {end, end + size}}};
+    end += size;
+  }
+  std::string json = header.dump();
+  json.resize((json.size() + 7) / 8 * 8, ' ');
+  const std::uint64_t length = json.size();
+  file_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (file_ < 0) throw Error(ErrorKind::kIo, fmt::format("cannot create {}: {}", path_, std::strerror(errno)));
+  data_begin_ = 8 + length;
+  std::string start(8, '\0');
+  std::memcpy(start.data(), &length, 8);
+  start += json;
+  write_at(0, start.data(), start.size());
+}
+
+SafetensorsWriter::~SafetensorsWriter() {
+  if (file_ < 0) return;
+  ::close(file_);
+  ::unlink(path_.c_str());
+}
+
+void SafetensorsWriter::write_at(std::uint64_t position, const void* data, std::uint64_t size) {
+  const auto* bytes = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t done = ::pwrite(file_, bytes, size, static_cast<off_t>(position));
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) throw Error(ErrorKind::kIo, fmt::format("cannot write {}: {}", path_, std::strerror(errno)));
+    bytes += done;
+    position += static_cast<std::uint64_t>(done);
+    size -= static_cast<std::uint64_t>(done);
+  }
+}
+
+void SafetensorsWriter::write(const std::string& name, std::uint64_t offset, const void* data, std::uint64_t size) {
+  const auto at = places_.find(name);
+  if (at == places_.end() || offset > at->second.size || size > at->second.size - offset) {
+    throw Error(ErrorKind::kInternal,
+                fmt::format("{}: {} bytes at {} of tensor {} were not planned", path_, size, offset, in_quotes(name)));
+  }
+  write_at(data_begin_ + at->second.begin + offset, data, size);
+  at->second.written += size;
+}
+
+void SafetensorsWriter::finish() {
+  for (const auto& [name, place] : places_) {
+    if (place.written != place.size) {
+      throw Error(ErrorKind::kInternal, fmt::format("{}: {} of {} bytes of tensor {} were written", path_,
+                                                    place.written, place.size, in_quotes(name)));
+    }
+  }
+  // An error can come as late as here, from a full disk.
+  if (::fsync(file_) != 0 || ::close(file_) != 0) {
+    const int error = errno;
+    ::unlink(path_.c_str());
+    file_ = -1;
+    throw Error(ErrorKind::kIo, fmt::format("cannot write {}: {}", path_, std::strerror(error)));
+  }
+  file_ = -1;
+}
+
+}  // namespace moesaic::checkpoint
