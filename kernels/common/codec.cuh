@@ -12,7 +12,6 @@ struct E2m1 {
   static constexpr int kFraction = 1, kLeastExponent = 0, kSign = 3;
   static constexpr float kLargest = 6.0f;  // 1.5 * 2^2
   static constexpr int kTopExponent = 2;
-  static constexpr u32 kNan = 0x7;
 };
 struct E4m3 {
   static constexpr int kFraction = 3, kLeastExponent = -6, kSign = 7;
@@ -34,9 +33,9 @@ __device__ __forceinline__ float power_of_two(int exponent) {
   return __uint_as_float(static_cast<u32>(exponent + 127) << 23);  // exponents of normal numbers
 }
 
-/// Code of a magnitude in [0, largest]. The number 2^(e + 23 - fraction), e the exponent but at least the format's
-/// least one, has one step of the format as its last bit: adding it rounds the magnitude to steps, ties to even. An
-/// even number of steps is an even code, since a binade holds an even number of steps.
+/// Code of a magnitude in [0, largest], for formats of 8 bits. The number 2^(e + 23 - fraction), e the exponent but at
+/// least the format's least one, has one step of the format as its last bit: adding it rounds the magnitude to steps,
+/// ties to even. An even number of steps is an even code, since a binade holds an even number of steps.
 template <typename Format>
 __device__ __forceinline__ u32 encode_magnitude(float magnitude) {
   constexpr u32 kLeast = static_cast<u32>(127 + Format::kLeastExponent) << 23;
@@ -46,16 +45,11 @@ __device__ __forceinline__ u32 encode_magnitude(float magnitude) {
   return steps + ((exponent - kLeast) >> (23 - Format::kFraction));
 }
 
-/// Requires: not NaN (which would become the largest number with its own sign).
-template <typename Format>
-__device__ __forceinline__ u32 encode_number(float value) {
-  const u32 sign = __float_as_uint(value) >> 31 << Format::kSign;
-  return encode_magnitude<Format>(fminf(fabsf(value), Format::kLargest)) | sign;
-}
-
 template <typename Format>
 __device__ __forceinline__ u32 encode(float value) {
-  return value != value ? Format::kNan : encode_number<Format>(value);
+  const u32 sign = __float_as_uint(value) >> 31 << Format::kSign;
+  const u32 number = encode_magnitude<Format>(fminf(fabsf(value), Format::kLargest)) | sign;
+  return value != value ? Format::kNan : number;
 }
 
 /// Magnitude bits become an FP32 number 2^(126 + least exponent) too small, subnormal ones included; the product is
@@ -93,6 +87,16 @@ __device__ __forceinline__ u32 convert_fp8x2(float low, float high) {
   return codes;
 }
 
+/// One code of 8 bits.
+template <typename Format, bool kHardware>
+__device__ __forceinline__ u32 encode_fp8(float value) {
+  if constexpr (kHardware) {
+    return convert_fp8x2<Format>(value, 0.0f) & 0xffu;
+  } else {
+    return encode<Format>(value);
+  }
+}
+
 /// Four codes of 8 bits. The instruction gives a NaN the code 0x7F whatever its sign.
 template <typename Format, bool kHardware>
 __device__ __forceinline__ u32 encode_fp8x4(float a, float b, float c, float d) {
@@ -103,11 +107,42 @@ __device__ __forceinline__ u32 encode_fp8x4(float a, float b, float c, float d) 
   }
 }
 
+/// Bit i of `bits` (8 of them) to bit 4 i.
+__device__ __forceinline__ u32 spread_to_nibbles(u32 bits) {
+  bits = (bits | bits << 12) & 0x000f000fu;
+  bits = (bits | bits << 6) & 0x03030303u;
+  return (bits | bits << 3) & 0x11111111u;
+}
+
+/// A number whose last bit is 1: what is added to it is rounded to an integer, ties to even, and lies in the low bits.
+inline constexpr float kIntegerRounder = 0x1.8p23f;
+inline constexpr u32 kIntegerRounderBits = 0x4b400000u;
+
+/// The magnitude codes' numbers 0, 0.5, 1, 1.5, 2, 3, 4, 6 are where min(2a, a + 2, a / 2 + 4) is 0, 1, ... 7: of the
+/// three, each rounded once to an integer, the least is the code.
+__device__ __forceinline__ u32 e2m1_magnitude_and_rounder(float value) {
+  const float a = fminf(fabsf(value), E2m1::kLargest);
+  const float low = __fmaf_rn(a, 2.0f, kIntegerRounder), middle = __fadd_rn(a, kIntegerRounder + 2.0f);
+  return __float_as_uint(fminf(fminf(low, middle), __fmaf_rn(a, 0.5f, kIntegerRounder + 4.0f)));
+}
+
+/// Eight integers below 16, each with the rounder's bits above, become nibbles: sums are modulo 2^32, so the rounders'
+/// bits go with one subtraction.
+struct NibblePacker {
+  u32 sum = 0;
+  __device__ __forceinline__ void add(int position, u32 integer_and_rounder) {
+    sum += integer_and_rounder << (4 * position);
+  }
+  __device__ __forceinline__ u32 nibbles() const {
+    return sum - (kIntegerRounderBits + (kIntegerRounderBits << 4) + (kIntegerRounderBits << 8));  // << 12 is 0
+  }
+};
+
 /// Eight codes of e2m1. Requires: no NaN but positive ones, which become 7.
 template <bool kHardware>
 __device__ __forceinline__ u32 encode_e2m1x8(const float* v) {
-  u32 codes = 0;
   if constexpr (kHardware) {
+    u32 codes;
     asm("{\n"
         ".reg .b8 b0, b1, b2, b3;\n"
         "cvt.rn.satfinite.e2m1x2.f32 b0, %2, %1;\n"
@@ -118,11 +153,17 @@ __device__ __forceinline__ u32 encode_e2m1x8(const float* v) {
         "}"
         : "=r"(codes)
         : "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "f"(v[4]), "f"(v[5]), "f"(v[6]), "f"(v[7]));
+    return codes;
   } else {
+    NibblePacker magnitudes;
+    u32 signs = 0;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) codes |= encode_number<E2m1>(v[i]) << (4 * i);
+    for (int i = 7; i >= 0; --i) {
+      magnitudes.add(i, e2m1_magnitude_and_rounder(v[i]));
+      signs = __funnelshift_l(__float_as_uint(v[i]), signs, 1);  // signs * 2 + sign
+    }
+    return magnitudes.nibbles() | spread_to_nibbles(signs) << 3;
   }
-  return codes;
 }
 
 // --- maxima ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ __device__ __forceinline__ bool leads_block(const abi::QuantizeParams& p, const 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void quantize_fp4(const abi::QuantizeParams& p) {
   constexpr int kUnits = kConfig.tile_k / kUnit;
-  constexpr bool kHardware = (kConfig.convert & abi::kConvertFp4) != 0;
+  constexpr bool kFp8 = (kConfig.convert & abi::kConvertFp8) != 0, kFp4 = (kConfig.convert & abi::kConvertFp4) != 0;
   Unit unit[kUnits];
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) unit[i] = unit_of_thread(p, i, kUnits);
@@ -38,8 +38,8 @@ __device__ __forceinline__ void quantize_fp4(const abi::QuantizeParams& p) {
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {
     const float amax = block_max(amax_of(v[i]), p.block_shift);
-    const ByteScale scale = mx ? mx_scale<codec::E2m1>(amax, p.floor_e8m0 != 0) : nvfp4_scale(amax, global);
-    write_e2m1<kHardware>(p, unit[i], v[i], scale.multiplier, scale.zero);
+    const ByteScale scale = mx ? mx_scale<codec::E2m1>(amax, p.floor_e8m0 != 0) : nvfp4_scale<kFp8>(amax, global);
+    write_e2m1<kFp4>(p, unit[i], v[i], scale.multiplier, scale.zero);
     if (leads_block(p, unit[i])) write_byte_scale(p, unit[i], scale.byte);
   }
 }

@@ -35,29 +35,40 @@ __device__ __forceinline__ Group int4_group(float amax, float low, float high, b
   return g;
 }
 
-/// round(fl(x / step)), ties to even. The product with the reciprocal is off by at most 2^-19 (quotients stay below
-/// 16); only where that could move it over a half is the division itself needed.
-__device__ __forceinline__ float rounded_quotient(float x, const Group& g) {
-  float quotient = __fmul_rn(x, g.inverse);
-  float rounded = rintf(quotient);
-  const float from_half = __fadd_rn(fabsf(__fadd_rn(quotient, -rounded)), -0.5f);
-  if (fabsf(from_half) < 0x1p-17f || g.inverse == 0.0f) rounded = rintf(__fdiv_rn(x, g.step));
-  return rounded;
+/// fl(x / step) by the reciprocal and two corrections: with the correctly rounded reciprocal of a divisor whose
+/// fraction is not all ones (a bf16 number's never is) the second quotient is the correctly rounded one (Markstein
+/// 1990).
+__device__ __forceinline__ float quotient(float x, const Group& g) {
+  float q = __fmul_rn(x, g.inverse);
+  q = __fmaf_rn(__fmaf_rn(-q, g.step, x), g.inverse, q);
+  return __fmaf_rn(__fmaf_rn(-q, g.step, x), g.inverse, q);
 }
 
-__device__ __forceinline__ u32 int4_code(float x, const Group& g) {
-  const float rounded = rounded_quotient(x, g);
-  // Infinity over infinity is NaN: code 0 (fmaxf drops it).
-  return static_cast<u32>(fminf(fmaxf(__fadd_rn(rounded, g.zero), 0.0f), 15.0f));
+/// Code and rounder (see NibblePacker) of a quotient. NaN (infinity over infinity) is dropped by fmaxf: code 0.
+__device__ __forceinline__ u32 int4_code(float quotient, const Group& g) {
+  const float shifted = __fadd_rn(__fadd_rn(quotient, codec::kIntegerRounder), g.zero);
+  const float least = codec::kIntegerRounder;
+  return __float_as_uint(fminf(fmaxf(shifted, least), least + 15.0f));
 }
 
 __device__ __forceinline__ uint2 int4_codes(const float (&v)[kUnit], const Group& g) {
   if (g.no_codes) return {0, 0};
   if (g.step == 0.0f) return {0x88888888u, 0x88888888u};
-  u32 words[2] = {0, 0};
+  codec::NibblePacker low, high;
+  if (g.inverse != 0.0f) {
 #pragma unroll
-  for (int i = 0; i < kUnit; ++i) words[i / 8] |= int4_code(v[i], g) << (4 * (i % 8));
-  return {words[0], words[1]};
+    for (int i = 0; i < 8; ++i) {
+      low.add(i, int4_code(quotient(v[i], g), g));
+      high.add(i, int4_code(quotient(v[i + 8], g), g));
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      low.add(i, int4_code(__fdiv_rn(v[i], g.step), g));
+      high.add(i, int4_code(__fdiv_rn(v[i + 8], g.step), g));
+    }
+  }
+  return {low.nibbles(), high.nibbles()};
 }
 
 template <abi::KernelConfig kConfig>

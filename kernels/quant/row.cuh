@@ -26,7 +26,7 @@ template <bool kFp4, bool kFp8>
 __device__ __forceinline__ void write_row_unit(const abi::QuantizeParams& p, const Unit& unit, const float (&v)[kUnit],
                                                const FloatScale& row, float global) {
   if (p.format == abi::kQuantNvfp4Row) {
-    const ByteScale scale = nvfp4_scale(amax_of(v), global);
+    const ByteScale scale = nvfp4_scale<kFp8>(amax_of(v), global);
     write_e2m1<kFp4>(p, unit, v, scale.multiplier, scale.zero);
     write_byte_scale(p, unit, scale.byte);
   } else {

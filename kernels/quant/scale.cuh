@@ -19,9 +19,10 @@ __device__ __forceinline__ float reciprocal_at_most_largest(float value) {
 }
 
 /// NVFP4: `global` is the encode scale.
+template <bool kHardware>
 __device__ __forceinline__ ByteScale nvfp4_scale(float amax, float global) {
   const float scaled = __fmul_rn(amax, __fmul_rn(global, 0x1.555556p-3f));  // fl(1 / 6)
-  const u32 byte = codec::encode<codec::E4m3>(codec::min_nan(scaled, codec::E4m3::kLargest));
+  const u32 byte = codec::encode_fp8<codec::E4m3, kHardware>(codec::min_nan(scaled, codec::E4m3::kLargest));
   const float stored = codec::decode<codec::E4m3>(byte);
   const float multiplier = fminf(__frcp_rn(__fmul_rn(stored, __frcp_rn(global))), codec::kLargestFloat);
   return {byte, multiplier, byte == 0 || byte == codec::E4m3::kNan};

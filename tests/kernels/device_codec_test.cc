@@ -157,6 +157,8 @@ struct FusedCase {
   Activation activation;
 };
 
+void PrintTo(const FusedCase& c, std::ostream* out) { *out << c.name; }
+
 Activation activation_of(ActivationKind kind, std::optional<float> alpha = {}, std::optional<float> beta = {},
                          std::optional<float> limit = {}) {
   Activation a;

@@ -41,6 +41,8 @@ struct FormatCase {
   int multiple() const { return group > 0 ? group : tables::quant_row(format).cols_multiple; }
 };
 
+void PrintTo(const FormatCase& c, std::ostream* out) { *out << c.name; }
+
 using enum QuantFormat;
 const FormatCase kFormats[] = {
     {"nvfp4", kNvfp4},

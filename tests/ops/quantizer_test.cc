@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Quantizer on the CPU: every argument is checked by name, scales go round every layout, x comes back near enough.
+#include "moesaic/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "support/quant_case.h"
+#include "tables/quant_table.h"
+#include "tests/support/expect_error.h"
+
+namespace moesaic {
+namespace {
+
+using testing::expect_error;
+using testing::HostArray;
+using testing::QuantBuffers;
+using testing::QuantCase;
+
+constexpr Device kCpu{};
+
+QuantSpec spec_of(QuantFormat format, ScaleLayout layout = ScaleLayout::kLinear) {
+  QuantSpec spec{.format = format, .layout = layout};
+  spec.int4.size = 32;
+  return spec;
+}
+
+/// A right run of nvfp4, of which a test spoils one argument.
+struct GoodRun {
+  QuantCase c{spec_of(QuantFormat::kNvfp4), DType::kBF16, 3, 64};
+  HostArray x;
+  QuantBuffers buffers;
+  QuantizeRun run;
+
+  explicit GoodRun(QuantFormat format = QuantFormat::kNvfp4, ScaleLayout layout = ScaleLayout::kLinear) {
+    c.spec = spec_of(format, layout);
+    std::mt19937 rng(1);
+    x = testing::random_array(rng, c.rows * c.cols, c.dtype, 1.0);
+    buffers = testing::quant_buffers(c, 600.0f);
+    run = testing::quant_run(c, x, buffers);
+  }
+};
+
+template <typename Spoil>
+void expect_refused(GoodRun good, const std::vector<std::string>& words, Spoil spoil) {
+  const Quantizer quantizer = Quantizer::create(good.c.spec, kCpu);
+  QuantizeRun run = testing::quant_run(good.c, good.x, good.buffers);
+  quantizer.quantize(run);  // right before
+  spoil(run);
+  expect_error(ErrorKind::kInvalidArgument, words, [&] { quantizer.quantize(run); });
+}
+
+TEST(Quantizer, RefusesWrongTensorsByName) {
+  expect_refused(GoodRun(), {"quantizer: x", "i32", "bf16, f16 or f32"},
+                 [](QuantizeRun& r) { r.x.dtype = DType::kI32; });
+  expect_refused(GoodRun(), {"shape [3, 63]", "multiple of 16"}, [](QuantizeRun& r) { r.x.shape[1] = 63; });
+  expect_refused(GoodRun(), {"codes", "u8 [3, 31]", "u8 [3, 32]"}, [](QuantizeRun& r) { r.codes.shape[1] = 31; });
+  expect_refused(GoodRun(), {"codes", "null"}, [](QuantizeRun& r) { r.codes.data = nullptr; });
+  expect_refused(GoodRun(), {"scales", "f32", "u8 [3, 4]"}, [](QuantizeRun& r) { r.scales.dtype = DType::kF32; });
+  expect_refused(GoodRun(QuantFormat::kMxfp8, ScaleLayout::k128x4), {"scales", "u8 [512]"},
+                 [](QuantizeRun& r) { r.scales.shape[0] = 6; });
+  expect_refused(GoodRun(), {"global_scale", "empty", "f32 [1]"}, [](QuantizeRun& r) { r.global_scale = {}; });
+  expect_refused(GoodRun(QuantFormat::kMxfp4), {"global_scale", "no given scale"},
+                 [](QuantizeRun& r) { r.global_scale = TensorView(r.x.data, DType::kF32, {1}); });
+  expect_refused(GoodRun(QuantFormat::kNvfp4Row), {"row_scales", "f32 [3]"}, [](QuantizeRun& r) { r.row_scales = {}; });
+  expect_refused(GoodRun(), {"zeros", "int4 with zero points"}, [](QuantizeRun& r) {
+    r.zeros = TensorView(r.x.data, DType::kU8, {3, 4});
+  });
+  expect_refused(GoodRun(), {"group_offsets", "linear", "128x4"},
+                 [](QuantizeRun& r) { r.group_offsets = TensorView(r.x.data, DType::kI32, {3}); });
+  expect_refused(GoodRun(QuantFormat::kNvfp4, ScaleLayout::k128x4), {"group_offsets", "[1]", "G >= 1"},
+                 [](QuantizeRun& r) { r.group_offsets = TensorView(r.x.data, DType::kI32, {1}); });
+  expect_refused(GoodRun(QuantFormat::kFp8Row), {"scales", "multiple of 4 bytes"},
+                 [](QuantizeRun& r) { r.scales.data = static_cast<char*>(r.scales.data) + 1; });
+}
+
+TEST(Quantizer, RefusesSpecsAndActivationsThatCannotBe) {
+  expect_error(ErrorKind::kInvalidArgument, {"128x4", "fp8_row", "linear"},
+               [] { Quantizer::create(spec_of(QuantFormat::kFp8Row, ScaleLayout::k128x4), kCpu); });
+  QuantSpec odd = spec_of(QuantFormat::kInt4);
+  odd.int4.size = 48;
+  expect_error(ErrorKind::kInvalidArgument, {"48", "32, 64 or 128"}, [&] { Quantizer::create(odd, kCpu); });
+  Activation relu;
+  relu.kind = ActivationKind::kRelu2;
+  expect_error(ErrorKind::kInvalidArgument, {"activation", "relu2", "gated"},
+               [&] { Quantizer::create(spec_of(QuantFormat::kMxfp8), kCpu, {}, &relu); });
+}
+
+TEST(Quantizer, GatedInputHasTwiceTheColumns) {
+  const Activation swiglu;
+  QuantCase c{spec_of(QuantFormat::kMxfp8), DType::kF32, 2, 32, true};
+  std::mt19937 rng(3);
+  const HostArray x = testing::random_array(rng, 2 * 64, DType::kF32, 1.0);
+  QuantBuffers b = testing::quant_buffers(c, 1.0f);
+  const Quantizer quantizer = Quantizer::create(c.spec, kCpu, {}, &swiglu);
+  QuantizeRun run = testing::quant_run(c, x, b);
+  quantizer.quantize(run);
+  const std::vector<float> gates = testing::to_floats(x);
+  c.activation = false;
+  HostArray back{DType::kF32, std::vector<unsigned char>(2 * 32 * 4)};
+  quantizer.dequantize(testing::quant_run(c, back, b));
+  const std::vector<float> values = testing::to_floats(back);
+  for (std::size_t r = 0; r < 2; ++r) {
+    for (std::size_t k = 0; k < 32; ++k) {
+      const float g = gates[r * 64 + k], u = gates[r * 64 + 32 + k];
+      EXPECT_NEAR(values[r * 32 + k], g / (1.0f + std::exp(-g)) * u, 0.07f * std::fabs(values[r * 32 + k]) + 0.01f);
+    }
+  }
+  run.x.shape[1] = 63;
+  expect_error(ErrorKind::kInvalidArgument, {"x", "even number"}, [&] { quantizer.quantize(run); });
+}
+
+TEST(Quantizer, EveryFormatComesBackWithinItsStep) {
+  std::mt19937 rng(5);
+  for (const tables::QuantRow& row : tables::kQuantTable) {
+    const QuantCase c{spec_of(row.format), DType::kBF16, 5, 160};
+    const HostArray x = testing::random_array(rng, c.rows * c.cols, c.dtype, 1.0);
+    const float global = row.format == QuantFormat::kNvfp4 ? 2688.0f / 4.0f : 4.0f / 448.0f;
+    QuantBuffers b = testing::quant_buffers(c, global);
+    const Quantizer quantizer = Quantizer::create(c.spec, kCpu);
+    quantizer.quantize(testing::quant_run(c, x, b));
+    HostArray back{DType::kBF16, std::vector<unsigned char>(x.bytes.size())};
+    quantizer.dequantize(testing::quant_run(c, back, b));
+    const std::vector<float> wanted = testing::to_floats(x), got = testing::to_floats(back);
+    double error = 0, size = 0;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      error += std::pow(double{got[i]} - wanted[i], 2);
+      size += std::pow(double{wanted[i]}, 2);
+    }
+    const bool four_bits = tables::code_bits(row.traits.codes) == 4;
+    EXPECT_LT(std::sqrt(error / size), four_bits                               ? 0.15
+                                       : row.format == QuantFormat::kMxfp8E5m2 ? 0.07
+                                                                               : 0.04)
+        << row.name;
+    EXPECT_GT(error, 0) << row.name;
+  }
+}
+
+TEST(Quantizer, ScalesGoRoundEveryLayout) {
+  std::mt19937 rng(9);
+  for (const ScaleLayout layout : {ScaleLayout::kLinear, ScaleLayout::k128x4, ScaleLayout::k8x4}) {
+    const Quantizer quantizer = Quantizer::create(spec_of(QuantFormat::kMxfp4, layout), kCpu);
+    const std::int64_t rows = 131, cols = 7, bytes = scale_layout_bytes(layout, rows, cols);
+    std::vector<std::uint8_t> linear(rows * cols), back(rows * cols, 0xEE), tiles(bytes, 0xEE);
+    for (std::uint8_t& byte : linear) byte = static_cast<std::uint8_t>(1 + rng() % 200);
+    const TensorView tile_view(tiles.data(), DType::kU8, {bytes});
+    quantizer.swizzle_scales(TensorView(linear.data(), DType::kU8, {rows, cols}), tile_view);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t k = 0; k < cols; ++k) {
+        ASSERT_EQ(tiles[scale_index(layout, r, k, cols)], linear[r * cols + k]);
+      }
+    }
+    EXPECT_EQ(std::count(tiles.begin(), tiles.end(), 0), bytes - rows * cols) << "padding is 0";
+    quantizer.unswizzle_scales(tile_view, TensorView(back.data(), DType::kU8, {rows, cols}));
+    EXPECT_EQ(back, linear);
+    expect_error(ErrorKind::kInvalidArgument, {"layout scales", std::to_string(bytes)}, [&] {
+      quantizer.swizzle_scales(TensorView(linear.data(), DType::kU8, {rows, cols}),
+                               TensorView(tiles.data(), DType::kU8, {bytes - 1}));
+    });
+  }
+  const Quantizer fp8 = Quantizer::create(spec_of(QuantFormat::kFp8Row), kCpu);
+  expect_error(ErrorKind::kInvalidArgument, {"fp8_row", "NVFP4, MXFP4 or MXFP8"},
+               [&] { fp8.swizzle_scales(TensorView(), TensorView()); });
+}
+
+}  // namespace
+}  // namespace moesaic
