@@ -65,12 +65,12 @@ HWY_INLINE Signed encode(Floats value) {
   const Signed bits = hn::BitCast(kSigned, value);
   const Signed magnitude = hn::And(bits, hn::Set(kSigned, 0x7fffffff));
   const Floats shift = hn::Set(kFloat, subnormal_shift(kFields));
-  const Signed subnormal = hn::Sub(hn::BitCast(kSigned, hn::Add(hn::BitCast(kFloat, magnitude), shift)),
-                                   hn::BitCast(kSigned, shift));
+  const Signed subnormal =
+      hn::Sub(hn::BitCast(kSigned, hn::Add(hn::BitCast(kFloat, magnitude), shift)), hn::BitCast(kSigned, shift));
   const Signed odd = hn::And(hn::ShiftRight<kDropped>(magnitude), hn::Set(kSigned, 1));
   const Signed half = hn::Add(odd, hn::Set(kSigned, (1 << (kDropped - 1)) - 1));
-  const Signed normal = hn::Sub(hn::ShiftRight<kDropped>(hn::Add(magnitude, half)),
-                                hn::Set(kSigned, (127 - kBias) << kFractionBits));
+  const Signed normal =
+      hn::Sub(hn::ShiftRight<kDropped>(hn::Add(magnitude, half)), hn::Set(kSigned, (127 - kBias) << kFractionBits));
   const auto is_subnormal = hn::Lt(magnitude, hn::Set(kSigned, static_cast<int>(smallest_normal_bits(kFields))));
   const Signed code = hn::IfThenElse(is_subnormal, subnormal, hn::Min(normal, hn::Set(kSigned, kLargest)));
   const Signed sign = hn::And(hn::ShiftRight<31 - kExponentBits - kFractionBits>(bits),
@@ -85,8 +85,8 @@ void encode_all(const float* x, std::int64_t count, float factor, std::uint8_t* 
   const Floats factors = hn::Set(kFloat, factor);
   std::int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    const Signed code = encode<kExponentBits, kFractionBits, kBias, kLargest, kNan>(
-        hn::Mul(hn::LoadU(kFloat, x + i), factors));
+    const Signed code =
+        encode<kExponentBits, kFractionBits, kBias, kLargest, kNan>(hn::Mul(hn::LoadU(kFloat, x + i), factors));
     hn::StoreU(hn::DemoteTo(kBytes, code), kBytes, codes + i);
   }
   for (; i < count; ++i) codes[i] = encode_float(x[i] * factor, kFields);

@@ -38,8 +38,7 @@ PackedMatrix packed_matrix(Parts& parts, const PanelFormat& format, std::int64_t
   matrix.outputs_per_panel = gated ? kPanelRows / 2 : kPanelRows;
   matrix.panels = (outputs + matrix.outputs_per_panel - 1) / matrix.outputs_per_panel;
   const std::int64_t scales = matrix.blocks * kPanelRows;
-  matrix.panel_codes =
-      static_cast<std::size_t>(matrix.stored_depth * kPanelRows * panel_code_bits(format.codes) / 8);
+  matrix.panel_codes = static_cast<std::size_t>(matrix.stored_depth * kPanelRows * panel_code_bits(format.codes) / 8);
   matrix.panel_scales = static_cast<std::size_t>(scales * panel_scale_bytes(format.scale));
   matrix.panel_zeros = static_cast<std::size_t>(format.zeros ? scales : 0);
   matrix.codes = parts.take(matrix.panels, matrix.panel_codes);
@@ -89,8 +88,7 @@ PreparedLayout prepared_layout(const MoeConfig& config) {
   layout.io = tables::get_recipe(config.recipe).io == DType::kF16 ? Io::kFp16 : Io::kBf16;
   layout.router_rows = round_up(config.num_experts + 1, kProjectRows);
   layout.router_cols = round_up(config.hidden, 8);
-  layout.expert =
-      packed_expert(panel_format(config.recipe, config.int4), config.hidden, config.intermediate, gated);
+  layout.expert = packed_expert(panel_format(config.recipe, config.int4), config.hidden, config.intermediate, gated);
   parts.take(1, sizeof(PreparedHeader));
   layout.router = parts.take(layout.router_rows * layout.router_cols, sizeof(float));
   layout.router_bias = parts.take(layout.router_rows, sizeof(float));

@@ -31,9 +31,9 @@ struct PackedMatrix {
   std::int64_t stored_depth = 0;
   std::int64_t blocks = 0;  // of K, in a panel
   std::int64_t panels = 0;
-  int outputs_per_panel = kPanelRows;                                    // 16 when gated
+  int outputs_per_panel = kPanelRows;                                       // 16 when gated
   std::size_t codes = 0, scales = 0, zeros = 0, multipliers = 0, bias = 0;  // byte offsets within the expert
-  std::size_t panel_codes = 0, panel_scales = 0, panel_zeros = 0;        // bytes of one panel
+  std::size_t panel_codes = 0, panel_scales = 0, panel_zeros = 0;           // bytes of one panel
 };
 
 struct PackedExpert {
@@ -85,10 +85,10 @@ WorkspaceLayout workspace_layout(const MoeConfig& config, std::int64_t tokens);
 
 /// Scratch of one thread, offsets within it.
 struct ThreadScratch {
-  std::size_t tile = 0;  // f32 [kBlockPairs][stored depth] packed by tile; also f64 [kProjectTokens][Hp]
-  std::size_t row = 0;   // f32 [depth]
+  std::size_t tile = 0;   // f32 [kBlockPairs][stored depth] packed by tile; also f64 [kProjectTokens][Hp]
+  std::size_t row = 0;    // f32 [depth]
   std::size_t codes = 0;  // [depth] codes and f32 [depth] scales of a row that is quantised
-  std::size_t sums = 0;  // f32 of one call of Gemm
+  std::size_t sums = 0;   // f32 of one call of Gemm
   std::size_t route = 0;
   std::size_t bytes = 0;
 };

@@ -110,8 +110,8 @@ inline float e8m0_to_float(std::uint8_t byte) {
   return std::bit_cast<float>(byte == 0 ? 0x00400000u : static_cast<std::uint32_t>(byte) << 23);
 }
 
-/// The smallest byte with which `amax` fits below `largest`, which is (1 + top_fraction / 2^23) 2^top_exponent; or, with
-/// `floor`, the one that gives the largest code's exponent to amax.
+/// The smallest byte with which `amax` fits below `largest`, which is (1 + top_fraction / 2^23) 2^top_exponent; or,
+/// with `floor`, the one that gives the largest code's exponent to amax.
 inline std::uint8_t e8m0_of_amax(float amax, int top_exponent, std::uint32_t top_fraction, bool floor) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(amax);
   if (bits > 0x7f800000u) return 255;

@@ -108,8 +108,8 @@ class QuantizeTask {
     if (run_.x.dtype == DType::kF32) {
       std::copy_n(data<const float>(run_.x) + at, count, to);
     } else {
-      kernels_.widen(data<const std::uint16_t>(run_.x) + at, count, run_.x.dtype == DType::kBF16 ? Io::kBf16 : Io::kFp16,
-                     to);
+      kernels_.widen(data<const std::uint16_t>(run_.x) + at, count,
+                     run_.x.dtype == DType::kBF16 ? Io::kBf16 : Io::kFp16, to);
     }
   }
 

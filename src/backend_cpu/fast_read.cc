@@ -86,8 +86,8 @@ double read_scale(const Quantization& q, std::int64_t row, std::int64_t col) {
 
 int read_zero(const Quantization& q, std::int64_t row, std::int64_t col) {
   if (q.zeros == nullptr) return 8;
-  const std::int64_t index = nibble_position(q.zero_order, q.zero_row_stride, q.zero_col_stride, row / q.block_rows,
-                                             col / q.block_cols);
+  const std::int64_t index =
+      nibble_position(q.zero_order, q.zero_row_stride, q.zero_col_stride, row / q.block_rows, col / q.block_cols);
   return nibble(q.zeros, index) + q.zero_offset;
 }
 

@@ -88,9 +88,7 @@ CodeKernels::Encode encoder(const CodeKernels& kernels, CodeFormat codes) {
 
 const float* code_values(CodeFormat codes) {
   static const CodeValues values;
-  const auto& table = codes == CodeFormat::kE2M1   ? values.e2m1
-                      : codes == CodeFormat::kE5M2 ? values.e5m2
-                                                   : values.e4m3;
+  const auto& table = codes == CodeFormat::kE2M1 ? values.e2m1 : codes == CodeFormat::kE5M2 ? values.e5m2 : values.e4m3;
   return table.data();
 }
 
@@ -115,7 +113,7 @@ void round_row(const FastKernels& kernels, const QuantSpec& spec, float static_s
       block = fp8_static_block(static_scale);
     } else {
       const std::uint32_t amax = kernels.codes->amax_bits(x, count);
-      block = nvfp4                                  ? nvfp4_block(encode_scale, amax)
+      block = nvfp4                                 ? nvfp4_block(encode_scale, amax)
               : traits.scales == ScaleFormat::kE8M0 ? mx_block(spec.format, spec.e8m0, amax)
                                                     : fp8_block(amax);
     }

@@ -32,8 +32,8 @@ float nvfp4_row_encode_scale(float row_scale);
 CodeKernels::Encode encoder(const CodeKernels& kernels, CodeFormat codes);
 const float* code_values(CodeFormat codes);
 
-/// Rounds a row in place to what its quantised form is worth. `static_scale`: value = code * scale (kFp8Static, kNvfp4).
-/// `codes` [size] is scratch.
+/// Rounds a row in place to what its quantised form is worth. `static_scale`: value = code * scale (kFp8Static,
+/// kNvfp4). `codes` [size] is scratch.
 void round_row(const FastKernels& kernels, const QuantSpec& spec, float static_scale, float* row, std::int64_t size,
                std::uint8_t* codes);
 

@@ -28,8 +28,6 @@ class CpuMoe final : public MoeImpl {
 
 }  // namespace
 
-std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config) {
-  return std::make_unique<CpuMoe>(config);
-}
+std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config) { return std::make_unique<CpuMoe>(config); }
 
 }  // namespace moesaic::ops

@@ -63,7 +63,8 @@ TEST_F(FastQuantize, CodecsMatchTheTables) {
     for (const FastKernels* kernels : available_kernels()) {
       std::vector<std::uint8_t> codes(inputs.size() - 3);  // with a tail
       (kernels->codes->*codec.encode_many)(inputs.data(), static_cast<std::int64_t>(codes.size()), 1.0f, codes.data());
-      for (std::size_t i = 0; i < codes.size(); ++i) ASSERT_EQ(codes[i], wanted[i]) << kernels->name << " " << inputs[i];
+      for (std::size_t i = 0; i < codes.size(); ++i)
+        ASSERT_EQ(codes[i], wanted[i]) << kernels->name << " " << inputs[i];
     }
     for (const auto& [type, io] : {std::pair{"bf16", Io::kBf16}, std::pair{"fp16", Io::kFp16}}) {
       const auto table = codecs().at(std::string("encode.") + type + "." + codec.name).values<std::uint8_t>();
@@ -127,8 +128,8 @@ void expect_same(const Written& got, const Written& wanted) {
 }
 
 std::string describe(const QuantSpec& spec, const char* kernels) {
-  return std::string(kernels) + " " + quant_format_name(spec.format) + " " + scale_layout_name(spec.layout) + " group " +
-         std::to_string(spec.int4.size) + (spec.int4.zero_points ? " zeros" : "") +
+  return std::string(kernels) + " " + quant_format_name(spec.format) + " " + scale_layout_name(spec.layout) +
+         " group " + std::to_string(spec.int4.size) + (spec.int4.zero_points ? " zeros" : "") +
          (spec.e8m0 == E8m0Rounding::kFloor ? " floor" : "");
 }
 
@@ -318,11 +319,16 @@ TEST_F(FastQuantize, GivesTheBytesOfTheTable) {
   const struct {
     const char* name;
     QuantFormat format;
-  } kFormats[] = {{"nvfp4", QuantFormat::kNvfp4},        {"nvfp4_static", QuantFormat::kNvfp4},
-                  {"nvfp4_one", QuantFormat::kNvfp4},    {"nvfp4_row", QuantFormat::kNvfp4Row},
-                  {"mxfp4", QuantFormat::kMxfp4},        {"mxfp8", QuantFormat::kMxfp8},
-                  {"mxfp8_e5m2", QuantFormat::kMxfp8E5m2}, {"fp8_tensor", QuantFormat::kFp8Tensor},
-                  {"fp8_token", QuantFormat::kFp8Row},   {"fp8_1x128", QuantFormat::kFp8Block1x128},
+  } kFormats[] = {{"nvfp4", QuantFormat::kNvfp4},
+                  {"nvfp4_static", QuantFormat::kNvfp4},
+                  {"nvfp4_one", QuantFormat::kNvfp4},
+                  {"nvfp4_row", QuantFormat::kNvfp4Row},
+                  {"mxfp4", QuantFormat::kMxfp4},
+                  {"mxfp8", QuantFormat::kMxfp8},
+                  {"mxfp8_e5m2", QuantFormat::kMxfp8E5m2},
+                  {"fp8_tensor", QuantFormat::kFp8Tensor},
+                  {"fp8_token", QuantFormat::kFp8Row},
+                  {"fp8_1x128", QuantFormat::kFp8Block1x128},
                   {"fp8_128x128", QuantFormat::kFp8Block128x128}};
   int cases = 0;
   for (const FastKernels* kernels : available_kernels()) {
@@ -348,7 +354,8 @@ TEST_F(FastQuantize, GivesTheBytesOfTheTable) {
           EXPECT_EQ(got.codes, codes);
           continue;
         }
-        const auto block_bytes = static_cast<std::int64_t>(codes.size()) * traits.block_cols / source.rows / source.cols;
+        const auto block_bytes =
+            static_cast<std::int64_t>(codes.size()) * traits.block_cols / source.rows / source.cols;
         for (std::size_t i = 0; i < codes.size(); ++i) {
           const std::uint8_t scale = got.scales[i / block_bytes];
           const bool counts = traits.scales == ScaleFormat::kE8M0 ? scale != 255 : scale != 0 && scale != 0x7f;

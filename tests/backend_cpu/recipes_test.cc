@@ -60,9 +60,9 @@ void expect_near(const RandomLayer& layer, const Input& input) {
   EXPECT_LE(near.element, 1.0);
   if (input.tokens < 7) return;
   // Without the output's rounding nearly all rows differ by the order of FP32 sums only.
-  const Distance unrounded = distance(run_fast(layer, input, DType::kF32),
-                                      run_reference(layer, ReferenceMode::kOracle, input, DType::kF64),
-                                      layer.config.hidden, tolerance.element_rel, tolerance.element_rms);
+  const Distance unrounded =
+      distance(run_fast(layer, input, DType::kF32), run_reference(layer, ReferenceMode::kOracle, input, DType::kF64),
+               layer.config.hidden, tolerance.element_rel, tolerance.element_rms);
   EXPECT_LE(unrounded.median_row_l2, tolerance.oracle_row_l2 / 10);
 }
 
@@ -140,14 +140,12 @@ TEST_P(Recipes, TokenDoesNotDependOnBatchOrThreads) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Recipes,
-    ::testing::ValuesIn([] {
-      std::vector<const tables::RecipeRow*> rows;
-      for (const tables::RecipeRow& row : tables::kRecipeTable) rows.push_back(&row);
-      return rows;
-    }()),
-    [](const auto& info) { return std::string(info.param->name); });
+INSTANTIATE_TEST_SUITE_P(All, Recipes, ::testing::ValuesIn([] {
+                           std::vector<const tables::RecipeRow*> rows;
+                           for (const tables::RecipeRow& row : tables::kRecipeTable) rows.push_back(&row);
+                           return rows;
+                         }()),
+                         [](const auto& info) { return std::string(info.param->name); });
 
 // A stored NaN, in a code or a scale, makes its output row NaN for every token that uses the expert, and only that.
 TEST(QuantizedWeights, NanStaysInItsRow) {
