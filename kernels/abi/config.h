@@ -18,10 +18,16 @@ inline constexpr int kModuleAbi = 1;
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
 
+/// Conversion instructions that a target has beyond the portable ones.
+enum Convert : int { kConvertFp8 = 1, kConvertFp4 = 2 };
+
+/// Bits of the quantise kernels' role.
+enum Role : int { kRoleGated = 1, kRoleAmax = 2 };
+
 /// What varies between builds of one kernel text. Fields that a row does not use are 0.
 struct KernelConfig {
   int io = 0;            // Io: type of activations, weights and output
-  int role = 0;          // gemm: 1 or 2; route: Role of kernels/common/route.cuh; others 0
+  int role = 0;          // gemm: 1 or 2; route: Role of kernels/common/route.cuh; quantise: Role bits; others 0
   int tile_tokens = 0;   // tokens (rows of the activation matrix) per tile
   int tile_rows = 0;     // weight rows per tile
   int tile_k = 0;        // elements of K per stage
@@ -30,6 +36,7 @@ struct KernelConfig {
   int warps_rows = 0;    // warps along weight rows
   int warps_k = 0;       // warps along K, each with a partial sum
   int min_blocks = 0;    // blocks per SM asked of the register allocator
+  int convert = 0;       // Convert bits of the target; 0 in tables, set by src/module for the compiler
 };
 
 MOESAIC_HD constexpr int threads(const KernelConfig& c) { return 32 * c.warps_tokens * c.warps_rows * c.warps_k; }

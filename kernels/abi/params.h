@@ -135,4 +135,11 @@ struct ReadProbeParams {
   unsigned* never;
 };
 
+/// Copies `pieces` times 16 bytes.
+struct CopyProbeParams {
+  const void* source;
+  void* target;
+  long long pieces;
+};
+
 }  // namespace moesaic::abi

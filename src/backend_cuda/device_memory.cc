@@ -81,6 +81,10 @@ void copy_async(DeviceBuffer& target, const DeviceBuffer& source, std::size_t by
   MOESAIC_CU(memory_copy_async, address(target.data()), address(source.data()), bytes, static_cast<CUstream>(stream));
 }
 
+void fill_async(void* data, unsigned char value, std::size_t bytes, void* stream) {
+  MOESAIC_CU(memory_set_async, address(data), value, bytes, static_cast<CUstream>(stream));
+}
+
 Stream::Stream(Device device) : device_(device) {
   const DeviceGuard guard(device.index);
   CUstream stream = nullptr;

@@ -44,6 +44,9 @@ void synchronize(Device device);
 /// Enqueues a copy of the first `bytes` bytes on `stream` (a CUstream of the buffers' device).
 void copy_async(DeviceBuffer& target, const DeviceBuffer& source, std::size_t bytes, void* stream);
 
+/// Enqueues setting `bytes` bytes of device memory to `value` on `stream` (a CUstream of the current device).
+void fill_async(void* data, unsigned char value, std::size_t bytes, void* stream);
+
 /// A stream; `get` is the CUstream that FusedMoe takes.
 class Stream {
  public:

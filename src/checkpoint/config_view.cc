@@ -23,12 +23,18 @@ std::string shown(const nlohmann::json& value) {
 
 void ConfigView::fail(const std::string& why) const { throw Error(ErrorKind::kIo, file_ + ": " + why); }
 
+void ConfigView::refuse(const std::string& why) const { throw Error(ErrorKind::kUnsupported, file_ + ": " + why); }
+
 const nlohmann::json* ConfigView::find(const char* key) const {
   auto at = object_.find(key);
   return at == object_.end() || at->is_null() ? nullptr : &*at;
 }
 
-bool ConfigView::has(const char* key) const { return find(key) != nullptr; }
+ConfigView ConfigView::object_or_empty(const char* key) const {
+  const nlohmann::json* value = find(key);
+  if (value != nullptr && !value->is_object()) fail(fmt::format("{} is {}; wanted an object", key, shown(*value)));
+  return {value == nullptr ? nlohmann::json::object() : *value, fmt::format("{}: {}", file_, key)};
+}
 
 int ConfigView::checked(const char* key, const nlohmann::json& value, int low, int high) const {
   bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= INT32_MAX
@@ -88,8 +94,7 @@ void ConfigView::demand(const char* key, std::initializer_list<const char*> supp
   for (const char* name : supported) {
     if (text == name) return;
   }
-  throw Error(ErrorKind::kUnsupported, fmt::format("{}: {} is {}; this family is supported with {}", file_, key,
-                                                   in_quotes(text), fmt::join(supported, " or ")));
+  refuse(fmt::format("{} is {}; supported is {}", key, in_quotes(text), fmt::join(supported, " or ")));
 }
 
 }  // namespace moesaic::checkpoint

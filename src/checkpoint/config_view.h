@@ -10,12 +10,17 @@
 
 namespace moesaic::checkpoint {
 
-/// The object of config.json that describes the language model. Reads throw Error(kIo) naming file, key, got, wanted.
+/// An object of config.json: what describes the language model, or its quantisation. Reads throw Error(kIo) naming
+/// file, key, got, wanted.
 class ConfigView {
  public:
   ConfigView(nlohmann::json object, std::string file) : object_(std::move(object)), file_(std::move(file)) {}
 
-  bool has(const char* key) const;
+  bool has(const char* key) const { return find(key) != nullptr; }
+  /// nullptr when the key is absent or null.
+  const nlohmann::json* find(const char* key) const;
+  /// The object at `key`, an empty one when it is absent.
+  ConfigView object_or_empty(const char* key) const;
   /// The first of `keys` that is there, in [low, high].
   int integer(std::span<const char* const> keys, int low, int high) const;
   int integer(const char* key, int low, int high) const { return integer(std::span(&key, 1), low, high); }
@@ -28,10 +33,13 @@ class ConfigView {
 
   /// Throws Error(kUnsupported) when `key` is there and its text is none of `supported`.
   void demand(const char* key, std::initializer_list<const char*> supported) const;
+  /// What messages call this object.
+  const std::string& name() const noexcept { return file_; }
   [[noreturn]] void fail(const std::string& why) const;
+  /// Throws Error(kUnsupported).
+  [[noreturn]] void refuse(const std::string& why) const;
 
  private:
-  const nlohmann::json* find(const char* key) const;
   int checked(const char* key, const nlohmann::json& value, int low, int high) const;
 
   nlohmann::json object_;

@@ -6,9 +6,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <set>
 
+#include "checkpoint/layer_tensors.h"
 #include "checkpoint/printable.h"
+#include "checkpoint/quant_formats.h"
 
 namespace moesaic::checkpoint {
 namespace {
@@ -16,125 +17,172 @@ namespace {
 constexpr int kMaxSize = 1 << 24;
 constexpr int kMaxExperts = 1 << 16;
 
-using Shape = std::vector<std::int64_t>;
+const std::string kNoReason;
+const char* const kFusedUp = "experts.gate_up_proj";
+const char* const kFusedDown = "experts.down_proj";
 
-// Keeps what the views point into: mapped files, and copies of tensors that a file stores off their natural alignment.
-struct LayerStorage {
-  std::vector<std::shared_ptr<const SafetensorsFile>> files;
-  std::vector<std::vector<std::byte>> copies;
+// Names of an expert's matrices.
+struct ExpertNames {
+  const char *gate, *up, *down;
 };
+constexpr ExpertNames kUsualNames = {"gate_proj", "up_proj", "down_proj"};
+
+// The format that experts turn out to have: one for all of them.
+struct ExpertFormat {
+  const Scheme* scheme = nullptr;
+  std::string module;  // the first one
+  DType dtype = DType::kBF16;
+  bool zero_points = false;  // int4: other ones than 8
+
+  bool plain() const { return scheme->format == StoredFormat::kPlain; }
+};
+
+struct LoadedMatrix {
+  MatrixView view;
+  float input_scale = 0.0f;
+};
+
+// The block of a layer: the first prefix under which there is a router.
+std::string find_block(const FamilyRow& family, const TensorSource& source, int layer) {
+  std::vector<std::string> tried;
+  for (const char* prefix : family.prefixes) {
+    std::string block = fmt::format("{}{}.{}", prefix, layer, family.tensors.block);
+    tried.push_back(block + family.tensors.router);
+    if (source.has(tried.back())) return block;
+  }
+  std::string first = tried.front();
+  tried.erase(tried.begin());
+  throw Error(ErrorKind::kIo, fmt::format("{} lists no tensor {}, the router of layer {} (nor {})", source.listing(),
+                                          in_quotes(first), layer, fmt::join(tried, ", ")));
+}
 
 class LayerLoader {
  public:
-  LayerLoader(const FamilyRow& family, const TensorSource& source, CheckpointLayer* layer)
-      : family_(family),
-        names_(family.tensors),
+  LayerLoader(const FamilyRow& family, const QuantConfig& quant, const TensorSource& source, CheckpointLayer* layer)
+      : names_(family.tensors),
+        quant_(quant),
         source_(source),
-        layer_(*layer),
-        storage_(std::make_shared<LayerStorage>()) {}
+        tensors_(source, find_block(family, source, layer->layer)),
+        layer_(*layer) {}
 
   void load() {
-    find_block();
     const MoeConfig& c = layer_.config;
     MoeWeights& w = layer_.weights;
     // The router comes first: its shape bounds the number of experts by the size of the file.
-    w.router = matrix(names_.router, c.num_experts, c.hidden);
+    TensorView router = tensors_.get_plain(names_.router, {{c.num_experts, c.hidden}}, kNoReason);
+    w.router = {router.data, router.dtype, c.num_experts, c.hidden, c.hidden, 1};
     if (names_.router_bias != nullptr) w.router_bias = vector(names_.router_bias, {c.num_experts});
     if (names_.selection_bias != nullptr) w.selection_bias = vector(names_.selection_bias, {c.num_experts});
-    if (names_.gate != nullptr) {
-      load_split_experts();
-    } else {
-      load_fused_experts();
-    }
-    if (c.shared.intermediate > 0) load_shared();
-    refuse_unknown_tensors();
-    const DType stored = w.experts.front().gate.dtype;
-    layer_.stored = dtype_name(stored);
-    layer_.config.recipe = stored == DType::kF16 ? "fp16" : "bf16";
-    layer_.storage = storage_;
+    layer_.modules.block = tensors_.block();
+    layer_.modules.expert_tensors = matrices_of([this] { load_experts(); });
+    if (c.shared.intermediate > 0) layer_.modules.shared_tensors = matrices_of([this] { load_shared(); });
+    refuse_others();
+    set_recipes();
+    layer_.storage = tensors_.storage();
   }
 
  private:
-  void find_block() {
-    std::vector<std::string> tried;
-    for (const char* prefix : family_.prefixes) {
-      block_ = fmt::format("{}{}.{}", prefix, layer_.layer, names_.block);
-      tried.push_back(block_ + names_.router);
-      if (source_.has(tried.back())) return;
-    }
-    std::string first = tried.front();
-    tried.erase(tried.begin());
-    throw Error(ErrorKind::kIo, fmt::format("{} lists no tensor {}, the router of layer {} (nor {})", source_.listing(),
-                                            in_quotes(first), layer_.layer, fmt::join(tried, ", ")));
-  }
-
-  // The checked tensor `name` below the block; `shapes`: those that are accepted, *taken says which it was.
-  TensorView tensor(const std::string& name, const std::vector<Shape>& shapes, std::size_t* taken = nullptr) {
-    FoundTensor found = source_.get(block_ + name);
-    seen_.insert(found.entry->name);
-    DType dtype{};
-    bool known = find_dtype(found.entry->dtype, &dtype);
-    if (!known || (dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kF32)) {
-      throw Error(
-          ErrorKind::kUnsupported,
-          fmt::format("{}: tensor {} has dtype {}; this version reads BF16, F16 and F32 weights and no quantised "
-                      "ones",
-                      found.file->path(), in_quotes(found.entry->name), found.entry->dtype));
-    }
-    auto at = std::find(shapes.begin(), shapes.end(), found.entry->shape);
-    if (at == shapes.end()) {
-      std::vector<std::string> wanted;
-      for (const Shape& shape : shapes) wanted.push_back(shape_text(shape));
-      throw Error(ErrorKind::kIo,
-                  fmt::format("{}: tensor {} has shape {}; by config.json it should be {}", found.file->path(),
-                              in_quotes(found.entry->name), shape_text(found.entry->shape), fmt::join(wanted, " or ")));
-    }
-    if (taken != nullptr) *taken = static_cast<std::size_t>(at - shapes.begin());
-    return view(found, dtype);
-  }
-
-  TensorView view(const FoundTensor& found, DType dtype) {
-    TensorView view;
-    view.data = const_cast<std::byte*>(keep(found, dtype));
-    view.dtype = dtype;
-    view.rank = static_cast<int>(found.entry->shape.size());
-    std::copy(found.entry->shape.begin(), found.entry->shape.end(), view.shape.begin());
-    return view;
-  }
-
-  const std::byte* keep(const FoundTensor& found, DType dtype) {
-    const std::byte* data = found.file->data(*found.entry);
-    if (reinterpret_cast<std::uintptr_t>(data) % dtype_size(dtype) != 0) {
-      storage_->copies.emplace_back(data, data + (found.entry->end - found.entry->begin));
-      return storage_->copies.back().data();
-    }
-    if (std::find(storage_->files.begin(), storage_->files.end(), found.file) == storage_->files.end()) {
-      storage_->files.push_back(found.file);
-    }
-    return data;
-  }
-
-  MatrixView matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
-    TensorView t = tensor(name, {{rows, cols}});
-    return {t.data, t.dtype, rows, cols, cols, 1};
-  }
-
   VectorView vector(const std::string& name, const Shape& shape) {
-    TensorView t = tensor(name, {shape});
+    TensorView t = tensors_.get_plain(name, {shape}, kNoReason);
     return {t.data, t.dtype, t.num_elements(), 1};
   }
 
-  void load_split_experts() {
-    const MoeConfig& c = layer_.config;
-    for (int e = 0; e < c.num_experts; ++e) {
-      auto name = [&](const char* which) { return fmt::format("experts.{}.{}.weight", e, which); };
-      ExpertWeights expert;
-      expert.gate = matrix(name(names_.gate), c.intermediate, c.hidden);
-      expert.up = matrix(name(names_.up), c.intermediate, c.hidden);
-      expert.down = matrix(name(names_.down), c.hidden, c.intermediate);
-      layer_.weights.experts.push_back(expert);
+  // Names of the tensors that `load` asks for, without biases and the shared gate.
+  template <class Load>
+  std::vector<std::string> matrices_of(const Load& load) {
+    const std::set<std::string> before = tensors_.seen();
+    load();
+    std::vector<std::string> names;
+    for (const std::string& name : tensors_.seen()) {
+      const bool is_gate = names_.shared_gate != nullptr && name.ends_with(names_.shared_gate);
+      if (!before.contains(name) && !name.ends_with("_bias") && !is_gate) names.push_back(name);
     }
-    layer_.layout = "one matrix per expert, [out, in]";
+    return names;
+  }
+
+  void load_experts() {
+    const int count = layer_.config.num_experts;
+    ExpertNames names = kUsualNames;
+    if (names_.gate != nullptr) names = {names_.gate, names_.up, names_.down};
+    LayerModules& modules = layer_.modules;
+    modules.gate = names.gate;
+    modules.up = names.up;
+    modules.down = names.down;
+    modules.order = names_.fused_order;
+    modules.fused = names_.gate == nullptr;
+    modules.shared = names_.shared == nullptr ? "" : names_.shared;
+    if (modules.fused) {
+      // Linear layers are what most formats quantise: there fused experts are split.
+      const Scheme& scheme = *quant_.expected(tensors_.block() + kFusedUp).scheme;
+      if (scheme.format == StoredFormat::kPlain) return load_fused_experts();
+      if (format_row(scheme.format).fused) return load_fused_codes();
+    }
+    for (int e = 0; e < count; ++e) {
+      layer_.weights.experts.push_back(
+          expert(fmt::format("experts.{}.", e), names, layer_.config.intermediate, &experts_));
+    }
+    layer_.layout = fmt::format("one matrix per expert, {}", format_row(experts_.scheme->format).layout);
+  }
+
+  void load_shared() {
+    layer_.weights.shared = expert(names_.shared, kUsualNames, layer_.config.shared.intermediate, &shared_);
+    if (names_.shared_gate != nullptr) {
+      layer_.weights.shared_gate = vector(names_.shared_gate, {1, layer_.config.hidden});
+    }
+  }
+
+  ExpertWeights expert(const std::string& prefix, const ExpertNames& names, std::int64_t size, ExpertFormat* format) {
+    const std::int64_t hidden = layer_.config.hidden;
+    LoadedMatrix gate = matrix(prefix + names.gate, {size, hidden}, format);
+    LoadedMatrix up = matrix(prefix + names.up, {size, hidden}, format);
+    LoadedMatrix down = matrix(prefix + names.down, {hidden, size}, format);
+    ExpertWeights weights;
+    weights.gate = gate.view;
+    weights.up = up.view;
+    weights.down = down.view;
+    // gate and up see the same x, which is quantised once.
+    weights.input_scale = std::max(gate.input_scale, up.input_scale);
+    weights.down_input_scale = down.input_scale;
+    return weights;
+  }
+
+  // A module's matrix, plain or quantised: the config says which format, the format's row which tensors.
+  LoadedMatrix matrix(const std::string& module, const MatrixExtent& extent, ExpertFormat* format) {
+    const Expected expected = quant_.expected(tensors_.block() + module);
+    const Scheme& scheme = *expected.scheme;
+    const FormatRow& row = format_row(scheme.format);
+    demand_one_format(module, scheme, format);
+    std::string problem = extent_problem(row, scheme, extent);
+    if (!problem.empty()) refuse(module, problem);
+    StoredParts parts;
+    for (const PartRow& part : row.parts) {
+      std::string name = module + part.suffix;
+      const Presence presence = part.presence(scheme);
+      if (presence == Presence::kNo || (presence == Presence::kMaybe && !tensors_.has(name))) continue;
+      ErrorKind kind = quant_.quantized() ? ErrorKind::kIo : ErrorKind::kUnsupported;
+      parts[static_cast<std::size_t>(part.part)] =
+          tensors_.get(name, {part.dtypes, part.shapes(scheme, extent), expected.reason, kind});
+    }
+    LoadedMatrix loaded{matrix_of(row, scheme, parts, extent), input_scale_of(row, parts)};
+    if (format->module == module) format->dtype = loaded.view.dtype;
+    format->zero_points |= loaded.view.quantization.zeros != nullptr;
+    return loaded;
+  }
+
+  void demand_one_format(const std::string& module, const Scheme& scheme, ExpertFormat* format) const {
+    if (format->scheme == nullptr) {
+      format->scheme = &scheme;
+      format->module = module;
+    }
+    if (format->scheme == &scheme) return;
+    refuse(module, fmt::format("stored as {}, but {} as {}: this version reads experts of one format",
+                               format_row(scheme.format).name, in_quotes(tensors_.block() + format->module),
+                               format_row(format->scheme->format).name));
+  }
+
+  [[noreturn]] void refuse(const std::string& module, const std::string& why) const {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("{}: module {} is {}", source_.listing(), in_quotes(tensors_.block() + module), why));
   }
 
   // Published: [E, H, 2I] and [E, I, H]. transformers 5 saves some families as [E, 2I, H] and [E, H, I]. Both shapes of
@@ -142,60 +190,100 @@ class LayerLoader {
   void load_fused_experts() {
     const std::int64_t e = layer_.config.num_experts, h = layer_.config.hidden, i = layer_.config.intermediate;
     std::vector<std::pair<Shape, Shape>> pairs = {{{e, h, 2 * i}, {e, i, h}}, {{e, 2 * i, h}, {e, h, i}}};
-    const std::string up_name = "experts.gate_up_proj", down_name = "experts.down_proj";
-    TensorView w13 = tensor(up_name, {pairs[0].first, pairs[1].first});
-    TensorView w2 = tensor(down_name, {pairs[0].second, pairs[1].second});
+    const Expected expected = quant_.expected(tensors_.block() + kFusedUp);
+    TensorView w13 = tensors_.get_plain(kFusedUp, {pairs[0].first, pairs[1].first}, expected.reason);
+    TensorView w2 = tensors_.get_plain(kFusedDown, {pairs[0].second, pairs[1].second}, expected.reason);
     Shape w13_shape(w13.shape.begin(), w13.shape.begin() + 3), w2_shape(w2.shape.begin(), w2.shape.begin() + 3);
     auto at = std::find(pairs.begin(), pairs.end(), std::pair(w13_shape, w2_shape));
     if (at == pairs.end()) {
       throw Error(
           ErrorKind::kIo,
           fmt::format("{}: {} has shape {} and {} has shape {}: one is transposed; wanted {} and {}, or {} and {}",
-                      source_.listing(), in_quotes(block_ + up_name), shape_text(w13_shape),
-                      in_quotes(block_ + down_name), shape_text(w2_shape), shape_text(pairs[0].first),
+                      source_.listing(), in_quotes(tensors_.block() + kFusedUp), shape_text(w13_shape),
+                      in_quotes(tensors_.block() + kFusedDown), shape_text(w2_shape), shape_text(pairs[0].first),
                       shape_text(pairs[0].second), shape_text(pairs[1].first), shape_text(pairs[1].second)));
     }
     bool transposed = at == pairs.begin();
-    TensorView b13, b2;
-    if (names_.fused_biases) {
-      b13 = tensor(up_name + "_bias", {{e, 2 * i}});
-      b2 = tensor(down_name + "_bias", {{e, h}});
-    }
+    const auto [b13, b2] = fused_biases();
+    experts_ = {expected.scheme, kFusedUp, w13.dtype, false};
     layer_.weights.experts = expert_views(w13, w2, names_.fused_order, /*gated=*/true, transposed, b13, b2);
-    layer_.layout =
-        fmt::format("fused {} {}{}", transposed ? "[E, H, 2I], [E, I, H]" : "[E, 2I, H], [E, H, I]",
-                    names_.fused_order == GateUpOrder::kGateFirst ? "gate then up" : "gate and up interleaved",
-                    transposed ? "" : " (as transformers 5 saves it)");
+    layer_.layout = fmt::format("fused {} {}{}", transposed ? "[E, H, 2I], [E, I, H]" : "[E, 2I, H], [E, H, I]",
+                                order_text(), transposed ? "" : " (as transformers 5 saves it)");
   }
 
-  void load_shared() {
+  // Codes and scales of all experts in one tensor each, rows as in [E, 2I, H] and [E, H, I].
+  void load_fused_codes() {
     const MoeConfig& c = layer_.config;
-    const std::int64_t size = c.shared.intermediate;
-    auto name = [&](const char* which) { return fmt::format("{}{}.weight", names_.shared, which); };
-    layer_.weights.shared.gate = matrix(name("gate_proj"), size, c.hidden);
-    layer_.weights.shared.up = matrix(name("up_proj"), size, c.hidden);
-    layer_.weights.shared.down = matrix(name("down_proj"), c.hidden, size);
-    if (names_.shared_gate != nullptr) layer_.weights.shared_gate = vector(names_.shared_gate, {1, c.hidden});
+    const std::int64_t size = c.intermediate, hidden = c.hidden;
+    const MatrixView w13 = matrix(kFusedUp, {2 * size, hidden, c.num_experts}, &experts_).view;
+    const MatrixView w2 = matrix(kFusedDown, {hidden, size, c.num_experts}, &experts_).view;
+    const auto [b13, b2] = fused_biases();
+    const bool interleaved = names_.fused_order == GateUpOrder::kInterleavedGateFirst;
+    const std::int64_t step = interleaved ? 2 : 1, up = interleaved ? 1 : size;
+    for (std::int64_t e = 0; e < c.num_experts; ++e) {
+      ExpertWeights weights;
+      weights.gate = rows_of(w13, 2 * size * e, step, size);
+      weights.up = rows_of(w13, 2 * size * e + up, step, size);
+      weights.down = rows_of(w2, hidden * e, 1, hidden);
+      weights.gate_bias = elements_of(b13, 2 * size * e, step, size);
+      weights.up_bias = elements_of(b13, 2 * size * e + up, step, size);
+      weights.down_bias = elements_of(b2, hidden * e, 1, hidden);
+      layer_.weights.experts.push_back(weights);
+    }
+    layer_.layout = fmt::format("fused {} {}", format_row(experts_.scheme->format).layout, order_text());
   }
 
-  void refuse_unknown_tensors() const {
-    for (const std::string& name : source_.names_below(block_)) {
-      if (seen_.contains(name)) continue;
-      throw Error(ErrorKind::kUnsupported,
-                  fmt::format("{}: tensor {} belongs to layer {}, but the family {} has none of that name (a quantised "
-                              "checkpoint, or more experts than config.json says?); this version reads bf16, fp16 and "
-                              "fp32 weights",
-                              source_.listing(), in_quotes(name), layer_.layer, layer_.family));
+  std::pair<TensorView, TensorView> fused_biases() {
+    if (!names_.fused_biases) return {};
+    const std::int64_t e = layer_.config.num_experts, h = layer_.config.hidden, i = layer_.config.intermediate;
+    return {tensors_.get_plain(std::string(kFusedUp) + "_bias", {{e, 2 * i}}, kNoReason),
+            tensors_.get_plain(std::string(kFusedDown) + "_bias", {{e, h}}, kNoReason)};
+  }
+
+  static VectorView elements_of(const TensorView& t, std::int64_t first, std::int64_t step, std::int64_t count) {
+    if (t.empty()) return {};
+    const auto bytes = static_cast<std::int64_t>(dtype_size(t.dtype));
+    return {static_cast<const std::byte*>(t.data) + first * bytes, t.dtype, count, step};
+  }
+
+  const char* order_text() const {
+    return names_.fused_order == GateUpOrder::kGateFirst ? "gate then up" : "gate and up interleaved";
+  }
+
+  void refuse_others() const {
+    std::string hint = quant_.quantized()
+                           ? fmt::format("{}, has none of that name (more experts than config.json says?)",
+                                         format_row(quant_.scheme().format).name)
+                           : "16 or 32 bits, has none of that name (a quantised checkpoint whose config.json does not "
+                             "say so, or more experts than it says?)";
+    tensors_.refuse_others(fmt::format("the family {}, in {}", layer_.family, hint));
+  }
+
+  // What the layer computes with: the experts' format with the activations that the config names.
+  void set_recipes() {
+    MoeConfig& c = layer_.config;
+    const bool has_shared = c.shared.intermediate > 0;
+    const bool all_plain = experts_.plain() && (!has_shared || shared_.plain());
+    layer_.stored = experts_.plain() ? dtype_name(experts_.dtype) : format_row(experts_.scheme->format).name;
+    c.recipe = recipe(experts_);
+    if (all_plain && experts_.dtype == DType::kF16) c.recipe = "fp16";
+    if (has_shared && !all_plain && recipe(shared_) != c.recipe) c.shared.recipe = recipe(shared_);
+    if (!all_plain && quant_.scheme().group > 0) {
+      c.int4 = {quant_.scheme().group, experts_.zero_points || shared_.zero_points};
     }
   }
 
-  const FamilyRow& family_;
+  // Beside a quantised format 16-bit weights go with bf16, the type of x of all quantised recipes.
+  std::string recipe(const ExpertFormat& format) const {
+    return format.plain() ? "bf16" : recipe_of(*format.scheme, quant_.where());
+  }
+
   const TensorNames& names_;
+  const QuantConfig& quant_;
   const TensorSource& source_;
+  LayerTensors tensors_;
   CheckpointLayer& layer_;
-  std::shared_ptr<LayerStorage> storage_;
-  std::string block_;           // "model.layers.3.mlp."
-  std::set<std::string> seen_;  // tensors that were read
+  ExpertFormat experts_, shared_;
 };
 
 }  // namespace
@@ -221,12 +309,13 @@ MoeConfig layer_config(const FamilyRow& family, const ConfigView& config) {
   return layer;
 }
 
-CheckpointLayer load_layer(const FamilyRow& family, const ConfigView& config, const TensorSource& source, int layer) {
+CheckpointLayer load_layer(const FamilyRow& family, const ConfigView& config, const QuantConfig& quant,
+                           const TensorSource& source, int layer) {
   CheckpointLayer result;
   result.config = layer_config(family, config);
   result.layer = layer;
   result.family = family.model_types.front();
-  LayerLoader(family, source, &result).load();
+  LayerLoader(family, quant, source, &result).load();
   return result;
 }
 

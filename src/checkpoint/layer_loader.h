@@ -3,6 +3,7 @@
 #pragma once
 
 #include "checkpoint/families.h"
+#include "checkpoint/quant_config.h"
 #include "checkpoint/tensor_source.h"
 #include "moesaic/checkpoint.h"
 
@@ -12,7 +13,8 @@ namespace moesaic::checkpoint {
 MoeConfig layer_config(const FamilyRow& family, const ConfigView& config);
 
 /// Every tensor of the layer is checked for shape and type against the configuration, and tensors of the layer that the
-/// family does not know (scales, biases) are refused: nothing is silently left out.
-CheckpointLayer load_layer(const FamilyRow& family, const ConfigView& config, const TensorSource& source, int layer);
+/// family does not know, in the format that `quant` says, are refused: nothing is silently left out.
+CheckpointLayer load_layer(const FamilyRow& family, const ConfigView& config, const QuantConfig& quant,
+                           const TensorSource& source, int layer);
 
 }  // namespace moesaic::checkpoint

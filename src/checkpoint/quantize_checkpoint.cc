@@ -132,7 +132,10 @@ class CheckpointQuantizer {
   }
   bool plain() const { return target_->target == Target::kPlain; }
   bool writes_shared(const CheckpointLayer& layer) const {
-    return !layer.modules.shared.empty() && target_->shared_experts;
+    if (layer.modules.shared.empty() || layer.config.shared.intermediate == 0) return false;
+    // Shared experts that a quantised checkpoint leaves in 16 bits stay so.
+    const bool kept_plain = layer.config.recipe != "bf16" && layer.config.shared.recipe == "bf16";
+    return plain() || !kept_plain;
   }
 
   // Which tensors the experts' matrices are, and what the layers need.
@@ -144,6 +147,7 @@ class CheckpointQuantizer {
         target_ = &target_for(options_.recipe, layer.modules.fused && interleaved);
         result_.format = target_->name;
       }
+      refuse_same_format(layer);
       replaced_.insert(layer.modules.expert_tensors.begin(), layer.modules.expert_tensors.end());
       if (writes_shared(layer)) {
         replaced_.insert(layer.modules.shared_tensors.begin(), layer.modules.shared_tensors.end());
@@ -152,6 +156,19 @@ class CheckpointQuantizer {
       total_ += layer.config.num_experts;
       ++result_.layers;
     }
+  }
+
+  // Quantising codes again would only lose.
+  void refuse_same_format(const CheckpointLayer& layer) const {
+    if (plain()) return;
+    for (const ExpertWeights& expert : layer.weights.experts) {
+      for (const MatrixView* matrix : {&expert.gate, &expert.up, &expert.down}) {
+        if (!fits_recipe(options_.recipe, layer.config.int4, *matrix)) return;
+      }
+    }
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("quantize: the experts of {} are stored as {} already, which recipe {} reads as it is",
+                            in_quotes(folder_), layer.stored, options_.recipe));
   }
 
   // --- tensors that stay -------------------------------------------------------------------------------------------

@@ -216,6 +216,11 @@ bool find_dtype(std::string_view safetensors_name, DType* dtype) {
   return true;
 }
 
+std::size_t dtype_bytes(std::string_view safetensors_name) {
+  const DTypeRow* row = find_row(safetensors_name);
+  return row == nullptr ? 1 : static_cast<std::size_t>(std::max(row->bits / 8, 1));
+}
+
 std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   return std::make_shared<const SafetensorsFile>(path);
 }

@@ -30,6 +30,9 @@ std::string shape_text(const std::vector<std::int64_t>& shape);
 /// The library's type for a safetensors dtype name; false when it has none ("F8_E4M3").
 bool find_dtype(std::string_view safetensors_name, DType* dtype);
 
+/// Bytes of one element of a safetensors dtype, 1 for those of fewer than eight bits.
+std::size_t dtype_bytes(std::string_view safetensors_name);
+
 /// A mapped file with a checked header. Immutable; shared by everything that points into it.
 class SafetensorsFile {
  public:

@@ -13,14 +13,14 @@ namespace moesaic::checkpoint {
 namespace {
 
 const TargetRow kTargets[] = {
-    {Target::kPlain, "16-bit weights", {"bf16", "fp16"}, true},
-    {Target::kFp8Blocks, "fp8 blocks (weight_scale_inv)", {"fp8_block"}, true},
-    {Target::kModelOptFp8, "ModelOpt FP8", {"fp8_tensor"}, true},
-    {Target::kModelOptMxfp8, "ModelOpt MXFP8", {"mxfp8"}, true},
-    {Target::kModelOptNvfp4, "ModelOpt NVFP4", {"nvfp4"}, true},
-    {Target::kCompressedFp8, "compressed-tensors FP8", {"fp8_channel"}, true},
-    {Target::kCompressedInt4, "compressed-tensors int4", {"bf16_int4"}, false},
-    {Target::kGptOssMxfp4, "MXFP4 (_blocks, _scales)", {"bf16_mxfp4"}, false},
+    {Target::kPlain, "16-bit weights", {"bf16", "fp16"}},
+    {Target::kFp8Blocks, "fp8 blocks (weight_scale_inv)", {"fp8_block"}},
+    {Target::kModelOptFp8, "ModelOpt FP8", {"fp8_tensor"}},
+    {Target::kModelOptMxfp8, "ModelOpt MXFP8", {"mxfp8"}},
+    {Target::kModelOptNvfp4, "ModelOpt NVFP4", {"nvfp4"}},
+    {Target::kCompressedFp8, "compressed-tensors FP8", {"fp8_channel"}},
+    {Target::kCompressedInt4, "compressed-tensors int4", {"bf16_int4"}},
+    {Target::kGptOssMxfp4, "MXFP4 (_blocks, _scales)", {"bf16_mxfp4"}},
 };
 
 constexpr std::int64_t kPackedCodes = 8;  // 4-bit codes in an int32

@@ -28,7 +28,6 @@ struct TargetRow {
   Target target;
   const char* name;                  // for people
   std::vector<std::string> recipes;  // recipes that are written so
-  bool shared_experts;               // whether published models of the format quantise shared experts too
 };
 std::span<const TargetRow> target_table();
 

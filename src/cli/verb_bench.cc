@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// `moesaic bench moe`: time of a published layer from logits, against the floor of this machine.
+// `moesaic bench moe`: time of a published layer from logits, against the floor of this machine. `moesaic bench
+// quantize` is in verb_bench_quantize.cc.
 #include <fmt/format.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/bench.h"
+#include "cli/bench_quantize.h"
 #include "cli/cli.h"
 #include "cli/text_table.h"
 #include "moesaic/error.h"
@@ -105,7 +107,7 @@ int bench_moe(Arguments a) {
 }  // namespace
 
 void add_bench(CLI::App& app, Action& action) {
-  CLI::App* verb = app.add_subcommand("bench", "Measure a layer against the floor of this machine");
+  CLI::App* verb = app.add_subcommand("bench", "Measure a layer or a quantiser against the floor of this machine");
   verb->require_subcommand(1);
   CLI::App* moe = verb->add_subcommand("moe", "A whole layer, from router logits to output");
   const auto a = std::make_shared<Arguments>();
@@ -122,6 +124,7 @@ void add_bench(CLI::App& app, Action& action) {
   moe->add_option("--bundle", a->bundles, "Kernel bundle (zip); may be given more than once");
   moe->add_flag("--json", a->json, "Print JSON");
   moe->callback([&action, a] { action = [a] { return bench_moe(*a); }; });
+  add_bench_quantize(*verb, action);
 }
 
 }  // namespace moesaic::cli

@@ -142,15 +142,17 @@ std::string to_text(const tables::ArchRow& arch, int recipe, tables::Op op) {
 }
 
 std::string to_text(const Scope& scope, int recipe) {
-  if (!recipe_has_kernels(recipe)) {
-    return fmt::format("{}: no kernel yet on any architecture\n",
+  std::string text;
+  const bool has_layer = recipe_has_kernels(recipe);
+  if (!has_layer) {
+    text = fmt::format("{}: no kernel yet for the layer on any architecture\n",
                        tables::kRecipeTable[static_cast<std::size_t>(recipe)].name);
   }
-  std::string text;
   for (const tables::ArchRow* arch : scope.archs) {
     for (const tables::Op op : scope.ops) {
+      if (!has_layer && !tables::is_quantizer_op(op)) continue;
       text += to_text(*arch, recipe, op);
-      if (scope.shape) text += scores(*arch, recipe, op, *scope.shape);
+      if (scope.shape && !tables::is_quantizer_op(op)) text += scores(*arch, recipe, op, *scope.shape);
     }
   }
   return text;
@@ -184,7 +186,8 @@ void add_explain(CLI::App& app, Action& action) {
   const auto question = std::make_shared<Question>();
   verb->add_option("--arch", question->archs, "Architectures of `moesaic archs`, by comma or blank; all: every one");
   verb->add_option("--recipe", question->recipes, "Recipes of `moesaic recipes` by comma or blank; default: all");
-  verb->add_option("--op", question->ops, "Steps of the layer by comma or blank; default: all");
+  verb->add_option("--op", question->ops,
+                   "Steps of the layer, or quantize, dequantize, swizzle, by comma or blank; default: all");
   verb->add_option("--model", question->model, "A model of `moesaic models`: also print what the plan predicts");
   verb->add_option("--tokens", question->tokens, "Tokens of that prediction")->check(CLI::PositiveNumber);
   verb->add_flag("--json", question->json, "Print JSON");

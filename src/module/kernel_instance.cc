@@ -25,6 +25,19 @@ std::string initializer(const abi::KernelConfig& config) {
   return fmt::format("{{{}}}", fmt::join(fields, ", "));
 }
 
+// Conversion instructions of a target. Those of e2m1 are in exact and family targets alone.
+int converts_of(const Target& target) {
+  int sm = 0;
+  for (const char c : target.name) {
+    if (c >= '0' && c <= '9') sm = 10 * sm + (c - '0');
+  }
+  const tables::ArchRow* arch = tables::find_arch(sm);
+  if (arch == nullptr) return 0;
+  const bool specific = target.name.back() == 'a' || target.name.back() == 'f';
+  return ((arch->caps & tables::kFp8Convert) != 0 ? abi::kConvertFp8 : 0) |
+         (specific && (arch->caps & tables::kFp4Convert) != 0 ? abi::kConvertFp4 : 0);
+}
+
 }  // namespace
 
 Target target_for(const tables::KernelRow& row, const tables::ArchRow& arch) {
@@ -63,13 +76,15 @@ std::string main_text(const KernelInstance& instance) {
 }
 
 std::string config_text(const KernelInstance& instance) {
+  abi::KernelConfig config = instance.config();
+  config.convert = converts_of(instance.target);
   return fmt::format(
       "#pragma once\n"
       "#include \"{}\"\n"
       "namespace moesaic {{\n"
       "inline constexpr abi::KernelConfig kConfig{};\n"
       "}}\n",
-      kConfigHeader, initializer(instance.config()));
+      kConfigHeader, initializer(config));
 }
 
 std::vector<SourceText> program_headers(const KernelInstance& instance) {

@@ -10,9 +10,9 @@ namespace {
 
 class CpuMoe final : public MoeImpl {
  public:
-  explicit CpuMoe(const MoeConfig& config) : config_(config) {}
+  explicit CpuMoe(const MoeConfig& config) : config_(config), prepared_bytes_(cpu::fast_prepared_bytes(config)) {}
 
-  std::size_t prepared_bytes() const noexcept override { return cpu::fast_prepared_bytes(config_); }
+  std::size_t prepared_bytes() const noexcept override { return prepared_bytes_; }
   void prepare(const MoeWeights& weights, void* prepared, void*) const override {
     cpu::fast_prepare(config_, weights, prepared);
   }
@@ -24,6 +24,7 @@ class CpuMoe final : public MoeImpl {
 
  private:
   MoeConfig config_;
+  std::size_t prepared_bytes_;  // asked for at once: a configuration that cannot be served is refused by `create`
 };
 
 }  // namespace

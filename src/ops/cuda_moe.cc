@@ -3,16 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
-#include <utility>
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/kernel.h"
-#include "base/env.h"
-#include "base/log.h"
 #include "kernels/abi/params.h"
-#include "module/store.h"
 #include "ops/cuda_prepare.h"
+#include "ops/cuda_serve.h"
 #include "ops/moe_impl.h"
 #include "plan/moe_plan.h"
 #include "tables/recipe_table.h"
@@ -21,28 +17,6 @@ namespace moesaic::ops {
 namespace {
 
 using plan::Choice;
-
-/// Row of the device's SM; an unknown SM gets the newest row's limits and PTX code.
-struct Served {
-  tables::ArchRow arch;
-  std::optional<std::string> target;  // instead of the row's own targets
-};
-
-Served serve(int sm, const ModuleOptions& modules) {
-  std::optional<std::string> forced = modules.force_target;
-  if (!forced) forced = base::env_value(base::Env::kForceTarget);
-  if (const tables::ArchRow* row = tables::find_arch(sm)) return {*row, forced};
-  const std::string ptx = module::portable_ptx_target().name;
-  const std::string message = fmt::format(
-      "SM{}.{} is newer than this version knows: served by {} PTX of the portable kernels", sm / 10, sm % 10, ptx);
-  if (base::env_switch(base::Env::kStrict).value_or(false)) {
-    throw Error(ErrorKind::kUnsupported, message + "; MOESAIC_STRICT=1 makes that an error");
-  }
-  base::log(LogLevel::kNotice, message);
-  tables::ArchRow row = tables::kArchTable.front();
-  row.sm = sm;
-  return {row, forced ? forced : ptx};
-}
 
 plan::DeviceRates rates_of(const cuda::DeviceInfo& info) {
   plan::DeviceRates rates;
@@ -77,9 +51,7 @@ class CudaMoe final : public MoeImpl {
       : config_(config), layout_(plan::prepared_layout(config)), io_(tables::get_recipe(config.recipe).io) {
     const cuda::DeviceInfo info = cuda::device_info(config.device.index);
     const Served served = serve(info.sm, modules);
-    std::string force = modules.force_kernel.value_or("");
-    if (force.empty()) force = base::env_value(base::Env::kForceKernel).value_or("");
-    ranges_ = plan::plan_ranges(config, served.arch, rates_of(info), force);
+    ranges_ = plan::plan_ranges(config, served.arch, rates_of(info), served.force_kernel);
     prepare_steps_ = plan::plan_prepare(config, served.arch);
     load_kernels(served, modules);
   }
@@ -105,29 +77,16 @@ class CudaMoe final : public MoeImpl {
   void run(const MoeRun& run, void* stream) const override;
 
  private:
-  using Key = std::pair<const tables::KernelRow*, int>;
-
   void load_kernels(const Served& served, const ModuleOptions& modules) {
     std::vector<Choice> wanted = {prepare_steps_.matrix, prepare_steps_.vector};
     for (const plan::PlanRange& range : ranges_) {
       const std::vector<Choice> used = range.steps.all();
       wanted.insert(wanted.end(), used.begin(), used.end());
     }
-    std::vector<module::KernelInstance> instances;
-    for (const Choice& c : wanted) {
-      if (!kernels_.emplace(Key{c.row, c.config_index}, cuda::Kernel()).second) continue;
-      module::Target target = served.target ? module::Target{*served.target} : module::target_for(*c.row, served.arch);
-      instances.push_back({c.row, c.config_index, std::move(target)});
-    }
-    module::Store store(modules);
-    const auto cubins = store.get_all(instances);
-    for (std::size_t i = 0; i < instances.size(); ++i) {
-      kernels_[Key{instances[i].row, instances[i].config_index}] =
-          cuda::Kernel::load(*cubins[i], config_.device.index, abi::smem_bytes(instances[i].config()));
-    }
+    kernels_.load(wanted, served, config_.device, modules);
   }
 
-  const cuda::Kernel& kernel(const Choice& c) const { return kernels_.find(Key{c.row, c.config_index})->second; }
+  const cuda::Kernel& kernel(const Choice& c) const { return kernels_.at(c); }
 
   const plan::MoeSteps& steps(std::int64_t tokens) const {
     const auto range = std::lower_bound(ranges_.begin(), ranges_.end(), tokens,
@@ -140,7 +99,7 @@ class CudaMoe final : public MoeImpl {
   DType io_;
   std::vector<plan::PlanRange> ranges_;
   plan::PrepareSteps prepare_steps_;
-  std::map<Key, cuda::Kernel> kernels_;
+  LoadedKernels kernels_;
 };
 
 /// The launches of one run. Lives on the stack of `run`: pointers into workspace and prepared weights, nothing else.

@@ -54,6 +54,7 @@ constexpr CapabilityName kCapabilityNames[] = {
     {kTcgen05, "tcgen05"},
     {kMmaBlockScale, "mma_block_scale"},
     {kFp4Convert, "fp4_convert"},
+    {kFp8Convert, "fp8_convert"},
 };
 
 }  // namespace

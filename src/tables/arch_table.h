@@ -23,7 +23,8 @@ enum Capability : std::uint32_t {
   kWgmma = 1u << 3,          // wgmma, setmaxnreg
   kTcgen05 = 1u << 4,        // tcgen05 and tensor memory
   kMmaBlockScale = 1u << 5,  // mma.sync with block scales
-  kFp4Convert = 1u << 6,     // cvt to and from e2m1 that users have found right
+  kFp4Convert = 1u << 6,     // cvt to and from e2m1 that users have found right; exact and family targets only
+  kFp8Convert = 1u << 7,     // cvt to and from e4m3 and e5m2
 };
 std::string capability_names(std::uint32_t capabilities);
 
@@ -40,22 +41,23 @@ struct ArchRow {
   double matrix_flops_per_us = 0;
 };
 
-inline constexpr std::uint32_t kBlackwellCaps = kMmaSync | kMmaFp8 | kTma | kTcgen05 | kFp4Convert;
+inline constexpr std::uint32_t kBlackwellCaps = kMmaSync | kMmaFp8 | kFp8Convert | kTma | kTcgen05 | kFp4Convert;
 
 inline constexpr std::array kArchTable = {
     ArchRow{80, Family::kSm80, "sm_80", "sm_80", 11000, 11000, 166912, kMmaSync},
     ArchRow{86, Family::kSm80, "sm_86", "sm_86", 11010, 11010, 101376, kMmaSync},
     ArchRow{87, Family::kSm80, "sm_87", "sm_87", 11040, 11040, 166912, kMmaSync},
-    ArchRow{89, Family::kSm80, "sm_89", "sm_89", 11080, 11080, 101376, kMmaSync | kMmaFp8},
-    ArchRow{90, Family::kSm90, "sm_90a", "sm_90a", 12030, 12030, 232448, kMmaSync | kMmaFp8 | kTma | kWgmma, 798e6},
+    ArchRow{89, Family::kSm80, "sm_89", "sm_89", 11080, 11080, 101376, kMmaSync | kMmaFp8 | kFp8Convert},
+    ArchRow{90, Family::kSm90, "sm_90a", "sm_90a", 12030, 12030, 232448,
+            kMmaSync | kMmaFp8 | kFp8Convert | kTma | kWgmma, 798e6},
     ArchRow{100, Family::kSm100, "sm_100a", "sm_100f", 12080, 12090, 232448, kBlackwellCaps},
     ArchRow{103, Family::kSm100, "sm_103a", "sm_100f", 12090, 12090, 232448, kBlackwellCaps},
     ArchRow{107, Family::kSm107, "sm_107a", "sm_107f", 13040, 13040, 232448, kBlackwellCaps},
     ArchRow{110, Family::kSm110, "sm_110a", "sm_110f", 13000, 13000, 232448, kBlackwellCaps},
     ArchRow{120, Family::kSm120, "sm_120a", "sm_120f", 12080, 12090, 101376,
-            kMmaSync | kMmaFp8 | kTma | kMmaBlockScale},
+            kMmaSync | kMmaFp8 | kFp8Convert | kTma | kMmaBlockScale},
     ArchRow{121, Family::kSm120, "sm_121a", "sm_120f", 12090, 12090, 101376,
-            kMmaSync | kMmaFp8 | kTma | kMmaBlockScale},
+            kMmaSync | kMmaFp8 | kFp8Convert | kTma | kMmaBlockScale},
 };
 
 /// The row of an SM, or nullptr.

@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 
 #include "kernels/abi/params.h"
+#include "kernels/abi/quant_params.h"
+#include "moesaic/quantize.h"
 
 namespace moesaic::tables {
 namespace {
@@ -83,6 +85,68 @@ constexpr std::array kTiledConfigs = {
     tiled(kIo, kRole, 128, 128, 32, 4, 2, 2, 2),
 };
 
+// role: abi::Role bits. Registers are bounded (min_blocks) so far as no configuration spills.
+constexpr KernelConfig quantizer(int role, int tile_k, int warps, int min_blocks) {
+  return {
+      .role = role, .tile_k = tile_k, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1, .min_blocks = min_blocks};
+}
+constexpr std::array kBlockConfigs = {quantizer(0, 16, 8, 6), quantizer(1, 16, 8, 4)};
+constexpr std::array kRowConfigs = {quantizer(0, 16, 16, 2), quantizer(1, 16, 16, 1)};
+constexpr std::array kAmaxConfigs = {quantizer(2, 32, 8, 4), quantizer(3, 16, 8, 3)};
+constexpr std::array kTileConfigs = {quantizer(0, 32, abi::kTileThreads / 32, 2),
+                                     quantizer(1, 32, abi::kTileThreads / 32, 1)};
+
+constexpr std::uint32_t format_bit(QuantFormat format) { return 1u << static_cast<unsigned>(format); }
+template <typename... Formats>
+constexpr std::uint32_t format_bits(Formats... formats) {
+  return (format_bit(formats) | ...);
+}
+constexpr std::uint32_t kFp4Formats = format_bits(QuantFormat::kNvfp4, QuantFormat::kMxfp4);
+constexpr std::uint32_t kFp8Formats = format_bits(QuantFormat::kMxfp8, QuantFormat::kMxfp8E5m2, QuantFormat::kFp8Static,
+                                                  QuantFormat::kFp8Tensor, QuantFormat::kFp8Block1x128);
+constexpr std::uint32_t kRowFormats = format_bits(QuantFormat::kNvfp4Row, QuantFormat::kFp8Row);
+constexpr std::uint32_t kTileFormats = format_bits(QuantFormat::kFp8Block128x128);
+constexpr std::uint32_t kInt4Formats = format_bits(QuantFormat::kInt4);
+constexpr std::uint32_t kByteScaleFormats =
+    kFp4Formats | format_bits(QuantFormat::kNvfp4Row, QuantFormat::kMxfp8, QuantFormat::kMxfp8E5m2);
+constexpr std::uint32_t kAllFormats = kFp4Formats | kFp8Formats | kRowFormats | kTileFormats | kInt4Formats;
+
+/// Formats that an operand may be quantised in: with a static scale or, without one, by rows.
+constexpr std::uint32_t operand_formats(const Operand& operand, bool is_weight) {
+  switch (operand.scale) {
+    case Scale::kNone:
+      return 0;
+    case Scale::kTensorStatic:
+      return is_weight ? format_bits(QuantFormat::kFp8Tensor)
+                       : format_bits(QuantFormat::kFp8Static, QuantFormat::kFp8Row);
+    case Scale::kToken:
+    case Scale::kChannel:
+      return format_bits(QuantFormat::kFp8Row);
+    case Scale::kBlock1x128:
+      return format_bits(QuantFormat::kFp8Block1x128);
+    case Scale::kBlock128x128:
+      return format_bits(QuantFormat::kFp8Block128x128);
+    case Scale::kE8m0x32:
+      return format_bits(operand.number == Number::kE2m1 ? QuantFormat::kMxfp4 : QuantFormat::kMxfp8);
+    case Scale::kE4m3x16:
+      return is_weight ? format_bits(QuantFormat::kNvfp4) : format_bits(QuantFormat::kNvfp4, QuantFormat::kNvfp4Row);
+    case Scale::kGroup:
+      return format_bits(QuantFormat::kInt4);
+  }
+  return 0;
+}
+
+/// Recipes with an operand in one of the formats.
+constexpr std::uint32_t recipes_with(std::uint32_t formats) {
+  std::uint32_t recipes = 0;
+  for (std::size_t i = 0; i < kRecipeTable.size(); ++i) {
+    const std::uint32_t used =
+        operand_formats(kRecipeTable[i].activation, false) | operand_formats(kRecipeTable[i].weight, true);
+    if ((used & formats) != 0) recipes |= 1u << i;
+  }
+  return recipes;
+}
+
 constexpr std::uint32_t kBf16Bit = recipe_bit("bf16"), kFp16Bit = recipe_bit("fp16");
 constexpr const char* kPrepareSource = "kernels/warp/prepare.cuh";
 constexpr const char* kProjectSource = "kernels/warp/project.cuh";
@@ -95,6 +159,31 @@ constexpr KernelRow warp_row(const char* name, Op op, std::uint32_t recipes, con
                              const char* (*supports)(const Problem&)) {
   return {name, op, recipes, kAllFamilies, kMmaSync, CodeKind::kBaseline, source, body, params, configs, supports};
 }
+
+// Families whose exact targets have the e2m1 conversion; their rows are twins of the portable ones.
+constexpr std::uint32_t kFp4ConvertFamilies =
+    family_bit(Family::kSm100) | family_bit(Family::kSm107) | family_bit(Family::kSm110);
+
+constexpr KernelRow format_row(const char* name, Op op, std::uint32_t formats, const char* source, const char* body,
+                               const char* params, std::span<const KernelConfig> configs) {
+  KernelRow row = warp_row(name, op, recipes_with(formats), source, body, params, configs, supports_any);
+  row.formats = formats;
+  return row;
+}
+/// A row of a kernel that encodes e2m1: the one text, compiled with and without the conversion instruction.
+constexpr KernelRow e2m1_row(bool convert, const char* name, std::uint32_t formats, const char* source,
+                             const char* body, std::span<const KernelConfig> configs) {
+  KernelRow row = format_row(name, Op::kQuantize, formats, source, body, "QuantizeParams", configs);
+  row.families = convert ? kFp4ConvertFamilies : kAllFamilies & ~kFp4ConvertFamilies;
+  if (convert) {
+    row.needs |= kFp4Convert;
+    row.code_kind = CodeKind::kExact;
+  }
+  return row;
+}
+
+constexpr const char* kBlockSource = "kernels/quant/block.cuh";
+constexpr const char* kRowSource = "kernels/quant/row.cuh";
 
 // Order is preference among equal scores.
 constexpr std::array kRows = {
@@ -130,6 +219,22 @@ constexpr std::array kRows = {
              kSumConfigs<abi::kIoBf16>, supports_aligned),
     warp_row("warp_sum_fp16", Op::kWeightedSum, kFp16Bit, kSumSource, "warp::weighted_sum", "WeightedSumParams",
              kSumConfigs<abi::kIoFp16>, supports_aligned),
+    e2m1_row(false, "quant_fp4", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
+    e2m1_row(true, "quant_fp4_cvt", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
+    format_row("quant_fp8", Op::kQuantize, kFp8Formats, kBlockSource, "quant::quantize_fp8", "QuantizeParams",
+               kBlockConfigs),
+    format_row("quant_int4", Op::kQuantize, kInt4Formats, "kernels/quant/int4.cuh", "quant::quantize_int4",
+               "QuantizeParams", kBlockConfigs),
+    e2m1_row(false, "quant_row", kRowFormats, kRowSource, "quant::quantize_row", kRowConfigs),
+    e2m1_row(true, "quant_row_cvt", kRowFormats, kRowSource, "quant::quantize_row", kRowConfigs),
+    format_row("quant_tile", Op::kQuantize, kTileFormats, "kernels/quant/tile.cuh", "quant::quantize_tile",
+               "QuantizeParams", kTileConfigs),
+    format_row("quant_amax", Op::kQuantize, format_bits(QuantFormat::kFp8Tensor), "kernels/quant/tensor.cuh",
+               "quant::tensor_amax", "QuantizeParams", kAmaxConfigs),
+    format_row("quant_decode", Op::kDequantize, kAllFormats, "kernels/quant/dequantize.cuh", "quant::dequantize",
+               "DequantizeParams", kVectorConfigs),
+    format_row("quant_swizzle", Op::kSwizzle, kByteScaleFormats, "kernels/quant/swizzle.cuh", "quant::swizzle",
+               "SwizzleParams", kVectorConfigs),
 };
 
 consteval bool architectures_are_unique() {
@@ -200,6 +305,12 @@ const char* op_name(Op op) noexcept {
       return "gemm2";
     case Op::kWeightedSum:
       return "weighted_sum";
+    case Op::kQuantize:
+      return "quantize";
+    case Op::kDequantize:
+      return "dequantize";
+    case Op::kSwizzle:
+      return "swizzle";
   }
   return "unknown";
 }
@@ -220,8 +331,12 @@ std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
   switch (row.op) {
     case Op::kRouting:
       return c.role == 0 ? "fused" : c.role == 1 ? "select" : "scatter";
+    case Op::kQuantize:
+      return (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
     case Op::kPrepare:
     case Op::kWeightedSum:
+    case Op::kDequantize:
+    case Op::kSwizzle:
       return fmt::format("w{}", c.warps_tokens);
     case Op::kProjection:
       return fmt::format("t{}x{}", c.tile_tokens, c.tile_rows);

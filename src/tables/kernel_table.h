@@ -14,12 +14,24 @@
 
 namespace moesaic::tables {
 
-/// A step of the layer that some kernel row serves.
-enum class Op : std::uint8_t { kPrepare, kProjection, kRouting, kGemm1, kGemm2, kWeightedSum };
-inline constexpr std::array kAllOps = {Op::kPrepare, Op::kProjection, Op::kRouting,
-                                       Op::kGemm1,   Op::kGemm2,      Op::kWeightedSum};
-/// "prepare", "projection", "routing", "gemm1", "gemm2", "weighted_sum".
+/// What some kernel row serves: a step of the layer, or of Quantizer.
+enum class Op : std::uint8_t {
+  kPrepare,
+  kProjection,
+  kRouting,
+  kGemm1,
+  kGemm2,
+  kWeightedSum,
+  kQuantize,
+  kDequantize,
+  kSwizzle
+};
+inline constexpr std::array kAllOps = {Op::kPrepare,     Op::kProjection, Op::kRouting,    Op::kGemm1,  Op::kGemm2,
+                                       Op::kWeightedSum, Op::kQuantize,   Op::kDequantize, Op::kSwizzle};
+/// "prepare", "projection", "routing", "gemm1", "gemm2", "weighted_sum", "quantize", "dequantize", "swizzle".
 const char* op_name(Op op) noexcept;
+/// True for the ops of Quantizer, which a recipe of 16-bit operands has no use for.
+constexpr bool is_quantizer_op(Op op) { return op >= Op::kQuantize; }
 
 /// Which target a row is compiled for: the exact one (sm_90a), the family's (sm_100f) or the plain one (sm_90).
 enum class CodeKind : std::uint8_t { kBaseline, kFamily, kExact };
@@ -40,9 +52,10 @@ struct KernelRow {
   CodeKind code_kind;
   const char* source;  // path of the text below the repository root
   const char* body;    // the function template <KernelConfig> in it that the entry calls
-  const char* params;  // the parameter struct in kernels/abi/params.h
+  const char* params;  // the parameter struct in kernels/abi
   std::span<const abi::KernelConfig> configs;
   const char* (*supports)(const Problem&);  // nullptr: yes; else why not
+  std::uint32_t formats = 0;                // bits by QuantFormat, of Quantizer's ops
 };
 
 std::span<const KernelRow> kernel_table() noexcept;

@@ -76,4 +76,22 @@ std::string tensor_bytes(const Parts& parts, const std::string& name) {
   return parts.data.substr(begin, end - begin);
 }
 
+void overwrite(Parts& parts, const std::string& name, std::size_t at, const std::string& bytes) {
+  const auto begin = parts.header.at(name).at("data_offsets").at(0).get<std::size_t>();
+  parts.data.replace(begin + at, bytes.size(), bytes);
+}
+
+void remove_tensor(Parts& parts, const std::string& name) {
+  const auto begin = parts.header.at(name).at("data_offsets").at(0).get<std::size_t>();
+  const std::size_t size = parts.header.at(name).at("data_offsets").at(1).get<std::size_t>() - begin;
+  parts.data.erase(begin, size);
+  parts.header.erase(name);
+  for (auto& [key, entry] : parts.header.items()) {
+    if (key == "__metadata__") continue;
+    for (auto& offset : entry["data_offsets"]) {
+      if (offset.get<std::size_t>() > begin) offset = offset.get<std::size_t>() - size;
+    }
+  }
+}
+
 }  // namespace moesaic::testing

@@ -46,6 +46,11 @@ void append_tensor(Parts& parts, const std::string& name, const std::string& dty
 /// The bytes of a tensor.
 std::string tensor_bytes(const Parts& parts, const std::string& name);
 
+/// Overwrites bytes of a tensor from byte `at`.
+void overwrite(Parts& parts, const std::string& name, std::size_t at, const std::string& bytes);
+/// Takes a tensor out, bytes and all.
+void remove_tensor(Parts& parts, const std::string& name);
+
 /// Parses config.json, lets `change` edit it, writes it back.
 template <class Change>
 void edit_json(const std::string& path, Change change) {

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -199,7 +200,9 @@ TEST_F(RunTest, Refusals) {
   expect_says(run_cli("run --model " + data("mixtral") + " --input " + temporary("none.safetensors")), 1,
               "none.safetensors");
   expect_says(run_cli("run --model " + data("mixtral") + " --input " + io + ":z"), 1, "'z'");
-  expect_says(run_cli("run --model " + data("qwen3_moe_fp8_block") + " --input " + io), 1, "quantised");
+  std::ofstream(temporary("config.json")) << R"({"model_type": "mixtral", "quantization_config":)"
+                                          << R"({"quant_method": "bitsandbytes"}})";
+  expect_says(run_cli("run --model " + folder_ + " --input " + io), 1, "'bitsandbytes' is not read; read are fp8");
   expect_says(run_cli("run --model " + data("mixtral") + " --input " + data("mixtral_tie") + "/io.safetensors"), 1,
               "is f32 [23, 64]; wanted");
   expect_says(run_cli(recorded("mixtral") + " --out " + temporary("no/such/folder/out.safetensors")), 1, "no/such");

@@ -131,6 +131,7 @@ TEST_F(AotCompile, ArchitectureThatIsNamedMustBePossible) {
                [&] { build_set(request("all,110"), options(kNvrtc12)); });
   BuildRequest nothing = request("90");
   nothing.recipes = tables::recipe_bit("fp8_int4");
+  nothing.ops = 1u << static_cast<unsigned>(tables::Op::kGemm1);
   expect_error(ErrorKind::kUnsupported, {"no kernel row"}, [&] { build_set(nothing, options()); });
   expect_error(ErrorKind::kUnsupported, {"NVRTC", "/nowhere"}, [&] { build_set(request("90"), options("/nowhere")); });
 }

@@ -52,6 +52,21 @@ TEST(Target, FollowsTheCodeKind) {
   EXPECT_EQ(portable_ptx_target().name, "compute_80");
 }
 
+TEST(Target, DecidesWhichConversionsTheTextMayUse) {
+  const auto convert_of = [](const char* row, const char* target) {
+    const std::string text = config_text({tables::find_kernel(row), 0, {target}});
+    return text.substr(text.rfind(',') + 1, 2);  // the configuration's last field
+  };
+  EXPECT_EQ(convert_of("quant_fp4", "sm_80"), " 0");
+  EXPECT_EQ(convert_of("quant_fp4", "compute_80"), " 0");
+  EXPECT_EQ(convert_of("quant_fp4", "sm_89"), " 1");
+  EXPECT_EQ(convert_of("quant_fp4", "sm_90"), " 1");
+  EXPECT_EQ(convert_of("quant_fp4", "sm_100"), " 1") << "the plain target has no e2m1 conversion";
+  EXPECT_EQ(convert_of("quant_fp4_cvt", "sm_103a"), " 3");
+  EXPECT_EQ(convert_of("quant_fp4_cvt", "sm_110f"), " 3");
+  EXPECT_EQ(convert_of("quant_fp4", "sm_120a"), " 1") << "e2m1 conversion is not trusted there";
+}
+
 TEST(SourceClosure, HasEveryIncludeOnceSorted) {
   for (const KernelInstance& instance : all_instances()) {
     std::set<std::string> paths;
@@ -144,7 +159,7 @@ TEST(AotSet, MasksAndProblemsNarrowIt) {
     EXPECT_NE(instance.row->recipes & tables::recipe_bit("bf16"), 0u);
   }
   EXPECT_LT(instances_for(arch, tables::recipe_bit("bf16"), ~0u).size(), all.size());
-  EXPECT_TRUE(instances_for(arch, tables::recipe_bit("fp8_int4"), ~0u).empty());
+  EXPECT_TRUE(instances_for(arch, tables::recipe_bit("fp8_int4"), 1u << 3).empty());
   tables::Problem odd;
   odd.hidden = 4095;  // rows of 8190 bytes: no 16-byte pieces
   EXPECT_LT(instances_of(arch, ~0u, ~0u, odd).size(), all.size());

@@ -148,11 +148,12 @@ TEST(FusedMoe, WrongWeightsAreRefusedByName) {
 TEST(FusedMoe, RecipesAndDevicesThatCannotServeSaySo) {
   MoeConfig c = small_config();
   c.recipe = "nvfp4";
+  c.hidden = 40;  // not whole blocks of 16
   try {
     FusedMoe::create(c);
-    FAIL() << "nvfp4 was accepted";
+    FAIL() << "hidden 40 was accepted";
   } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), ErrorKind::kUnsupported);
+    EXPECT_EQ(e.kind(), ErrorKind::kInvalidArgument);
     EXPECT_NE(std::string(e.what()).find("nvfp4"), std::string::npos) << e.what();
   }
   c = small_config();

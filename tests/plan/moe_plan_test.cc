@@ -7,7 +7,9 @@
 #include <set>
 
 #include "module/kernel_instance.h"
+#include "plan/quant_plan.h"
 #include "tables/model_table.h"
+#include "tables/quant_table.h"
 
 namespace moesaic::plan {
 namespace {
@@ -54,8 +56,15 @@ TEST(MoePlan, WhateverDispatchPicksIsInTheAotSet) {
         ask(plan_prepare(c, arch).vector);
       }
     }
+    for (const tables::QuantRow& format : tables::kQuantTable) {
+      for (const bool activation : {false, true}) {
+        QuantSpec spec{.format = format.format};
+        spec.int4.size = 32;
+        for (const Choice& choice : plan_quantize(spec, activation, arch, "").all()) ask(choice);
+      }
+    }
     for (const std::string& id : asked) EXPECT_EQ(bundle.count(id), 1u) << "SM" << arch.sm << " lacks " << id;
-    // And the other way round: nothing is built that no layer of the table ever asks for.
+    // And the other way round: nothing is built that no layer of the table and no quantiser ever asks for.
     EXPECT_EQ(asked.size(), bundle.size()) << "SM" << arch.sm;
   }
 }

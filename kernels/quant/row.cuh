@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Quantisers with a scale of each row: fp8 by rows, NVFP4 by rows. `row_threads` threads share a row, in two passes:
+// the maximum, then the codes. Each thread keeps its first unit in registers and reads what else it has twice, the
+// second time from a cache. grid.x = padded rows * row_threads / block size, rounded up.
+#pragma once
+
+#include "kernels/quant/scale.cuh"
+#include "kernels/quant/write.cuh"
+
+namespace moesaic::quant {
+
+/// Largest over the threads of a row. `warp_max`: one number a warp. Every thread of the block calls it: the barrier
+/// protects the numbers that the row's other warps then read.
+__device__ __forceinline__ float row_max(float value, int row_threads, float* warp_max) {
+  value = block_max(value, 5);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (threadIdx.x % 32 == 0) warp_max[warp] = value;
+  __syncthreads();
+  const int warps = row_threads / 32;
+  const int first = warp / warps * warps;
+  for (int i = 0; i < warps; ++i) value = codec::max_nan(value, warp_max[first + i]);
+  return value;
+}
+
+template <bool kFp4, bool kFp8>
+__device__ __forceinline__ void write_row_unit(const abi::QuantizeParams& p, const Unit& unit, const float (&v)[kUnit],
+                                               const FloatScale& row, float global) {
+  if (p.format == abi::kQuantNvfp4Row) {
+    const ByteScale scale = nvfp4_scale(amax_of(v), global);
+    write_e2m1<kFp4>(p, unit, v, scale.multiplier, scale.zero);
+    write_byte_scale(p, unit, scale.byte);
+  } else {
+    write_e4m3<kFp8>(p, unit, v, row.multiplier, row.zero);
+  }
+}
+
+/// What the row's maximum decides.
+struct RowScale {
+  FloatScale fp8;
+  float nvfp4, global;
+};
+
+__device__ __forceinline__ RowScale row_scale(const abi::QuantizeParams& p, int row, int thread, float amax) {
+  RowScale scale;
+  scale.fp8 = fp8_scale(amax);
+  scale.nvfp4 = nvfp4_row_scale(amax);
+  scale.global = nvfp4_row_global(scale.nvfp4);
+  if (thread == 0 && row < p.rows) {
+    const bool fp4 = p.format == abi::kQuantNvfp4Row;
+    const float stored = amax != amax ? __uint_as_float(codec::kNanBits) : fp4 ? scale.nvfp4 : scale.fp8.stored;
+    (fp4 ? p.row_scales : static_cast<float*>(p.scales))[row] = stored;
+  }
+  return scale;
+}
+
+/// Requires: block size a multiple of row_threads.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void quantize_row(const abi::QuantizeParams& p) {
+  constexpr bool kFp8 = (kConfig.convert & abi::kConvertFp8) != 0, kFp4 = (kConfig.convert & abi::kConvertFp4) != 0;
+  __shared__ float warp_max[abi::threads(kConfig) / 32];
+  const int thread = static_cast<int>(threadIdx.x) % p.row_threads;
+  const int row = static_cast<int>((static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) / p.row_threads);
+  const int units = row < p.shape.padded_rows ? static_cast<int>(p.units.divisor) : 0;
+  float first[kUnit] = {}, amax = 0.0f;
+  RowScale scale;
+  // One text for both passes: it holds the activations' formulas.
+#pragma unroll 1
+  for (int pass = 0; pass < 2; ++pass) {
+#pragma unroll 1
+    for (int u = thread; u < units; u += p.row_threads) {
+      const Unit unit[1] = {unit_at(p, row, u)};
+      float v[1][kUnit];
+      if (pass == 0 || u != thread) {
+        read_units<(kConfig.role & abi::kRoleGated) != 0, 1>(p, unit, v);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kUnit; ++i) v[0][i] = first[i];
+      }
+      if (pass == 1) {
+        write_row_unit<kFp4, kFp8>(p, unit[0], v[0], scale.fp8, scale.global);
+        continue;
+      }
+      amax = codec::max_nan(amax, amax_of(v[0]));
+      if (u != thread) continue;
+#pragma unroll
+      for (int i = 0; i < kUnit; ++i) first[i] = v[0][i];
+    }
+    if (pass == 0) scale = row_scale(p, row, thread, row_max(amax, p.row_threads, warp_max));
+  }
+}
+
+}  // namespace moesaic::quant

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device to table row; plans to loaded kernels.
+#include "ops/cuda_serve.h"
+
+#include <fmt/format.h>
+
+#include "base/env.h"
+#include "base/log.h"
+#include "module/store.h"
+#include "moesaic/error.h"
+
+namespace moesaic::ops {
+
+Served serve(int sm, const ModuleOptions& modules) {
+  std::optional<std::string> target = modules.force_target;
+  if (!target) target = base::env_value(base::Env::kForceTarget);
+  std::string kernel = modules.force_kernel.value_or("");
+  if (kernel.empty()) kernel = base::env_value(base::Env::kForceKernel).value_or("");
+  if (const tables::ArchRow* row = tables::find_arch(sm)) return {*row, target, kernel};
+  const std::string ptx = module::portable_ptx_target().name;
+  const std::string message = fmt::format(
+      "SM{}.{} is newer than this version knows: served by {} PTX of the portable kernels", sm / 10, sm % 10, ptx);
+  if (base::env_switch(base::Env::kStrict).value_or(false)) {
+    throw Error(ErrorKind::kUnsupported, message + "; MOESAIC_STRICT=1 makes that an error");
+  }
+  base::log(LogLevel::kNotice, message);
+  tables::ArchRow row = tables::kArchTable.front();
+  row.sm = sm;
+  return {row, target ? target : ptx, kernel};
+}
+
+void LoadedKernels::load(const std::vector<plan::Choice>& wanted, const Served& served, Device device,
+                         const ModuleOptions& modules) {
+  std::vector<module::KernelInstance> instances;
+  for (const plan::Choice& c : wanted) {
+    if (!kernels_.emplace(std::pair{c.row, c.config_index}, cuda::Kernel()).second) continue;
+    module::Target target = served.target ? module::Target{*served.target} : module::target_for(*c.row, served.arch);
+    instances.push_back({c.row, c.config_index, std::move(target)});
+  }
+  module::Store store(modules);
+  const auto cubins = store.get_all(instances);
+  for (std::size_t i = 0; i < instances.size(); ++i) {
+    kernels_[{instances[i].row, instances[i].config_index}] =
+        cuda::Kernel::load(*cubins[i], device.index, abi::smem_bytes(instances[i].config()));
+  }
+}
+
+}  // namespace moesaic::ops
