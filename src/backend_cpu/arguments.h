@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Argument checks that the reference loops and the fast path share: shapes, types and null pointers, no arithmetic.
-// Each throws Error(kInvalidArgument, or kUnsupported for a recipe without code here) whose message begins with
-// `operation`.
+// Each throws Error(kInvalidArgument) whose message begins with `operation`.
 #pragma once
 
 #include <cstdint>

@@ -29,41 +29,67 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// Median wall time of `work` on all cores, each with its own slice index.
+/// Wall time of `work` on all cores, each with its own slice index.
 template <typename Work>
-double parallel_us(int threads, Work work) {
-  std::vector<double> times;
-  for (int repeat = 0; repeat < 7; ++repeat) {
-    const Clock::time_point begin = Clock::now();
-    std::vector<std::thread> pool;
-    for (int t = 0; t < threads; ++t) pool.emplace_back([&work, t] { work(t); });
-    for (std::thread& thread : pool) thread.join();
-    times.push_back(since_us(begin));
-  }
-  return median(times);
+double parallel_us(int threads, const Work& work) {
+  const Clock::time_point begin = Clock::now();
+  std::vector<std::thread> pool;
+  for (int t = 0; t < threads; ++t) pool.emplace_back([&work, t] { work(t); });
+  for (std::thread& thread : pool) thread.join();
+  return since_us(begin);
 }
 
-Ceilings measure_ceilings() {
-  const int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  const std::size_t words = (std::size_t{256} << 20) / 8 / static_cast<std::size_t>(threads);
-  std::vector<std::vector<std::uint64_t>> source(static_cast<std::size_t>(threads),
-                                                 std::vector<std::uint64_t>(words, 3));
-  std::vector<std::vector<std::uint64_t>> target = source;
-  std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads) * 64);
-  const double bytes = 8.0 * static_cast<double>(words) * threads;
-  Ceilings c;
-  c.device = fmt::format("cpu, {} threads", threads);
-  c.read_bytes_per_us = bytes / parallel_us(threads, [&](int t) {
-                          std::uint64_t sum = 0;
-                          for (const std::uint64_t word : source[static_cast<std::size_t>(t)]) sum ^= word;
-                          sums[static_cast<std::size_t>(t) * 64] = sum;
-                        });
-  c.copy_bytes_per_us = 2.0 * bytes / parallel_us(threads, [&](int t) {
-                          const auto i = static_cast<std::size_t>(t);
-                          std::memcpy(target[i].data(), source[i].data(), 8 * words);
-                        });
-  return c;
-}
+/// Memory rates by all threads. Other programs of the machine disturb them, so they are measured again and again, in
+/// turns with what is compared with them; medians count.
+class MemoryRates {
+ public:
+  MemoryRates()
+      : threads_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
+        words_((std::size_t{256} << 20) / 8 / static_cast<std::size_t>(threads_) / kStreams * kStreams),
+        source_(static_cast<std::size_t>(threads_), std::vector<std::uint64_t>(words_, 3)),
+        target_(source_),
+        sums_(static_cast<std::size_t>(threads_) * 64) {}
+
+  void measure() {
+    read_us_.push_back(parallel_us(threads_, [&](int t) { read(static_cast<std::size_t>(t)); }));
+    copy_us_.push_back(parallel_us(threads_, [&](int t) {
+      const auto i = static_cast<std::size_t>(t);
+      std::memcpy(target_[i].data(), source_[i].data(), 8 * words_);
+    }));
+  }
+
+  Ceilings ceilings() const {
+    const double bytes = 8.0 * static_cast<double>(words_) * threads_;
+    Ceilings c;
+    c.device = fmt::format("cpu, {} threads", threads_);
+    c.read_bytes_per_us = bytes / median(read_us_);
+    c.copy_bytes_per_us = 2.0 * bytes / median(copy_us_);
+    return c;
+  }
+
+ private:
+  // Four streams: one alone does not keep a core's memory requests busy.
+  static constexpr std::size_t kStreams = 4;
+  void read(std::size_t thread) {
+    const std::uint64_t* from = source_[thread].data();
+    const std::size_t length = words_ / kStreams;
+    std::uint64_t sums[8] = {};
+    for (std::size_t i = 0; i + 8 <= length; i += 8) {
+      for (std::size_t stream = 0; stream < kStreams; ++stream) {
+        const std::uint64_t* line = from + stream * length + i;
+        __builtin_prefetch(line + 512);  // past the page, where hardware does not look
+        for (int j = 0; j < 8; ++j) sums[j] ^= line[j];
+      }
+    }
+    for (const std::uint64_t sum : sums) sums_[thread * 64] ^= sum;
+  }
+
+  int threads_;
+  std::size_t words_;  // of a thread
+  std::vector<std::vector<std::uint64_t>> source_, target_;
+  std::vector<std::uint64_t> sums_;
+  std::vector<double> read_us_, copy_us_;
+};
 
 /// Memory that begins on the boundary which layers ask for.
 class AlignedBytes {
@@ -195,7 +221,7 @@ struct CpuRun {
 };
 
 /// `wide`: the same shape with 16-bit weights, run in turns so that both see the same machine; nullptr: none.
-BenchPoint measure_point(const CpuLayer& bench, const CpuLayer* wide, int tokens) {
+BenchPoint measure_point(const CpuLayer& bench, const CpuLayer* wide, int tokens, MemoryRates& rates) {
   const MoeConfig& c = bench.layer.config();
   CpuRun run(bench, tokens);
   std::optional<CpuRun> wide_run;
@@ -203,6 +229,7 @@ BenchPoint measure_point(const CpuLayer& bench, const CpuLayer* wide, int tokens
   std::vector<double> times, wide_times;
   for (int seed = 0; seed < kBenchRoutings + 1; ++seed) {
     const std::vector<float> logits = bench_logits(tokens, c.num_experts, seed);
+    rates.measure();
     const double us = run.time_us(logits), wide_us = wide_run ? wide_run->time_us(logits) : 0.0;
     if (seed == 0) continue;  // warm-up
     times.push_back(us);
@@ -222,8 +249,6 @@ BenchPoint measure_point(const CpuLayer& bench, const CpuLayer* wide, int tokens
 }  // namespace
 
 BenchResult bench_moe_cpu(const BenchOptions& o) {
-  BenchResult result;
-  result.ceilings = measure_ceilings();
   const MoeConfig config = bench_config(o);
   const CpuLayer bench(config);
   std::optional<CpuLayer> wide;
@@ -233,10 +258,14 @@ BenchResult bench_moe_cpu(const BenchOptions& o) {
     wide_config.shared.recipe.clear();
     wide.emplace(wide_config);
   }
+  MemoryRates rates;
+  BenchResult result;
   for (const int tokens : o.tokens) {
-    BenchPoint point = measure_point(bench, wide ? &*wide : nullptr, tokens);
-    fill_floor(config, result.ceilings, mean_touched(config, tokens), point);
-    result.points.push_back(std::move(point));
+    result.points.push_back(measure_point(bench, wide ? &*wide : nullptr, tokens, rates));
+  }
+  result.ceilings = rates.ceilings();
+  for (BenchPoint& point : result.points) {
+    fill_floor(config, result.ceilings, mean_touched(config, point.tokens), point);
   }
   return result;
 }

@@ -178,8 +178,11 @@ TEST_F(RunTest, Recipes) {
   CommandResult fp16 = run_cli(recorded("qwen3_moe") + " --recipe fp16 --json");
   ASSERT_EQ(fp16.exit_code, 0) << fp16.err << fp16.out;
   EXPECT_EQ(nlohmann::json::parse(fp16.out)["tolerance"], 1e-3);
-  expect_says(run_cli(recorded("qwen3_moe") + " --recipe nvfp4"), 1,
-              "nvfp4 has no kernels yet; recipes with kernels: bf16");
+  for (const char* recipe : {"fp8_block", "nvfp4"}) {
+    CommandResult converted = run_cli(recorded("qwen3_moe") + " --recipe " + recipe + " --json");
+    ASSERT_EQ(converted.exit_code, 0) << converted.err << converted.out;  // within the recipe's tolerance
+    EXPECT_GT(nlohmann::json::parse(converted.out)["relative_l2"], 1e-2) << recipe << " did not round";
+  }
   expect_says(run_cli(recorded("qwen3_moe") + " --recipe bf17"), 2, "bf17");
 }
 
