@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 BUILD ?= build
 ASAN_BUILD ?= build-asan
+FUZZ_BUILD ?= build-fuzz
+FUZZ_SECONDS ?= 600
 LAUNCHER := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 CMAKE := cmake -G Ninja $(LAUNCHER)
 # Recipes run after `deps`, so the shell looks for the NVRTC that it fetched; a caller's own choice wins.
@@ -10,7 +12,7 @@ WITH_NVRTC = f=$(CURDIR)/.deps/cuda/nvidia/cu13/lib/libnvrtc.so.13; \
   if [ -e $$f ]; then export MOESAIC_NVRTC=$${MOESAIC_NVRTC:-$$f}; fi;
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps configure build demo test test-gpu asan bench format format-check lint readme clean
+.PHONY: help deps configure build demo test test-gpu asan fuzz bench format format-check lint readme clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -41,6 +43,15 @@ asan: deps  ## unit tier under address and undefined-behaviour sanitizers
 	cmake --build $(ASAN_BUILD) --target unit_tests
 	@ctest --test-dir $(ASAN_BUILD) -L unit -j $(JOBS) --output-on-failure --no-tests=error
 
+fuzz: deps  ## parsers of checkpoints under libFuzzer, FUZZ_SECONDS each (needs clang)
+	@$(CMAKE) -S . -B $(FUZZ_BUILD) -DCMAKE_BUILD_TYPE=Sanitize -DCMAKE_CXX_COMPILER=clang++ -DMOESAIC_FUZZ=ON \
+	  -DMOESAIC_BENCH=OFF
+	cmake --build $(FUZZ_BUILD) --target safetensors_fuzz config_fuzz
+	@for p in safetensors config; do mkdir -p $(FUZZ_BUILD)/corpus/$$p && \
+	  $(FUZZ_BUILD)/tests/fuzz/$${p}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=8192 \
+	    -dict=tests/fuzz/$$p.dict -artifact_prefix=$(FUZZ_BUILD)/ -print_final_stats=1 \
+	    $(FUZZ_BUILD)/corpus/$$p tests/data/fuzz/$$p || exit 1; done
+
 bench: build  ## speed of the published layer shapes, on GPU 0 where there is one
 	@$(WITH_NVRTC) tools/bench.sh $(BUILD)/moesaic
 
@@ -60,4 +71,4 @@ readme: configure  ## write the support matrix of `moesaic explain` into README.
 	@tools/update_readme.py $(BUILD)/moesaic
 
 clean:
-	rm -rf $(BUILD) $(ASAN_BUILD)
+	rm -rf $(BUILD) $(ASAN_BUILD) $(FUZZ_BUILD)
