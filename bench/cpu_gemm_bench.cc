@@ -49,7 +49,8 @@ class DnnlMatmul {
              std::int64_t k)
       : stream_(stream) {
     using Memory = dnnl::memory;
-    const Memory::desc x({m, k}, type, Memory::format_tag::ab), out({m, n}, Memory::data_type::f32, Memory::format_tag::ab);
+    const Memory::desc x({m, k}, type, Memory::format_tag::ab),
+        out({m, n}, Memory::data_type::f32, Memory::format_tag::ab);
     const Memory::desc any({k, n}, type, Memory::format_tag::any);
     const dnnl::matmul::primitive_desc description({x, any, out}, engine);
     x_ = Memory(x, engine);
@@ -69,7 +70,8 @@ class DnnlMatmul {
  private:
   void fill(dnnl::engine& engine, const std::vector<std::uint16_t>& numbers, const dnnl::memory::dims& shape,
             dnnl::memory::format_tag order, dnnl::memory& to) {
-    dnnl::memory from({shape, dnnl::memory::data_type::bf16, order}, engine, const_cast<std::uint16_t*>(numbers.data()));
+    dnnl::memory from({shape, dnnl::memory::data_type::bf16, order}, engine,
+                      const_cast<std::uint16_t*>(numbers.data()));
     dnnl::reorder(from, to).execute(stream_, from, to);
     stream_.wait();
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Quantizer: checks, then the CPU's loops or the GPU's launches.
+// Quantizer: checks, then the CPU's fast path or the GPU's launches.
 #include "moesaic/quantize.h"
 
 #include <cstring>
@@ -48,13 +48,13 @@ Quantizer::~Quantizer() = default;
 void Quantizer::quantize(const QuantizeRun& run, void* stream) const {
   const ops::QuantShape shape = ops::check_quantize(impl_->spec, impl_->activation, run);
   if (impl_->gpu) return impl_->gpu->quantize(shape, run, stream);
-  cpu::oracle_quantize(impl_->spec, run, impl_->activation ? &*impl_->activation : nullptr);
+  cpu::fast_quantize(impl_->spec, run, impl_->activation ? &*impl_->activation : nullptr);
 }
 
 void Quantizer::dequantize(const QuantizeRun& run, void* stream) const {
   const ops::QuantShape shape = ops::check_dequantize(impl_->spec, run);
   if (impl_->gpu) return impl_->gpu->dequantize(shape, run, stream);
-  cpu::oracle_dequantize(impl_->spec, run);
+  cpu::fast_dequantize(impl_->spec, run);
 }
 
 void Quantizer::swizzle_scales(const TensorView& linear, const TensorView& layout_scales, void* stream) const {
