@@ -37,7 +37,9 @@ __device__ __forceinline__ float block_scale(const abi::DequantizeParams& p, int
     case abi::kQuantMxfp4:
     case abi::kQuantMxfp8:
     case abi::kQuantMxfp8E5m2: {
-      const u32 byte = static_cast<const unsigned char*>(p.scales)[scale_index(p.shape, row, col)];
+      const int at = scale_row(p.shape, row);
+      if (at < 0) return __uint_as_float(codec::kNanBits);  // in no group
+      const u32 byte = static_cast<const unsigned char*>(p.scales)[scale_index(p.shape, at, col)];
       return p.format <= abi::kQuantNvfp4Row ? codec::decode<codec::E4m3>(byte) : codec::decode_e8m0(byte);
     }
     case abi::kQuantFp8Row:

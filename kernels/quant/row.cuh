@@ -22,35 +22,27 @@ __device__ __forceinline__ float row_max(float value, int row_threads, float* wa
   return value;
 }
 
+/// `factor`: NVFP4's encode scale of the row, or what fp8 multiplies by; NaN where the row has one.
 template <bool kFp4, bool kFp8>
 __device__ __forceinline__ void write_row_unit(const abi::QuantizeParams& p, const Unit& unit, const float (&v)[kUnit],
-                                               const FloatScale& row, float global) {
+                                               float factor) {
   if (p.format == abi::kQuantNvfp4Row) {
-    const ByteScale scale = nvfp4_scale<kFp8>(amax_of(v), global);
+    const ByteScale scale = nvfp4_scale<kFp8>(amax_of(v), factor);
     write_e2m1<kFp4>(p, unit, v, scale.multiplier, scale.zero);
     write_byte_scale(p, unit, scale.byte);
   } else {
-    write_e4m3<kFp8>(p, unit, v, row.multiplier, row.zero);
+    write_e4m3<kFp8>(p, unit, v, factor, factor != factor);
   }
 }
 
-/// What the row's maximum decides.
-struct RowScale {
-  FloatScale fp8;
-  float nvfp4, global;
-};
-
-__device__ __forceinline__ RowScale row_scale(const abi::QuantizeParams& p, int row, int thread, float amax) {
-  RowScale scale;
-  scale.fp8 = fp8_scale(amax);
-  scale.nvfp4 = nvfp4_row_scale(amax);
-  scale.global = nvfp4_row_global(scale.nvfp4);
-  if (thread == 0 && row < p.rows) {
-    const bool fp4 = p.format == abi::kQuantNvfp4Row;
-    const float stored = amax != amax ? __uint_as_float(codec::kNanBits) : fp4 ? scale.nvfp4 : scale.fp8.stored;
-    (fp4 ? p.row_scales : static_cast<float*>(p.scales))[row] = stored;
-  }
-  return scale;
+/// Factor of a row with this maximum; its first thread stores the scale.
+__device__ __forceinline__ float row_factor(const abi::QuantizeParams& p, int row, int thread, float amax) {
+  const bool fp4 = p.format == abi::kQuantNvfp4Row, is_nan = amax != amax;
+  const float row_scale = nvfp4_row_scale(amax);
+  const FloatScale scale = fp8_scale(amax);
+  const float stored = is_nan ? __uint_as_float(codec::kNanBits) : fp4 ? row_scale : scale.stored;
+  if (thread == 0 && row < p.rows) (fp4 ? p.row_scales : static_cast<float*>(p.scales))[row] = stored;
+  return is_nan ? amax : fp4 ? nvfp4_row_global(row_scale) : scale.multiplier;
 }
 
 /// Requires: block size a multiple of row_threads.
@@ -61,8 +53,7 @@ __device__ __forceinline__ void quantize_row(const abi::QuantizeParams& p) {
   const int thread = static_cast<int>(threadIdx.x) % p.row_threads;
   const int row = static_cast<int>((static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) / p.row_threads);
   const int units = row < p.shape.padded_rows ? static_cast<int>(p.units.divisor) : 0;
-  float first[kUnit] = {}, amax = 0.0f;
-  RowScale scale;
+  float first[kUnit] = {}, amax = 0.0f, factor = 0.0f;
   // One text for both passes: it holds the activations' formulas.
 #pragma unroll 1
   for (int pass = 0; pass < 2; ++pass) {
@@ -77,7 +68,7 @@ __device__ __forceinline__ void quantize_row(const abi::QuantizeParams& p) {
         for (int i = 0; i < kUnit; ++i) v[0][i] = first[i];
       }
       if (pass == 1) {
-        write_row_unit<kFp4, kFp8>(p, unit[0], v[0], scale.fp8, scale.global);
+        write_row_unit<kFp4, kFp8>(p, unit[0], v[0], factor);
         continue;
       }
       amax = codec::max_nan(amax, amax_of(v[0]));
@@ -85,7 +76,7 @@ __device__ __forceinline__ void quantize_row(const abi::QuantizeParams& p) {
 #pragma unroll
       for (int i = 0; i < kUnit; ++i) first[i] = v[0][i];
     }
-    if (pass == 0) scale = row_scale(p, row, thread, row_max(amax, p.row_threads, warp_max));
+    if (pass == 0) factor = row_factor(p, row, thread, row_max(amax, p.row_threads, warp_max));
   }
 }
 

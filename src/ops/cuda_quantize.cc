@@ -94,7 +94,7 @@ class CudaQuantizer final : public QuantImpl {
     p.zeros = static_cast<const unsigned char*>(run.zeros.data);
     p.global_scale = static_cast<const float*>(run.global_scale.data);
     p.row_scales = static_cast<const float*>(run.row_scales.data);
-    p.shape = scale_shape(spec_.layout, shape.rows, shape.sizes.scale_cols, {});
+    p.shape = scale_shape(spec_.layout, shape.rows, shape.sizes.scale_cols, run.group_offsets);
     p.total_units = count_pieces(div_up(shape.cols, abi::kUnit), shape.rows, p.units);
     p.source = source_type(run.x.dtype);
     p.format = static_cast<int>(spec_.format);

@@ -122,9 +122,7 @@ QuantShape check_quantize(const QuantSpec& spec, const std::optional<Activation>
 
 QuantShape check_dequantize(const QuantSpec& spec, const QuantizeRun& run) {
   const QuantShape shape = check_x(spec, false, run.x);
-  if (!run.group_offsets.empty()) {
-    refuse("group_offsets", shape_text(run.group_offsets), "empty: grouped scales are not dequantised");
-  }
+  if (!run.group_offsets.empty()) check_group_offsets(spec, run.group_offsets);
   check_operands(spec, shape, run);
   return shape;
 }

@@ -83,10 +83,10 @@ QuantBuffers DeviceQuantizer::quantize(const QuantCase& c, const HostArray& x, f
 
 HostArray DeviceQuantizer::dequantize(const QuantCase& c, const QuantBuffers& b) const {
   const Guarded codes(b.codes, c.misalign), scales(b.scales), zeros(b.zeros), global(b.global_scale),
-      rows(b.row_scales);
+      rows(b.row_scales), groups(c.group_offsets);
   const Guarded x(static_cast<std::size_t>(c.rows * c.cols) * dtype_size(c.dtype), c.misalign * dtype_size(c.dtype));
-  quantizer_.dequantize(quant_run(
-      c, QuantAddresses{x.data(), codes.data(), scales.data(), zeros.data(), global.data(), rows.data(), nullptr}));
+  quantizer_.dequantize(quant_run(c, QuantAddresses{x.data(), codes.data(), scales.data(), zeros.data(), global.data(),
+                                                    rows.data(), groups.data()}));
   cuda::synchronize(kGpu);
   x.expect_guard_intact("x");
   return {c.dtype, x.values<unsigned char>()};

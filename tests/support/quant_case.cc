@@ -146,6 +146,21 @@ QuantBuffers oracle_buffers(const QuantCase& c, const HostArray& x, float global
   return b;
 }
 
+std::vector<unsigned char> linear_scales(const QuantCase& c, const QuantBuffers& b) {
+  const std::int64_t cols = quant_sizes(c.spec, c.rows, c.cols).scale_cols;
+  std::vector<unsigned char> linear;
+  for (std::size_t g = 0; g + 1 < c.group_offsets.size(); ++g) {
+    const std::int64_t first = c.group_offsets[g], begin = grouped_scale_row(first, static_cast<std::int64_t>(g));
+    for (std::int64_t r = 0; r < c.group_offsets[g + 1] - first; ++r) {
+      for (std::int64_t k = 0; k < cols; ++k) {
+        linear.push_back(
+            b.scales[static_cast<std::size_t>(cpu::oracle_scale_index(c.spec.layout, begin + r, k, cols))]);
+      }
+    }
+  }
+  return linear;
+}
+
 bool same_floats(const std::vector<float>& a, const std::vector<float>& b) {
   if (a.size() != b.size()) return false;
   for (std::size_t i = 0; i < a.size(); ++i) {

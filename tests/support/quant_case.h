@@ -48,6 +48,9 @@ QuantizeRun quant_run(const QuantCase& c, const HostArray& x, QuantBuffers& buff
 /// What the oracle makes of a case. Grouped: the padding columns of written rows are 0, the rest stays poisoned.
 QuantBuffers oracle_buffers(const QuantCase& c, const HostArray& x, float global_scale, const Activation* activation);
 
+/// The scales of a grouped case in linear order.
+std::vector<unsigned char> linear_scales(const QuantCase& c, const QuantBuffers& b);
+
 /// Same bits, but that every NaN equals every other.
 bool same_floats(const std::vector<float>& a, const std::vector<float>& b);
 
