@@ -176,8 +176,8 @@ class RegexParser {
 
 // Appends the steps of `node` that go on to `next`; returns the first.
 int compile(const Node& node, int next, std::vector<Step>& steps) {
-  auto add = [&](Step step) {
-    steps.push_back(std::move(step));
+  auto add = [&](const Step& step) {
+    steps.push_back(step);
     return static_cast<int>(steps.size()) - 1;
   };
   switch (node.kind) {
