@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantisers with a scale of each row: fp8 by rows, NVFP4 by rows. `row_threads` threads share a row, in two passes:
-// the maximum, then the codes. Each thread keeps its first unit in registers and reads what else it has twice, the
-// second time from a cache. grid.x = padded rows * row_threads / block size, rounded up.
+// the maximum, then the codes. Each thread keeps its first tile_k / 16 units in registers and reads what else it has
+// twice, the second time from a cache. grid.x = padded rows * row_threads / block size, rounded up.
 #pragma once
 
 #include "kernels/quant/scale.cuh"
@@ -49,34 +49,41 @@ __device__ __forceinline__ float row_factor(const abi::QuantizeParams& p, int ro
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void quantize_row(const abi::QuantizeParams& p) {
   constexpr bool kFp8 = (kConfig.convert & abi::kConvertFp8) != 0, kFp4 = (kConfig.convert & abi::kConvertFp4) != 0;
+  constexpr bool kGated = (kConfig.role & abi::kRoleGated) != 0;
+  constexpr int kKept = kConfig.tile_k / kUnit;
   __shared__ float warp_max[abi::threads(kConfig) / 32];
   const int thread = static_cast<int>(threadIdx.x) % p.row_threads;
   const int row = static_cast<int>((static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) / p.row_threads);
   const int units = row < p.shape.padded_rows ? static_cast<int>(p.units.divisor) : 0;
-  float first[kUnit] = {}, amax = 0.0f, factor = 0.0f;
-  // One text for both passes: it holds the activations' formulas.
+  Unit unit[kKept];
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int u = thread + i * p.row_threads;
+    unit[i] = u < units ? unit_at(p, row, u) : Unit{-1, 0, 0};
+  }
+  float kept[kKept][kUnit], amax = 0.0f, factor = 0.0f;
+  read_units<kGated, kKept>(p, unit, kept);
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) amax = codec::max_nan(amax, amax_of(kept[i]));
+  // What does not fit into registers is read twice; one text for both passes: it holds the activations' formulas.
 #pragma unroll 1
   for (int pass = 0; pass < 2; ++pass) {
 #pragma unroll 1
-    for (int u = thread; u < units; u += p.row_threads) {
-      const Unit unit[1] = {unit_at(p, row, u)};
+    for (int u = thread + kKept * p.row_threads; u < units; u += p.row_threads) {
+      const Unit far[1] = {unit_at(p, row, u)};
       float v[1][kUnit];
-      if (pass == 0 || u != thread) {
-        read_units<(kConfig.role & abi::kRoleGated) != 0, 1>(p, unit, v);
+      read_units<kGated, 1>(p, far, v);
+      if (pass == 0) {
+        amax = codec::max_nan(amax, amax_of(v[0]));
       } else {
-#pragma unroll
-        for (int i = 0; i < kUnit; ++i) v[0][i] = first[i];
+        write_row_unit<kFp4, kFp8>(p, far[0], v[0], factor);
       }
-      if (pass == 1) {
-        write_row_unit<kFp4, kFp8>(p, unit[0], v[0], factor);
-        continue;
-      }
-      amax = codec::max_nan(amax, amax_of(v[0]));
-      if (u != thread) continue;
-#pragma unroll
-      for (int i = 0; i < kUnit; ++i) first[i] = v[0][i];
     }
     if (pass == 0) factor = row_factor(p, row, thread, row_max(amax, p.row_threads, warp_max));
+  }
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    if (unit[i].row >= 0) write_row_unit<kFp4, kFp8>(p, unit[i], kept[i], factor);
   }
 }
 

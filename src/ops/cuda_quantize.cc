@@ -155,8 +155,10 @@ class CudaQuantizer final : public QuantImpl {
     p.cols = static_cast<int>(shape.cols);
     p.floor_e8m0 = spec_.e8m0 == E8m0Rounding::kFloor ? 1 : 0;
     p.aligned = vector_rows(shape, run) ? 1 : 0;
+    const abi::KernelConfig& c = steps_.quantize.config();
+    const std::int64_t kept = std::max(c.tile_k / abi::kUnit, 1);  // units that a thread of the row kernel holds
     p.row_threads = 32;
-    while (p.row_threads < abi::threads(steps_.quantize.config()) && p.row_threads < row_units) p.row_threads *= 2;
+    while (p.row_threads < abi::threads(c) && p.row_threads * kept < row_units) p.row_threads *= 2;
     if (activation_) {
       const ActivationParameters parameters = activation_parameters(*activation_);
       p.activation = static_cast<int>(activation_->kind);

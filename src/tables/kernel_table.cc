@@ -91,10 +91,10 @@ constexpr KernelConfig quantizer(int role, int tile_k, int warps, int min_blocks
       .role = role, .tile_k = tile_k, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1, .min_blocks = min_blocks};
 }
 constexpr std::array kBlockConfigs = {quantizer(0, 16, 8, 6), quantizer(1, 16, 8, 4)};
-constexpr std::array kRowConfigs = {quantizer(0, 16, 16, 2), quantizer(1, 16, 16, 1)};
+constexpr std::array kRowConfigs = {quantizer(0, 32, 8, 3), quantizer(1, 16, 16, 1)};
 constexpr std::array kAmaxConfigs = {quantizer(2, 32, 8, 4), quantizer(3, 16, 8, 3)};
 constexpr std::array kTileConfigs = {quantizer(0, 32, abi::kTileThreads / 32, 2),
-                                     quantizer(1, 32, abi::kTileThreads / 32, 1)};
+                                     quantizer(1, 16, abi::kTileThreads / 16, 1)};
 
 constexpr std::uint32_t format_bit(QuantFormat format) { return 1u << static_cast<unsigned>(format); }
 template <typename... Formats>
