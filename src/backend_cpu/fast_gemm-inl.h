@@ -64,9 +64,31 @@ HWY_INLINE F32 widen_half(U16 bits) {
 HWY_INLINE F32 load_half(const std::uint16_t* from) { return widen_half(hn::LoadU(kU16, from)); }
 
 // e4m3 codes in the high bytes, sign in place: exponent and fraction go one bit down to where fp16 has them.
-HWY_INLINE F32 widen_e4m3(U16 codes) {
-  const U16 half = hn::BitCast(kU16, hn::ShiftRight<1>(hn::BitCast(kI16, codes)));
-  return widen_half(hn::And(half, hn::Set(kU16, 0xbf80)));
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V half_of_e4m3(D d, V codes) {
+  const V half = hn::BitCast(d, hn::ShiftRight<1>(hn::BitCast(hn::RebindToSigned<D>(), codes)));
+  return hn::And(half, hn::Set(d, 0xbf80));
+}
+
+// The weights of two k: even ones in the low bytes of `line`, odd ones in the high bytes.
+HWY_INLINE void load_e4m3(const std::uint16_t* line, F32 (&even)[kVectors], F32 (&odd)[kVectors]) {
+#if HWY_TARGET == HWY_AVX3
+  // All 32 rows at once: a quarter fewer instructions than by vectors of 16.
+  constexpr hn::CappedTag<std::uint16_t, 32> kRows;
+  static_assert(kVectors == 2);
+  const auto pairs = hn::LoadU(kRows, line);
+  const auto low = half_of_e4m3(kRows, hn::ShiftLeft<8>(pairs)), high = half_of_e4m3(kRows, pairs);
+  even[0] = widen_half(hn::LowerHalf(kU16, low));
+  even[1] = widen_half(hn::UpperHalf(kU16, low));
+  odd[0] = widen_half(hn::LowerHalf(kU16, high));
+  odd[1] = widen_half(hn::UpperHalf(kU16, high));
+#else
+  for (int v = 0; v < kVectors; ++v) {
+    const U16 pairs = hn::LoadU(kU16, line + v * kLanes);
+    even[v] = widen_half(half_of_e4m3(kU16, hn::ShiftLeft<8>(pairs)));
+    odd[v] = widen_half(half_of_e4m3(kU16, pairs));
+  }
+#endif
 }
 
 // --- scales of one block of K ----------------------------------------------------------------------------------------
@@ -218,11 +240,9 @@ HWY_INLINE void add_bytes(const PanelView& panels, const BlockScales (&scales)[k
       const auto* line = reinterpret_cast<const std::uint16_t*>(panels.codes + p * panels.code_stride + k * kPanelRows);
       prefetch(line);
       F32 even[kVectors], odd[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
-        const U16 pair = hn::LoadU(kU16, line + v * kLanes);
-        even[v] = widen_e4m3(hn::ShiftLeft<8>(pair));
-        odd[v] = widen_e4m3(pair);
-        if constexpr (kCodes == PanelCodes::kE4m3Blocks) {
+      load_e4m3(line, even, odd);
+      if constexpr (kCodes == PanelCodes::kE4m3Blocks) {
+        for (int v = 0; v < kVectors; ++v) {
           even[v] = hn::Mul(even[v], scales[p].scale[v]);
           odd[v] = hn::Mul(odd[v], scales[p].scale[v]);
         }
