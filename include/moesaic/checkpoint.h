@@ -27,8 +27,8 @@ struct LayerModules {
 /// A layer of a checkpoint: configuration and weight views into the mapped files, which the object keeps alive.
 /// config.device and max_tokens stay at their defaults; config.recipe follows the stored format: "bf16" for bf16 and
 /// f32, "fp16" for f16, else the recipe whose weights the routed experts are (and whose activations the checkpoint
-/// names); shared.recipe likewise by the shared experts' own ("bf16" for 16-bit ones beside quantised experts). Quantised
-/// weights are views into the files, too: only tensors that lie off their natural alignment are copied.
+/// names); shared.recipe likewise by the shared experts' own ("bf16" for 16-bit ones beside quantised experts).
+/// Quantised weights are views into the files, too: only tensors that lie off their natural alignment are copied.
 struct CheckpointLayer {
   MoeConfig config;
   MoeWeights weights;

@@ -22,7 +22,7 @@ enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
 enum Convert : int { kConvertFp8 = 1, kConvertFp4 = 2 };
 
 /// Bits of the quantise kernels' role.
-enum Role : int { kRoleGated = 1, kRoleAmax = 2 };
+enum Role : int { kRoleGated = 1, kRoleAmax = 2, kRoleSwiglu = 4 };  // kRoleSwiglu: gated, by no other formula
 
 /// What varies between builds of one kernel text. Fields that a row does not use are 0.
 struct KernelConfig {

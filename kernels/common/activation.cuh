@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Activations of moesaic::ActivationKind in FP32; NaN passes through. tanh and erf are the accurate ones; sigmoid uses
-// the hardware's exp2 and reciprocal (relative error below 1e-6 wherever the result matters for a 16-bit output).
+// the hardware's exp2 and reciprocal (relative error below 1e-6 while it is a normal number, x > -87; 0 below).
 #pragma once
 
 #include "kernels/common/number.cuh"
@@ -17,7 +17,14 @@ struct ActivationParams {
 __device__ __forceinline__ float min_keep_nan(float a, float b) { return a < b || a != a ? a : b; }
 __device__ __forceinline__ float max_keep_nan(float a, float b) { return a > b || a != a ? a : b; }
 
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+// 1 / (1 + 2^(-x log2 e)). Their forms that flush subnormal numbers need no scaling around them: a flushed power is
+// lost beside the 1, and a sum that large gives what __fdividef gives.
+__device__ __forceinline__ float sigmoid(float x) {
+  float power, result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-1.4426950408889634f * x));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0f + power));
+  return result;
+}
 __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
 __device__ __forceinline__ float gelu_tanh(float x) {

@@ -32,7 +32,7 @@ __device__ __forceinline__ void quantize_fp4(const abi::QuantizeParams& p) {
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) unit[i] = unit_of_thread(p, i, kUnits);
   float v[kUnits][kUnit];
-  read_units<(kConfig.role & abi::kRoleGated) != 0, kUnits>(p, unit, v);
+  read_units<kConfig.role, kUnits>(p, unit, v);
   const bool mx = p.format == abi::kQuantMxfp4;
   const float global = mx ? 1.0f : __ldg(p.global_scale);
 #pragma unroll
@@ -69,7 +69,7 @@ __device__ __forceinline__ void quantize_fp8(const abi::QuantizeParams& p) {
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) unit[i] = unit_of_thread(p, i, kUnits);
   float v[kUnits][kUnit];
-  read_units<(kConfig.role & abi::kRoleGated) != 0, kUnits>(p, unit, v);
+  read_units<kConfig.role, kUnits>(p, unit, v);
   float* scales = static_cast<float*>(p.scales);
   if (p.format == abi::kQuantFp8Static || p.format == abi::kQuantFp8Tensor) {
     const bool is_static = p.format == abi::kQuantFp8Static;

@@ -78,7 +78,7 @@ __device__ __forceinline__ void quantize_int4(const abi::QuantizeParams& p) {
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) unit[i] = unit_of_thread(p, i, kUnits);
   float v[kUnits][kUnit];
-  read_units<(kConfig.role & abi::kRoleGated) != 0, kUnits>(p, unit, v);
+  read_units<kConfig.role, kUnits>(p, unit, v);
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {
     const float amax = block_max(amax_of(v[i]), p.block_shift);

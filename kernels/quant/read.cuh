@@ -80,9 +80,15 @@ __device__ __forceinline__ void read_parts(const abi::QuantizeParams& p, const l
   }
 }
 
-/// act(g, u) into g. Four elements a turn, then the arrays move on by four: an unrolled loop over 16 elements would
-/// hold every formula 16 times.
+/// act(g, u) into g. SwiGLU, which nearly every model has, has builds of its own. The others go four elements a turn,
+/// then the arrays move on by four: an unrolled loop over 16 elements would hold every formula 16 times.
+template <int kRole>
 __device__ __forceinline__ void activate_unit(const abi::QuantizeParams& p, float (&g)[kUnit], float (&u)[kUnit]) {
+  if constexpr ((kRole & abi::kRoleSwiglu) != 0) {
+#pragma unroll
+    for (int i = 0; i < kUnit; ++i) g[i] = silu(g[i]) * u[i];
+    return;
+  }
   const ActivationParams a{p.activation, p.alpha, p.beta, p.limit};
 #pragma unroll 1
   for (int turn = 0; turn < kUnit / 4; ++turn) {
@@ -97,10 +103,10 @@ __device__ __forceinline__ void activate_unit(const abi::QuantizeParams& p, floa
 }
 
 /// Values of `kUnits` units; 0 beyond their elements.
-template <bool kActivation, int kUnits>
+template <int kRole, int kUnits>
 __device__ __forceinline__ void read_units(const abi::QuantizeParams& p, const Unit (&unit)[kUnits],
                                            float (&v)[kUnits][kUnit]) {
-  if constexpr (!kActivation) {
+  if constexpr ((kRole & (abi::kRoleGated | abi::kRoleSwiglu)) == 0) {
     long long at[kUnits];
     int count[kUnits];
 #pragma unroll
@@ -117,7 +123,7 @@ __device__ __forceinline__ void read_units(const abi::QuantizeParams& p, const U
       const int count[2] = {unit[i].count, unit[i].count};
       float gu[2][kUnit];
       read_parts<2>(p, at, count, gu);
-      activate_unit(p, gu[0], gu[1]);
+      activate_unit<kRole>(p, gu[0], gu[1]);
 #pragma unroll
       for (int j = 0; j < kUnit; ++j) v[i][j] = j < unit[i].count ? gu[0][j] : 0.0f;
     }

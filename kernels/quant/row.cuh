@@ -49,30 +49,32 @@ __device__ __forceinline__ float row_factor(const abi::QuantizeParams& p, int ro
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void quantize_row(const abi::QuantizeParams& p) {
   constexpr bool kFp8 = (kConfig.convert & abi::kConvertFp8) != 0, kFp4 = (kConfig.convert & abi::kConvertFp4) != 0;
-  constexpr bool kGated = (kConfig.role & abi::kRoleGated) != 0;
   constexpr int kKept = kConfig.tile_k / kUnit;
   __shared__ float warp_max[abi::threads(kConfig) / 32];
   const int thread = static_cast<int>(threadIdx.x) % p.row_threads;
   const int row = static_cast<int>((static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) / p.row_threads);
   const int units = row < p.shape.padded_rows ? static_cast<int>(p.units.divisor) : 0;
-  Unit unit[kKept];
-#pragma unroll
-  for (int i = 0; i < kKept; ++i) {
+  // Computed where it is used, not held: registers are what bounds the threads that are resident.
+  const auto kept_unit = [&](int i) {
     const int u = thread + i * p.row_threads;
-    unit[i] = u < units ? unit_at(p, row, u) : Unit{-1, 0, 0};
-  }
+    return u < units ? unit_at(p, row, u) : Unit{-1, 0, 0};
+  };
   float kept[kKept][kUnit], amax = 0.0f, factor = 0.0f;
-  read_units<kGated, kKept>(p, unit, kept);
+  {
+    Unit unit[kKept];
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) unit[i] = kept_unit(i);
+    read_units<kConfig.role, kKept>(p, unit, kept);
+  }
 #pragma unroll
   for (int i = 0; i < kKept; ++i) amax = codec::max_nan(amax, amax_of(kept[i]));
-  // What does not fit into registers is read twice; one text for both passes: it holds the activations' formulas.
-#pragma unroll 1
+#pragma unroll 1  // one text for both passes: it holds the activations' formulas
   for (int pass = 0; pass < 2; ++pass) {
 #pragma unroll 1
     for (int u = thread + kKept * p.row_threads; u < units; u += p.row_threads) {
       const Unit far[1] = {unit_at(p, row, u)};
       float v[1][kUnit];
-      read_units<kGated, 1>(p, far, v);
+      read_units<kConfig.role, 1>(p, far, v);
       if (pass == 0) {
         amax = codec::max_nan(amax, amax_of(v[0]));
       } else {
@@ -83,7 +85,8 @@ __device__ __forceinline__ void quantize_row(const abi::QuantizeParams& p) {
   }
 #pragma unroll
   for (int i = 0; i < kKept; ++i) {
-    if (unit[i].row >= 0) write_row_unit<kFp4, kFp8>(p, unit[i], kept[i], factor);
+    const Unit unit = kept_unit(i);
+    if (unit.row >= 0) write_row_unit<kFp4, kFp8>(p, unit, kept[i], factor);
   }
 }
 

@@ -36,7 +36,7 @@ __device__ __forceinline__ void tensor_amax(const abi::QuantizeParams& p) {
       }
     }
     float v[kUnits][kUnit];
-    read_units<(kConfig.role & abi::kRoleGated) != 0, kUnits>(p, unit, v);
+    read_units<kConfig.role, kUnits>(p, unit, v);
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) amax = codec::max_nan(amax, amax_of(v[i]));
   }

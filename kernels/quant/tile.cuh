@@ -23,7 +23,7 @@ __device__ __forceinline__ void quantize_tile(const abi::QuantizeParams& p) {
     unit[i] = unit_at(p, tile_row * abi::kTile + index / kAcross, tile_col * kAcross + index % kAcross);
   }
   float v[kUnits][kUnit];
-  read_units<(kConfig.role & abi::kRoleGated) != 0, kUnits>(p, unit, v);
+  read_units<kConfig.role, kUnits>(p, unit, v);
   float amax = 0.0f;
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) amax = codec::max_nan(amax, amax_of(v[i]));

@@ -71,7 +71,9 @@ class CudaQuantizer final : public QuantImpl {
     const cuda::DeviceInfo info = cuda::device_info(device.index);
     sm_count_ = info.sm_count;
     const Served served = serve(info.sm, modules);
-    steps_ = plan::plan_quantize(spec, activation.has_value(), served.arch, served.force_kernel);
+    std::optional<ActivationKind> kind;
+    if (activation) kind = activation->kind;
+    steps_ = plan::plan_quantize(spec, kind, served.arch, served.force_kernel);
     kernels_.load(steps_.all(), served, device, modules);
   }
 

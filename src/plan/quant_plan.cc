@@ -64,7 +64,8 @@ std::vector<Choice> QuantSteps::all() const {
   return set;
 }
 
-QuantSteps plan_quantize(const QuantSpec& spec, bool activation, const ArchRow& arch, const std::string& force_kernel) {
+QuantSteps plan_quantize(const QuantSpec& spec, std::optional<ActivationKind> activation, const ArchRow& arch,
+                         const std::string& force_kernel) {
   tables::check_quant_spec("quantize", spec);
   const KernelRow* forced = nullptr;
   if (!force_kernel.empty()) {
@@ -75,7 +76,7 @@ QuantSteps plan_quantize(const QuantSpec& spec, bool activation, const ArchRow& 
                               force_kernel));
     }
   }
-  const int role = activation ? abi::kRoleGated : 0;
+  const int role = !activation ? 0 : *activation == ActivationKind::kSwiglu ? abi::kRoleSwiglu : abi::kRoleGated;
   QuantSteps steps;
   if (spec.format == QuantFormat::kFp8Tensor) {
     steps.amax = pick(Op::kQuantize, spec, role | abi::kRoleAmax, arch, forced);

@@ -2,6 +2,8 @@
 // Pure planning of a quantiser: a format -> kernels (row, config) of its steps.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "moesaic/quantize.h"
@@ -17,9 +19,10 @@ struct QuantSteps {
   std::vector<Choice> all() const;  // those that are set
 };
 
+/// `activation`: the gated formula that is applied on the way.
 /// Throws Error: kInvalidArgument when the spec is none or `force_kernel` (a row name or empty) is unknown,
 /// kUnsupported when a step has no kernel.
-QuantSteps plan_quantize(const QuantSpec& spec, bool activation, const tables::ArchRow& arch,
+QuantSteps plan_quantize(const QuantSpec& spec, std::optional<ActivationKind> activation, const tables::ArchRow& arch,
                          const std::string& force_kernel);
 
 }  // namespace moesaic::plan

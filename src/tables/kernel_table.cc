@@ -90,11 +90,16 @@ constexpr KernelConfig quantizer(int role, int tile_k, int warps, int min_blocks
   return {
       .role = role, .tile_k = tile_k, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1, .min_blocks = min_blocks};
 }
-constexpr std::array kBlockConfigs = {quantizer(0, 16, 8, 6), quantizer(1, 16, 8, 4)};
-constexpr std::array kRowConfigs = {quantizer(0, 32, 8, 3), quantizer(1, 16, 16, 1)};
-constexpr std::array kAmaxConfigs = {quantizer(2, 32, 8, 4), quantizer(3, 16, 8, 3)};
-constexpr std::array kTileConfigs = {quantizer(0, 32, abi::kTileThreads / 32, 2),
-                                     quantizer(1, 16, abi::kTileThreads / 16, 1)};
+constexpr int kPlain = 0, kGated = abi::kRoleGated, kSwiglu = abi::kRoleSwiglu, kAmax = abi::kRoleAmax;
+constexpr std::array kBlockConfigs = {quantizer(kPlain, 16, 8, 6), quantizer(kGated, 16, 8, 4),
+                                      quantizer(kSwiglu, 16, 8, 5)};
+constexpr std::array kRowConfigs = {quantizer(kPlain, 32, 8, 3), quantizer(kGated, 16, 8, 2),
+                                    quantizer(kSwiglu, 32, 8, 2)};
+constexpr std::array kAmaxConfigs = {quantizer(kAmax, 32, 8, 4), quantizer(kAmax | kGated, 16, 8, 3),
+                                     quantizer(kAmax | kSwiglu, 16, 8, 4)};
+constexpr std::array kTileConfigs = {quantizer(kPlain, 32, abi::kTileThreads / 32, 2),
+                                     quantizer(kGated, 16, abi::kTileThreads / 16, 1),
+                                     quantizer(kSwiglu, 16, abi::kTileThreads / 16, 1)};
 
 constexpr std::uint32_t format_bit(QuantFormat format) { return 1u << static_cast<unsigned>(format); }
 template <typename... Formats>
@@ -332,7 +337,7 @@ std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
     case Op::kRouting:
       return c.role == 0 ? "fused" : c.role == 1 ? "select" : "scatter";
     case Op::kQuantize:
-      return (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
+      return (c.role & abi::kRoleSwiglu) != 0 ? "swiglu" : (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
     case Op::kPrepare:
     case Op::kWeightedSum:
     case Op::kDequantize:

@@ -57,7 +57,8 @@ TEST(MoePlan, WhateverDispatchPicksIsInTheAotSet) {
       }
     }
     for (const tables::QuantRow& format : tables::kQuantTable) {
-      for (const bool activation : {false, true}) {
+      using Kind = std::optional<ActivationKind>;
+      for (const Kind activation : {Kind(), Kind(ActivationKind::kSwiglu), Kind(ActivationKind::kSitu)}) {
         QuantSpec spec{.format = format.format};
         spec.int4.size = 32;
         for (const Choice& choice : plan_quantize(spec, activation, arch, "").all()) ask(choice);

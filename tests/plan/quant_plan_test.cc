@@ -18,12 +18,19 @@ QuantSpec spec_of(QuantFormat format) {
   return spec;
 }
 
+const std::optional<ActivationKind> kActivations[] = {std::nullopt, ActivationKind::kSwiglu, ActivationKind::kGeglu};
+
+int role_of(std::optional<ActivationKind> activation) {
+  if (!activation) return 0;
+  return *activation == ActivationKind::kSwiglu ? abi::kRoleSwiglu : abi::kRoleGated;
+}
+
 TEST(QuantPlan, EveryFormatHasItsStepsOnEveryArchitecture) {
   for (const tables::ArchRow& arch : tables::kArchTable) {
     for (const tables::QuantRow& row : tables::kQuantTable) {
-      for (const bool activation : {false, true}) {
+      for (const std::optional<ActivationKind> activation : kActivations) {
         const QuantSteps steps = plan_quantize(spec_of(row.format), activation, arch, "");
-        EXPECT_EQ(steps.quantize.config().role, activation ? abi::kRoleGated : 0) << row.name << " SM" << arch.sm;
+        EXPECT_EQ(steps.quantize.config().role, role_of(activation)) << row.name << " SM" << arch.sm;
         EXPECT_EQ(steps.amax.row != nullptr, row.format == QuantFormat::kFp8Tensor);
         EXPECT_EQ(steps.swizzle.row != nullptr, row.padded_layouts);
         EXPECT_STREQ(steps.dequantize.row->name, "quant_decode");
@@ -34,7 +41,7 @@ TEST(QuantPlan, EveryFormatHasItsStepsOnEveryArchitecture) {
 
 TEST(QuantPlan, E2m1ConversionWhereItIsTrustedAlone) {
   const auto row_on = [](int sm, QuantFormat format) {
-    return std::string(plan_quantize(spec_of(format), false, *tables::find_arch(sm), "").quantize.row->name);
+    return std::string(plan_quantize(spec_of(format), {}, *tables::find_arch(sm), "").quantize.row->name);
   };
   for (const int sm : {100, 103, 110}) {
     EXPECT_EQ(row_on(sm, QuantFormat::kNvfp4), "quant_fp4_cvt");
@@ -48,14 +55,13 @@ TEST(QuantPlan, E2m1ConversionWhereItIsTrustedAlone) {
 
 TEST(QuantPlan, ForcedRowsAreTakenOrRefusedWithTheReason) {
   const tables::ArchRow& arch = *tables::find_arch(90);
-  EXPECT_STREQ(plan_quantize(spec_of(QuantFormat::kNvfp4), false, arch, "quant_fp4").quantize.row->name, "quant_fp4");
-  EXPECT_STREQ(plan_quantize(spec_of(QuantFormat::kFp8Tensor), false, arch, "quant_amax").quantize.row->name,
-               "quant_fp8")
+  EXPECT_STREQ(plan_quantize(spec_of(QuantFormat::kNvfp4), {}, arch, "quant_fp4").quantize.row->name, "quant_fp4");
+  EXPECT_STREQ(plan_quantize(spec_of(QuantFormat::kFp8Tensor), {}, arch, "quant_amax").quantize.row->name, "quant_fp8")
       << "a forced row of another step changes nothing";
   expect_error(ErrorKind::kUnsupported, {"quantize(nvfp4)", "SM90", "MOESAIC_FORCE_KERNEL asks for quant_tile"},
-               [&] { plan_quantize(spec_of(QuantFormat::kNvfp4), false, arch, "quant_tile"); });
+               [&] { plan_quantize(spec_of(QuantFormat::kNvfp4), {}, arch, "quant_tile"); });
   expect_error(ErrorKind::kInvalidArgument, {"'quant_fp3'"},
-               [&] { plan_quantize(spec_of(QuantFormat::kNvfp4), false, arch, "quant_fp3"); });
+               [&] { plan_quantize(spec_of(QuantFormat::kNvfp4), {}, arch, "quant_fp3"); });
 }
 
 // Rows carry the recipes of their formats, by a function of its own in kernel_table.cc.
