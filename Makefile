@@ -36,7 +36,7 @@ test: build  ## unit and compile tiers
 
 test-gpu:  ## device tier; needs a GPU
 	@if ! ls /dev/nvidia[0-9]* >/dev/null 2>&1; then echo "test-gpu: skipped, this machine has no NVIDIA GPU"; else \
-	  $(MAKE) build && $(WITH_NVRTC) ctest --test-dir $(BUILD) -L device --output-on-failure --no-tests=error; fi
+	  $(MAKE) build && { $(WITH_NVRTC) ctest --test-dir $(BUILD) -L device --output-on-failure --no-tests=error; }; fi
 
 asan: deps  ## unit tier under address and undefined-behaviour sanitizers
 	@$(CMAKE) -S . -B $(ASAN_BUILD) -DCMAKE_BUILD_TYPE=Sanitize -DMOESAIC_SANITIZE=ON -DMOESAIC_BENCH=OFF
