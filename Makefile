@@ -6,7 +6,8 @@ ASAN_BUILD ?= build-asan
 FUZZ_BUILD ?= build-fuzz
 FUZZ_SECONDS ?= 600
 LAUNCHER := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-CMAKE := cmake -G Ninja $(LAUNCHER)
+WERROR ?= OFF
+CMAKE := cmake -G Ninja $(LAUNCHER) -DMOESAIC_WERROR=$(WERROR)
 # Recipes run after `deps`, so the shell looks for the NVRTC that it fetched; a caller's own choice wins.
 WITH_NVRTC = f=$(CURDIR)/.deps/cuda/nvidia/cu13/lib/libnvrtc.so.13; \
   if [ -e $$f ]; then export MOESAIC_NVRTC=$${MOESAIC_NVRTC:-$$f}; fi;
