@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes what a `make demo` has shown into docs/recorded_results.json: `compiled` for what its bundle holds, `run` for
 the kernels of layers that were right on a GPU. Newer results replace older ones of the same row.
-Usage: tools/record_results.py --build FOLDER   (FOLDER/moesaic, FOLDER/demo.json, FOLDER/moesaic-kernels.zip)"""
+Usage: tools/record_results.py --build FOLDER   (FOLDER/moesaic, FOLDER/demo.json, FOLDER/moesaic-kernels.zip)
+       [--quantizer-tests FILE --sm 90 --device NAME]   what test_device_quantize --gtest_output=json:FILE said there"""
 
 import argparse
 import json
@@ -49,16 +50,36 @@ def run_results(cells, demo):
                    "by": device["model"]}
 
 
+def quantizer_results(cells, tests, sm, device):
+    """The rows that serve quantisers on that SM, when every test of them passed."""
+    report = json.loads(tests.read_text(encoding="utf-8"))
+    if report["tests"] < 50 or report["failures"] or report["errors"]:
+        raise SystemExit(f"{tests}: {report['tests']} tests, {report['failures']} failures: nothing is marked")
+    for cell in cells:
+        if cell["sm"] == sm and cell["op"] in ("quantize", "dequantize", "swizzle"):
+            for candidate in cell["candidates"]:
+                if candidate.get("identities") and "_cvt" not in candidate["row"]:
+                    yield {"sm": sm, "recipe": cell["recipe"], "op": cell["op"], "row": candidate["row"],
+                           "status": "run", "date": report["timestamp"][:10], "by": device}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", required=True, type=pathlib.Path)
-    folder = parser.parse_args().build
+    parser.add_argument("--quantizer-tests", type=pathlib.Path)
+    parser.add_argument("--sm", type=int)
+    parser.add_argument("--device")
+    options = parser.parse_args()
+    folder = options.build
     demo = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     cells = explained(folder / "moesaic")
     rows = {candidate["row"] for cell in cells for candidate in cell["candidates"]}
     records = {tuple(r[k] for k in KEY): r for r in json.loads(RECORDS.read_text(encoding="utf-8")) if r["row"] in rows}
     before = len(records)
-    for record in [*compiled_results(cells, folder / "moesaic-kernels.zip", demo["date"]), *run_results(cells, demo)]:
+    results = [*compiled_results(cells, folder / "moesaic-kernels.zip", demo["date"]), *run_results(cells, demo)]
+    if options.quantizer_tests:
+        results += quantizer_results(cells, options.quantizer_tests, options.sm, options.device)
+    for record in results:
         records[tuple(record[k] for k in KEY)] = record
     lines = ",\n".join(json.dumps(records[key]) for key in sorted(records))
     RECORDS.write_text(f"[\n{lines}\n]\n" if lines else "[]\n", encoding="utf-8")
