@@ -156,8 +156,16 @@ class QuantizeTask {
     return grouped_scale_row(offsets[group], group) + row - offsets[group];
   }
 
+  // Padding columns of a row; without groups the constructor cleared everything.
+  void clear_padding(std::int64_t row) const {
+    for (std::int64_t col = sizes_.scale_cols; col % 4 != 0; ++col) {
+      data<std::uint8_t>(run_.scales)[scale_index(spec_.layout, scale_row(row), col, sizes_.scale_cols)] = 0;
+    }
+  }
+
   void quantize_row(std::int64_t row, const float* x, RowScratch& scratch) const {
     if (spec_.format == QuantFormat::kInt4) return quantize_groups(row, x, scratch);
+    if (!run_.group_offsets.empty()) clear_padding(row);
     float encode_scale = 1.0f;
     if (spec_.format == QuantFormat::kNvfp4) encode_scale = *data<const float>(run_.global_scale);
     if (spec_.format == QuantFormat::kNvfp4Row) {

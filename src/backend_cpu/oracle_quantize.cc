@@ -119,7 +119,9 @@ Int4Scale int4_scale(const float* x, std::int64_t size, bool zero_points) {
   volatile float range = high - low;
   const auto step = static_cast<float>(round_to(over(range, 15.0f), DType::kBF16));
   if (step == 0.0f) return {step, 8};
-  return {step, static_cast<int>(std::clamp(std::nearbyint(over(-low, step)), 0.0f, 15.0f))};
+  const float zero = std::nearbyint(over(-low, step));
+  // Infinity over infinity has no value: zero point 0.
+  return {step, std::isnan(zero) ? 0 : static_cast<int>(std::clamp(zero, 0.0f, 15.0f))};
 }
 
 void int4_codes(const float* x, std::int64_t size, const Int4Scale& scale, std::uint8_t* codes) {
@@ -275,8 +277,13 @@ class MatrixQuantizer {
       // Every group's tile rows begin at a multiple of 128: floor((first + 127 g) / 128) tiles of 128 rows.
       scale_row = (offsets[group] + 127 * group) / 128 * 128 + row - offsets[group];
     }
-    const std::int64_t at = oracle_scale_index(spec_.layout, scale_row, col / traits_.block_cols, sizes_.scale_cols);
-    static_cast<std::uint8_t*>(run_.scales.data)[at] = scale;
+    auto* scales = static_cast<std::uint8_t*>(run_.scales.data);
+    const std::int64_t scale_col = col / traits_.block_cols;
+    scales[oracle_scale_index(spec_.layout, scale_row, scale_col, sizes_.scale_cols)] = scale;
+    // Padding columns; without groups everything was set to 0 before.
+    for (std::int64_t pad = sizes_.scale_cols; spec_.layout != ScaleLayout::kLinear && pad % 4 != 0; ++pad) {
+      scales[oracle_scale_index(spec_.layout, scale_row, pad, sizes_.scale_cols)] = 0;
+    }
   }
 
   void store_code(std::int64_t row, std::int64_t col, std::uint8_t code) {

@@ -23,6 +23,10 @@ void check_range(std::size_t size, std::size_t bytes, std::size_t offset) {
   }
 }
 
+// A copy from pageable memory returns once it is staged, a memset at once; streams that do not wait for the default
+// stream would see the old content.
+void wait_for_copy() { MOESAIC_CU(stream_synchronize, nullptr); }
+
 }  // namespace
 
 DeviceBuffer::DeviceBuffer(Device device, std::size_t bytes) : device_(device), size_(bytes) {
@@ -58,6 +62,7 @@ void DeviceBuffer::upload(const void* source, std::size_t bytes, std::size_t off
   if (bytes == 0) return;
   const DeviceGuard guard(device_.index);
   MOESAIC_CU(memory_to_device, address(data_, offset), source, bytes);
+  wait_for_copy();
 }
 
 void DeviceBuffer::download(void* target, std::size_t bytes, std::size_t offset) const {
@@ -72,6 +77,7 @@ void DeviceBuffer::fill(unsigned char value) {
   if (size_ == 0) return;
   const DeviceGuard guard(device_.index);
   MOESAIC_CU(memory_set, address(data_), value, size_);
+  wait_for_copy();
 }
 
 void synchronize(Device device) { synchronize(device.index); }

@@ -24,11 +24,11 @@ class DeviceBuffer {
 
   void* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
-  /// Copies from the host, synchronously.
+  /// Copies from the host; done on return, for every stream.
   void upload(const void* source, std::size_t bytes, std::size_t offset = 0);
   /// Waits for the device, then copies to the host.
   void download(void* target, std::size_t bytes, std::size_t offset = 0) const;
-  /// Sets every byte.
+  /// Sets every byte; done on return, for every stream.
   void fill(unsigned char value);
 
  private:
