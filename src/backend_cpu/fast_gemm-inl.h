@@ -11,6 +11,7 @@
 
 #include "backend_cpu/fast_kernels.h"
 
+// NOLINTBEGIN(misc-definitions-in-headers): included once for each instruction set, into one namespace each.
 HWY_BEFORE_NAMESPACE();
 namespace moesaic::cpu::HWY_NAMESPACE {
 
@@ -334,5 +335,6 @@ constexpr GemmTable make_gemm_table() {
 }  // namespace
 }  // namespace moesaic::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
+// NOLINTEND(misc-definitions-in-headers)
 
 #endif  // per-target include guard
