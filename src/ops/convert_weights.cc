@@ -95,7 +95,8 @@ namespace {
 // Keeps converted matrices and makes views of them.
 class Converter {
  public:
-  Converter(const MoeConfig& config) : config_(config), store_(std::make_shared<std::deque<ops::ConvertedMatrix>>()) {}
+  explicit Converter(const MoeConfig& config)
+      : config_(config), store_(std::make_shared<std::deque<ops::ConvertedMatrix>>()) {}
 
   void expert(ExpertWeights& expert, const std::string& recipe) {
     bool converted = false;
