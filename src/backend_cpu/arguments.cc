@@ -139,10 +139,6 @@ void check_depths(const char* operation, const MoeConfig& config, const std::str
 
 }  // namespace
 
-const std::string& shared_recipe(const MoeConfig& config) noexcept {
-  return config.shared.recipe.empty() ? config.recipe : config.shared.recipe;
-}
-
 void check_routing(const char* operation, const Routing& routing, int num_experts, int top_k) {
   if (static_cast<unsigned>(routing.method) > static_cast<unsigned>(RoutingMethod::kSigmoid)) {
     invalid(operation,

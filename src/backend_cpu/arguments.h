@@ -8,11 +8,11 @@
 #include <string>
 
 #include "moesaic/moe.h"
+#include "tables/quant_table.h"
 
 namespace moesaic::cpu {
 
-/// The recipe of the shared experts: their own, or the layer's.
-const std::string& shared_recipe(const MoeConfig& config) noexcept;
+using tables::shared_recipe;
 
 /// Group counts of the grouped methods, 1 <= top_k <= num_experts, no more than the kept groups hold.
 void check_routing(const char* operation, const Routing& routing, int num_experts, int top_k);

@@ -217,8 +217,12 @@ bool find_dtype(std::string_view safetensors_name, DType* dtype) {
 }
 
 std::size_t dtype_bytes(std::string_view safetensors_name) {
+  return static_cast<std::size_t>(std::max(dtype_bits(safetensors_name) / 8, 1));
+}
+
+int dtype_bits(std::string_view safetensors_name) {
   const DTypeRow* row = find_row(safetensors_name);
-  return row == nullptr ? 1 : static_cast<std::size_t>(std::max(row->bits / 8, 1));
+  return row == nullptr ? 0 : static_cast<int>(row->bits);
 }
 
 std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::string& path) {

@@ -32,6 +32,8 @@ bool find_dtype(std::string_view safetensors_name, DType* dtype);
 
 /// Bytes of one element of a safetensors dtype, 1 for those of fewer than eight bits.
 std::size_t dtype_bytes(std::string_view safetensors_name);
+/// Bits of an element; 0 for an unknown name.
+int dtype_bits(std::string_view safetensors_name);
 
 /// A mapped file with a checked header. Immutable; shared by everything that points into it.
 class SafetensorsFile {

@@ -12,35 +12,22 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/printable.h"
+#include "checkpoint/safetensors.h"
 #include "moesaic/error.h"
 
 namespace moesaic::checkpoint {
 
-int safetensors_dtype_bits(std::string_view dtype) noexcept {
-  struct Row {
-    std::string_view name;
-    int bits;
-  };
-  constexpr Row kRows[] = {{"F64", 64},    {"I64", 64}, {"U64", 64}, {"F32", 32}, {"I32", 32},    {"U32", 32},
-                           {"BF16", 16},   {"F16", 16}, {"I16", 16}, {"U16", 16}, {"F8_E4M3", 8}, {"F8_E5M2", 8},
-                           {"F8_E8M0", 8}, {"I8", 8},   {"U8", 8},   {"BOOL", 8}};
-  for (const Row& row : kRows) {
-    if (row.name == dtype) return row.bits;
-  }
-  return 0;
-}
-
 std::uint64_t planned_bytes(const PlannedTensor& tensor) {
   std::uint64_t elements = 1;
   for (const std::int64_t size : tensor.shape) elements *= static_cast<std::uint64_t>(size);
-  return elements * static_cast<std::uint64_t>(safetensors_dtype_bits(tensor.dtype)) / 8;
+  return elements * static_cast<std::uint64_t>(dtype_bits(tensor.dtype)) / 8;
 }
 
 SafetensorsWriter::SafetensorsWriter(std::string path, const std::vector<PlannedTensor>& tensors)
     : path_(std::move(path)) {
   std::vector<PlannedTensor> ordered = tensors;
   std::stable_sort(ordered.begin(), ordered.end(), [](const PlannedTensor& a, const PlannedTensor& b) {
-    return safetensors_dtype_bits(a.dtype) > safetensors_dtype_bits(b.dtype);
+    return dtype_bits(a.dtype) > dtype_bits(b.dtype);
   });
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   header["__metadata__"] = {{"format", "pt"}};

@@ -18,9 +18,6 @@ struct PlannedTensor {
   std::vector<std::int64_t> shape;
 };
 
-/// Bits of an element of a safetensors dtype; 0 for an unknown name.
-int safetensors_dtype_bits(std::string_view dtype) noexcept;
-
 /// Bytes of a planned tensor.
 std::uint64_t planned_bytes(const PlannedTensor& tensor);
 

@@ -13,6 +13,7 @@
 #include "cli/bench.h"
 #include "moesaic/error.h"
 #include "moesaic/quantize.h"
+#include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
@@ -174,7 +175,7 @@ struct CpuLayer {
     weights.experts.assign(static_cast<std::size_t>(c.num_experts), views(up, down));
     std::optional<RandomMatrix> shared_up, shared_down;
     if (c.shared.intermediate > 0) {
-      const std::string& recipe = c.shared.recipe.empty() ? c.recipe : c.shared.recipe;
+      const std::string& recipe = tables::shared_recipe(c);
       shared_up.emplace(recipe, c.int4, c.shared.intermediate, c.hidden);
       shared_down.emplace(recipe, c.int4, c.hidden, c.shared.intermediate);
       weights.shared = views(*shared_up, *shared_down);

@@ -7,6 +7,7 @@
 #include "backend_cpu/backend_cpu.h"
 #include "cli/bench.h"
 #include "moesaic/quantize.h"
+#include "tables/quant_table.h"
 
 namespace moesaic::cli {
 
@@ -63,9 +64,8 @@ void fill_floor(const MoeConfig& c, const Ceilings& ceilings, double touched, Be
   const double matrices = is_gated(c.activation.kind) ? 3.0 : 2.0;
   const double expert = matrices * c.hidden * c.intermediate, shared = matrices * c.hidden * c.shared.intermediate;
   p.touched_experts = touched;
-  const std::string& shared_recipe = c.shared.recipe.empty() ? c.recipe : c.shared.recipe;
-  p.weight_bytes =
-      touched * expert_bytes(c, c.recipe, c.intermediate) + expert_bytes(c, shared_recipe, c.shared.intermediate);
+  p.weight_bytes = touched * expert_bytes(c, c.recipe, c.intermediate) +
+                   expert_bytes(c, tables::shared_recipe(c), c.shared.intermediate);
   p.flops = 2.0 * p.tokens * (c.top_k * expert + shared);
   const double memory = p.weight_bytes / ceilings.read_bytes_per_us;
   const double matrix = ceilings.matrix_flops_per_us > 0 ? p.flops / ceilings.matrix_flops_per_us : 0;

@@ -5,6 +5,7 @@
 
 #include "moesaic/quantize.h"
 #include "ops/moe_impl.h"
+#include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::ops {
@@ -112,7 +113,6 @@ void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t to
 
 void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats formats) {
   const bool any_format = formats == WeightFormats::kAny;
-  const std::string& shared_recipe = c.shared.recipe.empty() ? c.recipe : c.shared.recipe;
   if (static_cast<std::int64_t>(w.experts.size()) != c.num_experts) {
     refuse("weights.experts", fmt::format("{} experts", w.experts.size()), fmt::format("{}", c.num_experts));
   }
@@ -123,7 +123,7 @@ void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats format
   check_vector("weights.router_bias", w.router_bias, c.num_experts);
   check_vector("weights.selection_bias", w.selection_bias, c.num_experts);
   if (c.shared.intermediate > 0) {
-    check_expert({c, shared_recipe, any_format}, "weights.shared", w.shared, c.shared.intermediate);
+    check_expert({c, tables::shared_recipe(c), any_format}, "weights.shared", w.shared, c.shared.intermediate);
   }
   if (c.shared.gated && w.shared_gate.empty()) refuse("weights.shared_gate", "empty", fmt::format("[{}]", c.hidden));
   check_vector("weights.shared_gate", w.shared_gate, c.hidden);

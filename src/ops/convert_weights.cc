@@ -149,8 +149,7 @@ OwnedWeights convert_weights(const MoeConfig& config, const MoeWeights& weights)
   Converter converter(config);
   OwnedWeights owned{weights, nullptr};
   for (ExpertWeights& expert : owned.weights.experts) converter.expert(expert, config.recipe);
-  const std::string& shared = config.shared.recipe.empty() ? config.recipe : config.shared.recipe;
-  if (config.shared.intermediate > 0) converter.expert(owned.weights.shared, shared);
+  if (config.shared.intermediate > 0) converter.expert(owned.weights.shared, tables::shared_recipe(config));
   owned.storage = converter.storage();
   return owned;
 }

@@ -11,6 +11,7 @@
 #include "ops/cuda_serve.h"
 #include "ops/moe_impl.h"
 #include "plan/moe_plan.h"
+#include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::ops {
@@ -285,7 +286,7 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
 }  // namespace
 
 std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOptions& modules) {
-  if (!config.shared.recipe.empty() && config.shared.recipe != config.recipe) {
+  if (tables::shared_recipe(config) != config.recipe) {
     throw Error(
         ErrorKind::kUnsupported,
         fmt::format("fused_moe({}): shared experts in recipe {}, but on a GPU they must have the layer's recipe: "

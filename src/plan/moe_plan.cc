@@ -123,17 +123,18 @@ void pick_gemms(const ArchRow& arch, int recipe, const GemmShape& shape, const D
 
 bool routing_is_fused(std::int64_t tokens, int top_k) noexcept { return tokens <= 128 && tokens * top_k <= 2048; }
 
+const KernelRow* forced_row(const std::string& force_kernel) {
+  if (force_kernel.empty()) return nullptr;
+  const KernelRow* forced = tables::find_kernel(force_kernel);
+  if (forced != nullptr) return forced;
+  throw Error(
+      ErrorKind::kInvalidArgument,
+      fmt::format("MOESAIC_FORCE_KERNEL: no kernel row is called '{}'; `moesaic kernels` lists them", force_kernel));
+}
+
 std::vector<Candidate> candidates(Op op, const ArchRow& arch, int recipe, const GemmShape& shape,
                                   const DeviceRates& rates, const std::string& force_kernel) {
-  const KernelRow* forced = nullptr;
-  if (!force_kernel.empty()) {
-    forced = tables::find_kernel(force_kernel);
-    if (forced == nullptr) {
-      throw Error(ErrorKind::kInvalidArgument,
-                  fmt::format("MOESAIC_FORCE_KERNEL: no kernel row is called '{}'; `moesaic kernels` lists them",
-                              force_kernel));
-    }
-  }
+  const KernelRow* forced = forced_row(force_kernel);
   const tables::Problem problem{shape.tokens, shape.hidden, shape.intermediate, shape.num_experts, shape.top_k};
   std::vector<Candidate> all;
   for (const KernelRow& row : tables::kernel_table()) {

@@ -28,6 +28,10 @@ struct Candidate {
   std::string why_not;  // empty: possible
 };
 
+/// The row that MOESAIC_FORCE_KERNEL names, nullptr for an empty name. Throws Error(kInvalidArgument) when there is
+/// none.
+const tables::KernelRow* forced_row(const std::string& force_kernel);
+
 /// What the planner must know of a device.
 struct DeviceRates {
   double dram_bytes_per_us = 2.9e6;  // measured read rate

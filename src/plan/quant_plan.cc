@@ -67,15 +67,7 @@ std::vector<Choice> QuantSteps::all() const {
 QuantSteps plan_quantize(const QuantSpec& spec, std::optional<ActivationKind> activation, const ArchRow& arch,
                          const std::string& force_kernel) {
   tables::check_quant_spec("quantize", spec);
-  const KernelRow* forced = nullptr;
-  if (!force_kernel.empty()) {
-    forced = tables::find_kernel(force_kernel);
-    if (forced == nullptr) {
-      throw Error(ErrorKind::kInvalidArgument,
-                  fmt::format("MOESAIC_FORCE_KERNEL: no kernel row is called '{}'; `moesaic kernels` lists them",
-                              force_kernel));
-    }
-  }
+  const KernelRow* forced = forced_row(force_kernel);
   const int role = !activation ? 0 : *activation == ActivationKind::kSwiglu ? abi::kRoleSwiglu : abi::kRoleGated;
   QuantSteps steps;
   if (spec.format == QuantFormat::kFp8Tensor) {

@@ -44,6 +44,10 @@ const QuantRow& quant_row(QuantFormat format) {
   throw Error(ErrorKind::kInvalidArgument, fmt::format("quantise: format has value {}, wanted an enumerator", index));
 }
 
+const std::string& shared_recipe(const MoeConfig& config) noexcept {
+  return config.shared.recipe.empty() ? config.recipe : config.shared.recipe;
+}
+
 int code_bits(CodeFormat codes) noexcept { return codes == CodeFormat::kE2M1 || codes == CodeFormat::kInt4 ? 4 : 8; }
 
 int scale_size(ScaleFormat scales) noexcept {

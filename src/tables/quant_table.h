@@ -43,6 +43,9 @@ const QuantRow& quant_row(QuantFormat format);
 /// Throws Error(kInvalidArgument) for a layout or group size that the format has not.
 void check_quant_spec(const char* operation, const QuantSpec& spec);
 
+/// The recipe of the shared experts: their own, or the layer's.
+const std::string& shared_recipe(const MoeConfig& config) noexcept;
+
 /// Bits of one code: 4 or 8.
 int code_bits(CodeFormat codes) noexcept;
 /// Bytes of one scale.
