@@ -13,7 +13,7 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 1;
+inline constexpr int kModuleAbi = 2;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
@@ -22,7 +22,7 @@ enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
 enum Convert : int { kConvertFp8 = 1, kConvertFp4 = 2 };
 
 /// Bits of the quantise kernels' role.
-enum Role : int { kRoleGated = 1, kRoleAmax = 2, kRoleSwiglu = 4 };  // kRoleSwiglu: gated, by no other formula
+enum Role : int { kRoleGated = 1, kRoleAmax = 2 };
 
 /// What varies between builds of one kernel text. Fields that a row does not use are 0.
 struct KernelConfig {

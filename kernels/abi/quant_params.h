@@ -66,7 +66,7 @@ struct QuantizeParams {
   int block_shift;  // log2 of the units that share a scale: 0 (16), 1 (32), 2 (64), 3 (128)
   int floor_e8m0;   // 1: the OCP floor rule
   int aligned;      // 1: cols a multiple of 16 and all rows on 16 bytes
-  int row_threads;  // of the row kernel: 32, 64, 128 or 256 threads share a row
+  int row_shift;    // of the row kernel: 2^row_shift threads share a row, 32 to 256
   int finish;       // of the amax kernel: 1 turns the maximum in `scales` into the stored scale
   int activation;   // moesaic::ActivationKind, gated
   float alpha, beta, limit;

@@ -107,23 +107,25 @@ __device__ __forceinline__ u32 encode_fp8x4(float a, float b, float c, float d) 
   }
 }
 
-/// Bit i of `bits` (8 of them) to bit 4 i.
-__device__ __forceinline__ u32 spread_to_nibbles(u32 bits) {
-  bits = (bits | bits << 12) & 0x000f000fu;
-  bits = (bits | bits << 6) & 0x03030303u;
-  return (bits | bits << 3) & 0x11111111u;
-}
-
 /// A number whose last bit is 1: what is added to it is rounded to an integer, ties to even, and lies in the low bits.
 inline constexpr float kIntegerRounder = 0x1.8p23f;
 inline constexpr u32 kIntegerRounderBits = 0x4b400000u;
 
 /// The magnitude codes' numbers 0, 0.5, 1, 1.5, 2, 3, 4, 6 are where min(2a, a + 2, a / 2 + 4) is 0, 1, ... 7: of the
-/// three, each rounded once to an integer, the least is the code.
-__device__ __forceinline__ u32 e2m1_magnitude_and_rounder(float value) {
-  const float a = fminf(fabsf(value), E2m1::kLargest);
-  const float low = __fmaf_rn(a, 2.0f, kIntegerRounder), middle = __fadd_rn(a, kIntegerRounder + 2.0f);
-  return __float_as_uint(fminf(fminf(low, middle), __fmaf_rn(a, 0.5f, kIntegerRounder + 4.0f)));
+/// three, each rounded once to an integer, the least is the code. Their bits order like the numbers, and targets have a
+/// minimum of three integers. Requires: 0 <= a < 7.
+__device__ __forceinline__ u32 e2m1_magnitude_and_rounder(float a) {
+  const int low = __float_as_int(__fmaf_rn(a, 2.0f, kIntegerRounder));
+  const int middle = __float_as_int(__fadd_rn(a, kIntegerRounder + 2.0f));
+  const int high = __float_as_int(__fmaf_rn(a, 0.5f, kIntegerRounder + 4.0f));
+  return static_cast<u32>(min(min(low, middle), high));
+}
+
+/// Byte `kByte` of each of four words.
+template <int kByte>
+__device__ __forceinline__ u32 gather_bytes(u32 a, u32 b, u32 c, u32 d) {
+  constexpr u32 kPair = kByte | (4 + kByte) << 4;
+  return __byte_perm(__byte_perm(a, b, kPair), __byte_perm(c, d, kPair), 0x5410);
 }
 
 /// Eight integers below 16, each with the rounder's bits above, become nibbles: sums are modulo 2^32, so the rounders'
@@ -138,10 +140,34 @@ struct NibblePacker {
   }
 };
 
-/// Eight codes of e2m1. Requires: no NaN but positive ones, which become 7.
+/// Eight codes of e2m1 in software, of products with a positive multiplier. kInRange: none reaches 7.
+template <bool kInRange>
+__device__ __forceinline__ u32 round_e2m1x8(const float* v, float multiplier) {
+  u32 pairs[4];  // two magnitudes in the low byte; the rounders' bits stay above it
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    u32 magnitude[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float product = __fmul_rn(fabsf(v[2 * i + j]), multiplier);
+      magnitude[j] = e2m1_magnitude_and_rounder(kInRange ? product : fminf(product, E2m1::kLargest));
+    }
+    pairs[i] = magnitude[0] + (magnitude[1] << 4);
+  }
+  const auto word = [&](int i) { return __float_as_uint(v[i]); };
+  const u32 even = gather_bytes<3>(word(0), word(2), word(4), word(6));  // each with a sign on top
+  const u32 odd = gather_bytes<3>(word(1), word(3), word(5), word(7));
+  const u32 magnitudes = gather_bytes<0>(pairs[0], pairs[1], pairs[2], pairs[3]);
+  return magnitudes | (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
+}
+
+/// Eight codes of e2m1, of products with a positive multiplier. Requires: no NaN but positive ones, which become 7.
 template <bool kHardware>
-__device__ __forceinline__ u32 encode_e2m1x8(const float* v) {
+__device__ __forceinline__ u32 encode_e2m1x8(const float* v, float multiplier) {
   if constexpr (kHardware) {
+    float scaled[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) scaled[i] = __fmul_rn(v[i], multiplier);
     u32 codes;
     asm("{\n"
         ".reg .b8 b0, b1, b2, b3;\n"
@@ -152,32 +178,12 @@ __device__ __forceinline__ u32 encode_e2m1x8(const float* v) {
         "mov.b32 %0, {b0, b1, b2, b3};\n"
         "}"
         : "=r"(codes)
-        : "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "f"(v[4]), "f"(v[5]), "f"(v[6]), "f"(v[7]));
+        : "f"(scaled[0]), "f"(scaled[1]), "f"(scaled[2]), "f"(scaled[3]), "f"(scaled[4]), "f"(scaled[5]),
+          "f"(scaled[6]), "f"(scaled[7]));
     return codes;
   } else {
-    NibblePacker magnitudes;
-    u32 signs = 0;
-#pragma unroll
-    for (int i = 7; i >= 0; --i) {
-      magnitudes.add(i, e2m1_magnitude_and_rounder(v[i]));
-      signs = __funnelshift_l(__float_as_uint(v[i]), signs, 1);  // signs * 2 + sign
-    }
-    return magnitudes.nibbles() | spread_to_nibbles(signs) << 3;
+    return round_e2m1x8<false>(v, multiplier);
   }
-}
-
-// --- maxima ---------------------------------------------------------------------------------------------------------
-
-/// The larger one; NaN when either is.
-__device__ __forceinline__ float max_nan(float a, float b) {
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
-}
-__device__ __forceinline__ float min_nan(float a, float b) {
-  float result;
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
 }
 
 }  // namespace moesaic::codec

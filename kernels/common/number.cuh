@@ -44,6 +44,18 @@ __device__ __forceinline__ u16 from_float(float value) {
   return static_cast<u16>(pack<kIo>(value, 0.0f) & 0xffff);
 }
 
+/// The larger one; NaN when either is.
+__device__ __forceinline__ float max_nan(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+__device__ __forceinline__ float min_nan(float a, float b) {
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+
 /// One element of a tensor whose type is known at run time only.
 __device__ __forceinline__ float load_source(const void* data, int type, long long index) {
   if (type == abi::kSourceF32) return static_cast<const float*>(data)[index];

@@ -15,6 +15,11 @@ __device__ __forceinline__ void cp_async_16(u32 shared, const void* global, int 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
 }
 
+/// The same by way of L1: for pieces whose neighbours another instruction of the warp copies.
+__device__ __forceinline__ void cp_async_16_l1(u32 shared, const void* global, int size) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 /// Waits until at most `kPending` of this thread's committed groups are under way.

@@ -34,12 +34,12 @@ __device__ __forceinline__ void quantize_fp4(const abi::QuantizeParams& p) {
   float v[kUnits][kUnit];
   read_units<kConfig.role, kUnits>(p, unit, v);
   const bool mx = p.format == abi::kQuantMxfp4;
-  const float global = mx ? 1.0f : __ldg(p.global_scale);
+  const EncodeScale global = encode_scale(mx ? 1.0f : __ldg(p.global_scale));
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {
     const float amax = block_max(amax_of(v[i]), p.block_shift);
     const ByteScale scale = mx ? mx_scale<codec::E2m1>(amax, p.floor_e8m0 != 0) : nvfp4_scale<kFp8>(amax, global);
-    write_e2m1<kFp4>(p, unit[i], v[i], scale.multiplier, scale.zero);
+    write_e2m1<kFp4>(p, unit[i], v[i], amax, scale);
     if (leads_block(p, unit[i])) write_byte_scale(p, unit[i], scale.byte);
   }
 }

@@ -15,23 +15,31 @@ struct ByteScale {
 };
 
 __device__ __forceinline__ float reciprocal_at_most_largest(float value) {
-  return codec::min_nan(__frcp_rn(value), codec::kLargestFloat);
+  return min_nan(__frcp_rn(value), codec::kLargestFloat);
 }
 
-/// NVFP4: `global` is the encode scale.
+/// What NVFP4 makes of an encode scale, once for all its blocks.
+struct EncodeScale {
+  float sixth;    // fl(scale * fl(1 / 6))
+  float inverse;  // fl(1 / scale)
+};
+__device__ __forceinline__ EncodeScale encode_scale(float global) {
+  return {__fmul_rn(global, 0x1.555556p-3f), __frcp_rn(global)};
+}
+
 template <bool kHardware>
-__device__ __forceinline__ ByteScale nvfp4_scale(float amax, float global) {
-  const float scaled = __fmul_rn(amax, __fmul_rn(global, 0x1.555556p-3f));  // fl(1 / 6)
-  const u32 byte = codec::encode_fp8<codec::E4m3, kHardware>(codec::min_nan(scaled, codec::E4m3::kLargest));
-  const float stored = codec::decode<codec::E4m3>(byte);
-  const float multiplier = fminf(__frcp_rn(__fmul_rn(stored, __frcp_rn(global))), codec::kLargestFloat);
+__device__ __forceinline__ ByteScale nvfp4_scale(float amax, const EncodeScale& global) {
+  const float scaled = __fmul_rn(amax, global.sixth);
+  const u32 byte = codec::encode_fp8<codec::E4m3, kHardware>(min_nan(scaled, codec::E4m3::kLargest));
+  const float stored = __fmul_rn(__uint_as_float(byte << 20), 0x1p120f);  // decoded; NaN's is not used
+  const float multiplier = fminf(__frcp_rn(__fmul_rn(stored, global.inverse)), codec::kLargestFloat);
   return {byte, multiplier, byte == 0 || byte == codec::E4m3::kNan};
 }
 
 /// Encode scale of a row whose scale is `row_scale`.
 __device__ __forceinline__ float nvfp4_row_global(float row_scale) { return reciprocal_at_most_largest(row_scale); }
 __device__ __forceinline__ float nvfp4_row_scale(float amax) {
-  return __fdiv_rn(codec::min_nan(amax, codec::kLargestFloat), 2688.0f);
+  return __fdiv_rn(min_nan(amax, codec::kLargestFloat), 2688.0f);
 }
 
 /// MX: the smallest power of two with which the maximum does not exceed the format's largest number, or the OCP floor

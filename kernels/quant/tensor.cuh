@@ -38,7 +38,7 @@ __device__ __forceinline__ void tensor_amax(const abi::QuantizeParams& p) {
     float v[kUnits][kUnit];
     read_units<kConfig.role, kUnits>(p, unit, v);
 #pragma unroll
-    for (int i = 0; i < kUnits; ++i) amax = codec::max_nan(amax, amax_of(v[i]));
+    for (int i = 0; i < kUnits; ++i) amax = max_nan(amax, amax_of(v[i]));
   }
   const u32 mine = ptx::warp_max(__float_as_uint(amax));
   if (threadIdx.x % 32 == 0) warp_max[threadIdx.x / 32] = mine;

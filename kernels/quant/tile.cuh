@@ -26,12 +26,12 @@ __device__ __forceinline__ void quantize_tile(const abi::QuantizeParams& p) {
   read_units<kConfig.role, kUnits>(p, unit, v);
   float amax = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kUnits; ++i) amax = codec::max_nan(amax, amax_of(v[i]));
+  for (int i = 0; i < kUnits; ++i) amax = max_nan(amax, amax_of(v[i]));
   amax = block_max(amax, 5);
   if (threadIdx.x % 32 == 0) warp_max[threadIdx.x / 32] = amax;
   __syncthreads();  // all threads; protects warp_max until everybody has read it
 #pragma unroll
-  for (int i = 0; i < kThreads / 32; ++i) amax = codec::max_nan(amax, warp_max[i]);
+  for (int i = 0; i < kThreads / 32; ++i) amax = max_nan(amax, warp_max[i]);
   const FloatScale scale = fp8_scale(amax);
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/quant/read.cuh"
+#include "kernels/quant/scale.cuh"
 
 namespace moesaic::quant {
 
@@ -17,16 +18,20 @@ __device__ __forceinline__ void write_nibbles(const abi::QuantizeParams& p, cons
   for (int i = 0; i < 8; ++i) to[i] = static_cast<unsigned char>((i < 4 ? codes.x : codes.y) >> 8 * (i % 4));
 }
 
-/// 16 codes of e2m1.
+/// 16 codes of e2m1. `amax`: no value is larger. Scales are chosen so that the largest product is about 6, and only a
+/// scale that saturates, or lost digits, lets one reach 7: nearly all units do without a bound for each element.
 template <bool kHardware>
 __device__ __forceinline__ void write_e2m1(const abi::QuantizeParams& p, const Unit& unit, const float (&v)[kUnit],
-                                           float multiplier, bool zero) {
+                                           float amax, const ByteScale& scale) {
   if (unit.count == 0) return;
-  float scaled[kUnit];
-#pragma unroll
-  for (int i = 0; i < kUnit; ++i) scaled[i] = __fmul_rn(v[i], multiplier);
-  uint2 codes = {codec::encode_e2m1x8<kHardware>(scaled), codec::encode_e2m1x8<kHardware>(scaled + 8)};
-  if (zero) codes = {0, 0};
+  uint2 codes;
+  if (!kHardware && __fmul_rn(amax, scale.multiplier) < 7.0f) {
+    codes = {codec::round_e2m1x8<true>(v, scale.multiplier), codec::round_e2m1x8<true>(v + 8, scale.multiplier)};
+  } else {
+    codes = {codec::encode_e2m1x8<kHardware>(v, scale.multiplier),
+             codec::encode_e2m1x8<kHardware>(v + 8, scale.multiplier)};
+  }
+  if (scale.zero) codes = {0, 0};
   write_nibbles(p, unit, codes);
 }
 

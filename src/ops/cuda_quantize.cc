@@ -159,8 +159,8 @@ class CudaQuantizer final : public QuantImpl {
     p.aligned = vector_rows(shape, run) ? 1 : 0;
     const abi::KernelConfig& c = steps_.quantize.config();
     const std::int64_t kept = std::max(c.tile_k / abi::kUnit, 1);  // units that a thread of the row kernel holds
-    p.row_threads = 32;
-    while (p.row_threads < abi::threads(c) && p.row_threads * kept < row_units) p.row_threads *= 2;
+    p.row_shift = 5;
+    while (1 << p.row_shift < abi::threads(c) && kept << p.row_shift < row_units) ++p.row_shift;
     if (activation_) {
       const ActivationParameters parameters = activation_parameters(*activation_);
       p.activation = static_cast<int>(activation_->kind);
@@ -183,8 +183,8 @@ class CudaQuantizer final : public QuantImpl {
       const std::int64_t tiles = div_up(p.rows, abi::kTile) * p.shape.cols;
       kernels_.at(steps_.quantize).launch({static_cast<unsigned>(tiles)}, abi::threads(c), &p, stream);
     } else if (by_rows()) {
-      const int threads = std::max(p.row_threads, 256);  // small rows share a block
-      const std::int64_t blocks = div_up(std::int64_t{p.shape.padded_rows} * p.row_threads, threads);
+      const int threads = abi::threads(c);  // small rows share a block
+      const std::int64_t blocks = div_up(std::int64_t{p.shape.padded_rows} << p.row_shift, threads);
       kernels_.at(steps_.quantize).launch({static_cast<unsigned>(blocks)}, threads, &p, stream);
     } else {
       launch_pieces(steps_.quantize, p.total_units, c.tile_k / abi::kUnit, &p, stream);

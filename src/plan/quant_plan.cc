@@ -68,7 +68,7 @@ QuantSteps plan_quantize(const QuantSpec& spec, std::optional<ActivationKind> ac
                          const std::string& force_kernel) {
   tables::check_quant_spec("quantize", spec);
   const KernelRow* forced = forced_row(force_kernel);
-  const int role = !activation ? 0 : *activation == ActivationKind::kSwiglu ? abi::kRoleSwiglu : abi::kRoleGated;
+  const int role = activation ? abi::kRoleGated : 0;
   QuantSteps steps;
   if (spec.format == QuantFormat::kFp8Tensor) {
     steps.amax = pick(Op::kQuantize, spec, role | abi::kRoleAmax, arch, forced);

@@ -90,16 +90,14 @@ constexpr KernelConfig quantizer(int role, int tile_k, int warps, int min_blocks
   return {
       .role = role, .tile_k = tile_k, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1, .min_blocks = min_blocks};
 }
-constexpr int kPlain = 0, kGated = abi::kRoleGated, kSwiglu = abi::kRoleSwiglu, kAmax = abi::kRoleAmax;
-constexpr std::array kBlockConfigs = {quantizer(kPlain, 16, 8, 6), quantizer(kGated, 16, 8, 4),
-                                      quantizer(kSwiglu, 16, 8, 5)};
-constexpr std::array kRowConfigs = {quantizer(kPlain, 32, 8, 3), quantizer(kGated, 16, 8, 2),
-                                    quantizer(kSwiglu, 32, 8, 2)};
-constexpr std::array kAmaxConfigs = {quantizer(kAmax, 32, 8, 4), quantizer(kAmax | kGated, 16, 8, 3),
-                                     quantizer(kAmax | kSwiglu, 16, 8, 4)};
+constexpr int kPlain = 0, kGated = abi::kRoleGated, kAmax = abi::kRoleAmax;
+constexpr std::array kBlockConfigs = {quantizer(kPlain, 16, 8, 6), quantizer(kGated, 16, 8, 5)};
+constexpr std::array kInt4Configs = {quantizer(kPlain, 16, 8, 6), quantizer(kGated, 16, 8, 4)};
+constexpr std::array kRowConfigs = {quantizer(kPlain, 64, 8, 5), quantizer(kGated, 32, 8, 4)};
+constexpr std::array kRowConvertConfigs = {quantizer(kPlain, 64, 8, 5), quantizer(kGated, 32, 8, 3)};
+constexpr std::array kAmaxConfigs = {quantizer(kAmax, 32, 8, 4), quantizer(kAmax | kGated, 16, 8, 4)};
 constexpr std::array kTileConfigs = {quantizer(kPlain, 32, abi::kTileThreads / 32, 2),
-                                     quantizer(kGated, 16, abi::kTileThreads / 16, 1),
-                                     quantizer(kSwiglu, 16, abi::kTileThreads / 16, 1)};
+                                     quantizer(kGated, 16, abi::kTileThreads / 16, 1)};
 
 constexpr std::uint32_t format_bit(QuantFormat format) { return 1u << static_cast<unsigned>(format); }
 template <typename... Formats>
@@ -229,9 +227,9 @@ constexpr std::array kRows = {
     format_row("quant_fp8", Op::kQuantize, kFp8Formats, kBlockSource, "quant::quantize_fp8", "QuantizeParams",
                kBlockConfigs),
     format_row("quant_int4", Op::kQuantize, kInt4Formats, "kernels/quant/int4.cuh", "quant::quantize_int4",
-               "QuantizeParams", kBlockConfigs),
+               "QuantizeParams", kInt4Configs),
     e2m1_row(false, "quant_row", kRowFormats, kRowSource, "quant::quantize_row", kRowConfigs),
-    e2m1_row(true, "quant_row_cvt", kRowFormats, kRowSource, "quant::quantize_row", kRowConfigs),
+    e2m1_row(true, "quant_row_cvt", kRowFormats, kRowSource, "quant::quantize_row", kRowConvertConfigs),
     format_row("quant_tile", Op::kQuantize, kTileFormats, "kernels/quant/tile.cuh", "quant::quantize_tile",
                "QuantizeParams", kTileConfigs),
     format_row("quant_amax", Op::kQuantize, format_bits(QuantFormat::kFp8Tensor), "kernels/quant/tensor.cuh",
@@ -337,7 +335,7 @@ std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
     case Op::kRouting:
       return c.role == 0 ? "fused" : c.role == 1 ? "select" : "scatter";
     case Op::kQuantize:
-      return (c.role & abi::kRoleSwiglu) != 0 ? "swiglu" : (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
+      return (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
     case Op::kPrepare:
     case Op::kWeightedSum:
     case Op::kDequantize:

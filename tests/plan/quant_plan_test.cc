@@ -20,10 +20,7 @@ QuantSpec spec_of(QuantFormat format) {
 
 const std::optional<ActivationKind> kActivations[] = {std::nullopt, ActivationKind::kSwiglu, ActivationKind::kGeglu};
 
-int role_of(std::optional<ActivationKind> activation) {
-  if (!activation) return 0;
-  return *activation == ActivationKind::kSwiglu ? abi::kRoleSwiglu : abi::kRoleGated;
-}
+int role_of(std::optional<ActivationKind> activation) { return activation ? abi::kRoleGated : 0; }
 
 TEST(QuantPlan, EveryFormatHasItsStepsOnEveryArchitecture) {
   for (const tables::ArchRow& arch : tables::kArchTable) {
