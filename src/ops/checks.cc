@@ -99,6 +99,14 @@ void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t to
     refuse("router_logits", "empty",
            "router_logits, or topk_ids and topk_weights: the layer was made without a router");
   }
+  if (!given && c.routing.method == RoutingMethod::kHash) {
+    const TensorView& ids = run.token_ids;
+    const bool fits = ids.rank == 1 && ids.shape[0] == tokens && (ids.data != nullptr || tokens == 0);
+    if (!fits || (ids.dtype != DType::kI64 && ids.dtype != DType::kI32)) {
+      refuse("token_ids", ids.empty() ? "empty" : shape_text(ids),
+             fmt::format("i64 or i32 [{}]: routing hash", tokens));
+    }
+  }
   if (!run.logits_out.empty()) {
     if (given) refuse("logits_out", "given together with topk_ids", "empty: no logits are computed");
     check_tensor("logits_out", run.logits_out, tokens, c.num_experts, {DType::kF32});
@@ -113,8 +121,9 @@ void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t to
 
 void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats formats) {
   const bool any_format = formats == WeightFormats::kAny;
-  if (static_cast<std::int64_t>(w.experts.size()) != c.num_experts) {
-    refuse("weights.experts", fmt::format("{} experts", w.experts.size()), fmt::format("{}", c.num_experts));
+  if (static_cast<int>(w.experts.size()) != num_local_experts(c)) {
+    refuse("weights.experts", fmt::format("{} experts", w.experts.size()),
+           fmt::format("{}: those that the layer holds", num_local_experts(c)));
   }
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
     check_expert({c, c.recipe, any_format}, fmt::format("weights.experts[{}]", e), w.experts[e], c.intermediate);
@@ -122,6 +131,9 @@ void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats format
   if (c.router) check_matrix("weights.router", w.router, c.num_experts, c.hidden);
   check_vector("weights.router_bias", w.router_bias, c.num_experts);
   check_vector("weights.selection_bias", w.selection_bias, c.num_experts);
+  if (c.routing.method == RoutingMethod::kHash) {
+    check_tensor("weights.token_experts", w.token_experts, c.routing.vocabulary, c.top_k, {DType::kI32});
+  }
   if (c.shared.intermediate > 0) {
     check_expert({c, tables::shared_recipe(c), any_format}, "weights.shared", w.shared, c.shared.intermediate);
   }

@@ -43,7 +43,8 @@ void set_activation(const Activation& a, abi::GemmParams& p) {
 static_assert(static_cast<int>(RoutingMethod::kSoftmaxTopK) == 0 &&
               static_cast<int>(RoutingMethod::kTopKSoftmax) == 2 && static_cast<int>(RoutingMethod::kDeepSeekV3) == 3 &&
               static_cast<int>(RoutingMethod::kDeepSeekV2) == 4 && static_cast<int>(RoutingMethod::kLlama4) == 5 &&
-              static_cast<int>(RoutingMethod::kSigmoid) == 7);
+              static_cast<int>(RoutingMethod::kSigmoid) == 7 && static_cast<int>(RoutingMethod::kMiniMax2) == 8 &&
+              static_cast<int>(RoutingMethod::kHash) == 9);
 static_assert(static_cast<int>(ActivationKind::kSitu) == 10 && static_cast<int>(ActivationKind::kSwigluBias) == 5);
 
 class CudaMoe final : public MoeImpl {
@@ -162,6 +163,13 @@ class Launches {
     p.tokens = tokens_;
     p.num_experts = c_.num_experts;
     p.top_k = c_.top_k;
+    p.first_expert = c_.experts.first;
+    p.held_experts = num_local_experts(c_);
+    p.expert_slots = c_.experts.slots.empty() ? nullptr : weights<int>(p_.expert_slots);
+    p.token_ids = run_.token_ids.data;
+    p.wide_token_ids = run_.token_ids.dtype == DType::kI64 ? 1 : 0;
+    p.token_experts = weights<int>(p_.token_experts);
+    p.vocabulary = c_.routing.vocabulary;
     p.method = static_cast<int>(c_.routing.method);
     p.n_group = c_.routing.n_group;
     p.topk_group = c_.routing.topk_group;
