@@ -173,6 +173,11 @@ struct MoeRun {
   TensorView topk_ids;       // [T, k] i32 with topk_weights [T, k] f32: routing is skipped; ids outside [0, E) count
   TensorView topk_weights;   //   nothing, an id listed twice counts twice
   TensorView out;            // [T, H] io type or f32
+  // Rows that were dispatched before, instead of routing; T, above, is not theirs. No weights, no weighted sum, no
+  // shared experts: out has the rows of x. Rows of no expert become 0. At most max_tokens * k rows.
+  TensorView expert_offsets;  // [L + 1] i32: x, out [R, H]; rows [offsets[e], offsets[e + 1]) are local expert e's;
+                              //   offsets[0] = 0, ascending, none above R
+  TensorView expert_counts;   // [L] i32: x, out [L, max, H]; the first counts[e] of expert e's rows, 0 to max, are used
   const void* prepared = nullptr;
   void* workspace = nullptr;  // any content
   std::size_t workspace_bytes = 0;
@@ -181,6 +186,9 @@ struct MoeRun {
   TensorView topk_ids_out;      // [T, k] i32
   TensorView topk_weights_out;  // [T, k] f32
 };
+
+/// True when the run's rows were dispatched before.
+bool is_dispatched(const MoeRun& run) noexcept;
 
 /// A layer bound to a device: kernels chosen and loaded, nothing else held. Copies share the kernels.
 /// `run` is const and reentrant: one layer, many threads and streams, one workspace each.
@@ -205,6 +213,8 @@ class FusedMoe {
   void prepare(const MoeWeights& weights, void* prepared, void* stream = nullptr) const;
   /// Workspace that a run of `tokens` tokens needs, bytes; grows with tokens. 256-byte aligned.
   std::size_t workspace_bytes(std::int64_t tokens) const;
+  /// The same for a run of `rows` dispatched rows (R, or L * max).
+  std::size_t dispatched_workspace_bytes(std::int64_t rows) const;
   /// Enqueues the layer. On a GPU: only kernel launches, no allocation, synchronisation, environment read or lock;
   /// capturable in a CUDA graph, the first run included. Throws Error before anything is enqueued.
   void run(const MoeRun& run, void* stream = nullptr) const;

@@ -67,6 +67,8 @@ struct RouteParams {
   const int* token_experts;        // [vocabulary][top_k]: kHash
   const int* given_ids;            // [tokens][slots] or nullptr
   const float* given_weights;      // [tokens][slots]
+  const int* expert_offsets;       // [held_experts + 1] dispatched rows, or nullptr: expert_counts
+  const int* expert_counts;        // [held_experts]: expert e has the first of its rows_per_expert rows
   const int* expert_slots;         // [num_experts] index among the held, -1: not held; nullptr: id - first_expert
   int* ids;                        // [tokens][slots]
   float* weights;                  // [tokens][slots]
@@ -82,6 +84,7 @@ struct RouteParams {
   int shared_slots;     // appended to every token: experts num_experts, num_experts + 1, ...
   float shared_weight;  // their weight
   int vocabulary, wide_token_ids;
+  int rows_per_expert;  // with expert_counts; `tokens` is the number of dispatched rows
   int method, n_group, topk_group, renormalize;
   float scaling;
   int tile_tokens;

@@ -5,6 +5,7 @@
 // result does not depend on scheduling. Tokens are cut into segments, one a block; inside a block each warp takes a run
 // of the segment's entries, counts them per expert (shared memory), and after a prefix over warps ranks them again.
 // kFused: one block does everything, for small T. kSelect + kScatter: two launches, segment counts in between.
+// kDispatched: rows are in expert order already; tiles of them, and which rows are anybody's.
 #pragma once
 
 #include "kernels/common/select_experts.cuh"
@@ -12,7 +13,7 @@
 namespace moesaic {
 
 /// KernelConfig::role of routing kernels.
-enum RouteRole : int { kRouteFused = 0, kRouteSelect = 1, kRouteScatter = 2 };
+enum RouteRole : int { kRouteFused = 0, kRouteSelect = 1, kRouteScatter = 2, kRouteDispatched = 3 };
 
 inline constexpr int kMaxRouteExperts = 1024;
 
@@ -165,8 +166,9 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
     }
     if (write_tiles && p.tiles != nullptr) {
       for (int i = 0; i < tiles; ++i) {
-        const int begin = first_row + i * p.tile_tokens;
-        const int end = begin + p.tile_tokens < first_row + count ? begin + p.tile_tokens : first_row + count;
+        const int first = p.expert_counts != nullptr ? e * p.rows_per_expert : first_row;
+        const int begin = first + i * p.tile_tokens;
+        const int end = begin + p.tile_tokens < first + count ? begin + p.tile_tokens : first + count;
         p.tiles[first_tile + i] = {e, begin, end, 0};
       }
     }
@@ -234,9 +236,39 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p) {
   }
 }
 
+/// Whether a dispatched row belongs to an expert, and an expert's rows, whatever the device's numbers say within x.
+__device__ __forceinline__ bool is_used(const abi::RouteParams& p, int row) {
+  if (p.expert_counts == nullptr) return row < p.expert_offsets[p.held_experts];
+  return row % p.rows_per_expert < p.expert_counts[row / p.rows_per_expert];
+}
+__device__ __forceinline__ int dispatched_rows(const abi::RouteParams& p, int expert) {
+  const int limit = p.expert_counts != nullptr ? p.rows_per_expert : p.tokens - p.expert_offsets[expert];
+  const int count =
+      p.expert_counts != nullptr ? p.expert_counts[expert] : p.expert_offsets[expert + 1] - p.expert_offsets[expert];
+  return count < 0 ? 0 : count < limit ? count : limit;
+}
+
+/// Any number of blocks: the first makes the tiles, all mark the rows.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void route_dispatched(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
+#pragma unroll 1
+  for (int row = blockIdx.x * blockDim.x + threadIdx.x; row < p.tokens; row += gridDim.x * blockDim.x) {
+    p.slot_row[row] = is_used(p, row) ? row : -1;
+  }
+  if (blockIdx.x != 0) return;
+#pragma unroll 1
+  for (int e = threadIdx.x; e < p.held_experts; e += blockDim.x) shared.offsets[e] = dispatched_rows(p, e);
+  __syncthreads();  // counts are complete
+  make_offsets<kConfig>(p, shared, true);
+}
+
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route(const abi::RouteParams& p) {
   __shared__ RouteShared<kConfig> shared;
+  if constexpr (kConfig.role == kRouteDispatched) {
+    route_dispatched<kConfig>(p, shared);
+    return;
+  }
   const int segment = kConfig.role == kRouteFused ? 0 : static_cast<int>(blockIdx.x);
   const int per_block = kConfig.role == kRouteFused ? p.tokens : p.segment_tokens;
   const int first = segment * per_block;

@@ -72,6 +72,8 @@ std::size_t fast_prepared_bytes(const MoeConfig& config);
 void fast_prepare(const MoeConfig& config, const MoeWeights& weights, void* prepared);
 std::size_t fast_workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 void fast_run(const MoeConfig& config, const MoeRun& run);
+/// Rows that were dispatched: x and out [R, H]. Arguments as FusedMoe checks them.
+void fast_run_dispatched(const MoeConfig& config, const MoeRun& run);
 /// The router's run on `tokens` tokens. Arguments as Router checks them.
 void fast_route(const RouterConfig& config, const RouteRun& run, std::int64_t tokens);
 /// The quantisers by threads and SIMD: the same bytes as the oracle's.

@@ -22,6 +22,7 @@
 #include "backend_cpu/fast_round.h"
 #include "backend_cpu/fast_routing.h"
 #include "backend_cpu/fast_threads.h"
+#include "plan/moe_plan.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cpu {
@@ -83,11 +84,12 @@ struct Rounding {
 // A run on tokens [first, first + tokens) of the batch.
 class Chunk {
  public:
-  Chunk(const MoeConfig& config, const MoeRun& run, std::int64_t first, std::int64_t tokens)
+  // `stored`: the configuration that the weights were prepared for; `config` can be its form for dispatched rows.
+  Chunk(const MoeConfig& config, const MoeConfig& stored, const MoeRun& run, std::int64_t first, std::int64_t tokens)
       : config_(config),
         run_(run),
         kernels_(fast_kernels()),
-        prepared_layout_(prepared_layout(config)),
+        prepared_layout_(prepared_layout(stored)),
         layout_(workspace_layout(config, run.x.shape[0])),
         scratch_(thread_scratch(config)),
         static_scales_(*prepared<StaticScales>(prepared_layout_.static_scales)),
@@ -144,6 +146,7 @@ class Chunk {
   void project_block(std::int64_t token, int row_begin, int row_end, int thread);
   void route_tokens();
   void route_one(std::int64_t token, int thread);
+  std::int32_t dispatched_expert(std::int64_t row) const;
   void choose(std::int64_t token, const float* logits, int thread, std::int32_t* ids, float* weights) const;
   void round_input();
   void round_hidden();
@@ -181,7 +184,7 @@ class Chunk {
 };
 
 void Chunk::project_tokens() {
-  const bool router = needs_logits(run_) && run_.router_logits.empty();
+  const bool router = !is_dispatched(run_) && needs_logits(run_) && run_.router_logits.empty();
   // Row E is the shared gate; blocks begin at multiples of kProjectRows.
   const int begin = router ? 0 : config_.num_experts / kProjectRows * kProjectRows;
   const int end = config_.num_experts + (config_.shared.gated ? 1 : 0);
@@ -231,6 +234,11 @@ void Chunk::route_one(std::int64_t token, int thread) {
   const float* logits = run_.router_logits.empty() ? projected : rows<float>(run_.router_logits) + token * experts;
   std::int32_t* ids = work<std::int32_t>(layout_.ids) + token * k;
   float* weights = work<float>(layout_.weights) + token * k;
+  if (is_dispatched(run_)) {
+    ids[0] = dispatched_expert(first_ + token);
+    weights[0] = 1.0f;
+    return;
+  }
   choose(token, logits, thread, ids, weights);
   float gate = 1.0f;
   if (config_.shared.gated) gate = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(projected[experts]))));
@@ -239,6 +247,18 @@ void Chunk::route_one(std::int64_t token, int thread) {
   if (!run_.topk_ids_out.empty()) std::copy_n(ids, k, rows<std::int32_t>(run_.topk_ids_out) + token * k);
   if (!run_.topk_weights_out.empty()) std::copy_n(weights, k, rows<float>(run_.topk_weights_out) + token * k);
   for (int slot = 0; slot < k; ++slot) ids[slot] = local_slot(ids[slot]);
+}
+
+std::int32_t Chunk::dispatched_expert(std::int64_t row) const {
+  if (!run_.expert_counts.empty()) {
+    const std::int64_t rows_per_expert = run_.x.shape[0] / held_;
+    const auto* counts = static_cast<const std::int32_t*>(run_.expert_counts.data);
+    const std::int64_t expert = row / rows_per_expert;
+    return row % rows_per_expert < counts[expert] ? static_cast<std::int32_t>(expert) : -1;
+  }
+  const auto* offsets = static_cast<const std::int32_t*>(run_.expert_offsets.data);
+  if (row >= offsets[held_]) return -1;
+  return static_cast<std::int32_t>(std::upper_bound(offsets, offsets + held_, row) - offsets) - 1;
 }
 
 void Chunk::choose(std::int64_t token, const float* logits, int thread, std::int32_t* ids, float* weights) const {
@@ -471,8 +491,8 @@ void Chunk::combine_one(std::int64_t token, float* sum) {
   }
 }
 
-void check_memory(const MoeConfig& config, const MoeRun& run) {
-  const PreparedHeader header = prepared_header(config);
+void check_memory(const MoeConfig& config, const MoeConfig& prepared, const MoeRun& run) {
+  const PreparedHeader header = prepared_header(prepared);
   const bool aligned = reinterpret_cast<std::uintptr_t>(run.prepared) % 64 == 0;
   if (run.prepared == nullptr || !aligned || std::memcmp(run.prepared, &header, sizeof(header)) != 0) {
     throw Error(ErrorKind::kInvalidArgument,
@@ -509,9 +529,18 @@ void fast_run(const MoeConfig& config, const MoeRun& run) {
         fmt::format("run on the CPU: x has {} tokens, wanted at most max_tokens = {}", tokens, config.max_tokens));
   }
   if (tokens == 0) return;
-  check_memory(config, run);
+  check_memory(config, config, run);
   for (std::int64_t first = 0; first < tokens; first += kChunkTokens) {
-    Chunk(config, run, first, std::min(kChunkTokens, tokens - first)).execute();
+    Chunk(config, config, run, first, std::min(kChunkTokens, tokens - first)).execute();
+  }
+}
+
+void fast_run_dispatched(const MoeConfig& config, const MoeRun& run) {
+  const MoeConfig rows = plan::dispatched_config(config);
+  const std::int64_t count = run.x.shape[0];
+  check_memory(rows, config, run);
+  for (std::int64_t first = 0; first < count; first += kChunkTokens) {
+    Chunk(rows, config, run, first, std::min(kChunkTokens, count - first)).execute();
   }
 }
 

@@ -247,6 +247,47 @@ void add_shared(const Layer& layer, const MoeWeights& weights, const std::vector
   for (std::int64_t i = 0; i < tokens * hidden; ++i) y[i] += gates[i / hidden] * shared[i];
 }
 
+// [R]: the local expert of every dispatched row, -1: none.
+std::vector<int> dispatched_experts(const MoeConfig& config, const MoeRun& run, std::int64_t rows) {
+  std::vector<int> experts(static_cast<std::size_t>(rows), -1);
+  const auto numbers = [](const TensorView& tensor) { return static_cast<const std::int32_t*>(tensor.data); };
+  const int held = num_local_experts(config);
+  for (int e = 0; e < held; ++e) {
+    const std::int64_t each = rows / held;
+    const bool masked = run.expert_offsets.empty();
+    const std::int64_t begin = masked ? e * each : numbers(run.expert_offsets)[e];
+    const std::int64_t end = masked ? begin + numbers(run.expert_counts)[e] : numbers(run.expert_offsets)[e + 1];
+    for (std::int64_t row = begin; row < end; ++row) experts[static_cast<std::size_t>(row)] = e;
+  }
+  return experts;
+}
+
+void reference_dispatched(const Layer& layer, const MoeWeights& weights, const MoeRun& run, DType input_type) {
+  const std::int64_t hidden = layer.config.hidden, rows = run.x.num_elements() / hidden;
+  std::vector<double> x(static_cast<std::size_t>(rows * hidden));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), input_type);
+  }
+  const std::vector<double> input = layer.rounded_input(x);
+  const std::vector<int> experts = dispatched_experts(layer.config, run, rows);
+  std::vector<double> y(x.size(), 0.0);
+  for (std::size_t e = 0; e < weights.experts.size(); ++e) {
+    std::vector<const double*> own;
+    std::vector<std::int64_t> places;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      if (experts[static_cast<std::size_t>(row)] != static_cast<int>(e)) continue;
+      own.push_back(&input[row * hidden]);
+      places.push_back(row);
+    }
+    if (own.empty()) continue;
+    const std::vector<double> result = layer.expert(weights.experts[e], own, std::vector<double>(own.size(), 1.0));
+    for (std::size_t r = 0; r < places.size(); ++r) {
+      std::copy_n(&result[r * hidden], hidden, &y[places[r] * hidden]);
+    }
+  }
+  for (std::size_t i = 0; i < y.size(); ++i) store(run.out, static_cast<std::int64_t>(i), y[i]);
+}
+
 }  // namespace
 
 void project(const void* x, DType x_dtype, std::int64_t tokens, const MatrixView& weight, const VectorView& bias,
@@ -266,13 +307,17 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
   check_config("reference_moe", config);
   check_weights("reference_moe", config, weights, mode == ReferenceMode::kExact);
   const DType io = tables::get_recipe(config.recipe).io;
+  const DType input_type = mode == ReferenceMode::kOracle ? io : DType::kF64;
+  if (is_dispatched(run)) {
+    reference_dispatched({config, rounding_of(config.recipe, mode, weights.experts)}, weights, run, input_type);
+    return;
+  }
   const DType x_types[] = {io, DType::kF32}, out_types[] = {io, DType::kF32, DType::kF64};
   check_run("reference_moe", config, run, x_types, out_types);
 
   const std::int64_t tokens = run.x.shape[0], hidden = config.hidden;
   if (tokens == 0) return;
   const Layer layer{config, rounding_of(config.recipe, mode, weights.experts)};
-  const DType input_type = mode == ReferenceMode::kOracle ? io : DType::kF64;
   std::vector<double> x(static_cast<std::size_t>(tokens * hidden));
   for (std::size_t i = 0; i < x.size(); ++i) {
     x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), input_type);

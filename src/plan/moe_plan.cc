@@ -123,6 +123,19 @@ void pick_gemms(const ArchRow& arch, int recipe, const GemmShape& shape, const D
 
 bool routing_is_fused(std::int64_t tokens, int top_k) noexcept { return tokens <= 128 && tokens * top_k <= 2048; }
 
+MoeConfig dispatched_config(MoeConfig config) {
+  config.max_tokens *= config.top_k;
+  config.top_k = 1;
+  config.shared = {};
+  config.router = false;
+  return config;
+}
+
+Choice plan_dispatched(const MoeConfig& config, const ArchRow& arch, const std::string& force) {
+  return pick(Op::kRouting, arch, recipe_of(config), routed_shape(config, 1), {}, force,
+              [](const Choice& c) { return c.config().role == 3; });
+}
+
 RouteSteps plan_route(const RouterConfig& config, const ArchRow& arch, const std::string& force) {
   MoeConfig layer = routing_only(config);
   // Shared slots are chosen and sorted like experts.

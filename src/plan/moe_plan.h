@@ -120,6 +120,11 @@ struct RouteSteps {
 };
 RouteSteps plan_route(const RouterConfig& config, const tables::ArchRow& arch, const std::string& force_kernel);
 
+/// A layer for dispatched rows: every row is a token of one expert; no shared experts.
+MoeConfig dispatched_config(MoeConfig config);
+/// Kernel that makes the tiles of dispatched rows.
+Choice plan_dispatched(const MoeConfig& config, const tables::ArchRow& arch, const std::string& force_kernel);
+
 /// The routing part of a layer's configuration that has nothing else.
 MoeConfig routing_only(const RouterConfig& config);
 /// Throws Error(kInvalidArgument) that begins with `operation`: experts, top_k, max_tokens, routing and expert map.

@@ -31,6 +31,7 @@ constexpr std::array kRouteConfigs = {
     KernelConfig{.role = 0, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 1, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 2, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
+    KernelConfig{.role = 3, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
 };
 
 constexpr KernelConfig elementwise(int io, int warps) {
@@ -335,7 +336,7 @@ const char* code_kind_name(CodeKind kind) noexcept {
 std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
   switch (row.op) {
     case Op::kRouting:
-      return c.role == 0 ? "fused" : c.role == 1 ? "select" : "scatter";
+      return c.role == 0 ? "fused" : c.role == 1 ? "select" : c.role == 2 ? "scatter" : "dispatched";
     case Op::kQuantize:
       return (c.role & abi::kRoleSwiglu) != 0 ? "swiglu" : (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
     case Op::kPrepare:

@@ -100,6 +100,8 @@ bool has_selection_bias(RoutingMethod method) noexcept {
   return method == RoutingMethod::kDeepSeekV3 || method == RoutingMethod::kMiniMax2;
 }
 
+bool is_dispatched(const MoeRun& run) noexcept { return !run.expert_offsets.empty() || !run.expert_counts.empty(); }
+
 int num_local_experts(const MoeConfig& config) noexcept {
   if (config.experts.slots.empty()) return config.experts.count == 0 ? config.num_experts : config.experts.count;
   int held = 0;
