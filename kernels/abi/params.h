@@ -139,6 +139,24 @@ struct WeightedSumParams {
   int tokens, cols, top_k, out_f32;
 };
 
+// --- activation -----------------------------------------------------------------------------------------------------
+
+/// Neighbouring outputs of a thread.
+inline constexpr int kActivateWidth = 4;
+
+/// out[r][c] = act(x[r][gate_offset + c step], x[r][up_offset + c step]); out [rows][cols] is dense.
+struct ActivateParams {
+  const void* x;
+  void* out;
+  int type, out_type;  // SourceType
+  int cols, row_stride, gate_offset, up_offset, step;
+  unsigned pieces, row_pieces;  // of kActivateWidth outputs: all, those of a row
+  int aligned;                  // whole pieces alone, each on a boundary of its size, step 1
+  int kind;                     // moesaic::ActivationKind
+  int gated;
+  float alpha, beta, limit;
+};
+
 // --- benchmarks -----------------------------------------------------------------------------------------------------
 
 /// Reads `pieces` times 16 bytes.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "moesaic/activation.h"
 #include "moesaic/moe.h"
 #include "moesaic/quantize.h"
 #include "moesaic/route.h"
@@ -76,6 +77,13 @@ void fast_run(const MoeConfig& config, const MoeRun& run);
 void fast_run_dispatched(const MoeConfig& config, const MoeRun& run);
 /// The router's run on `tokens` tokens. Arguments as Router checks them.
 void fast_route(const RouterConfig& config, const RouteRun& run, std::int64_t tokens);
+/// Where gate and up of output column c lie in a row: gate + c step, up + c step.
+struct GateUpColumns {
+  std::int64_t gate, up;
+  int step;
+};
+/// The activation's run. Arguments as ActivationOp checks them.
+void fast_activate(const Activation& activation, const GateUpColumns& columns, const ActivationRun& run);
 /// The quantisers by threads and SIMD: the same bytes as the oracle's.
 void fast_quantize(const QuantSpec& spec, const QuantizeRun& run, const Activation* activation);
 void fast_dequantize(const QuantSpec& spec, const QuantizeRun& run);

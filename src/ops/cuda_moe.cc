@@ -332,6 +332,7 @@ std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOpti
                     "leave shared.recipe empty and convert_weights",
                     config.recipe, config.shared.recipe));
   }
+  plan::check_grids(config);
   return std::make_unique<CudaMoe>(config, modules);
 }
 

@@ -208,6 +208,21 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   return w;
 }
 
+void check_grids(const MoeConfig& c) {
+  // The smallest tile has the longest list, and every expert one that is not full; the narrowest columns are one row
+  // block wide.
+  constexpr std::int64_t kSmallestTile = 8, kMostBlocks = (std::int64_t{1} << 31) - 1;
+  const bool gated = is_gated(c.activation.kind);
+  const std::int64_t down = abi::div_up(c.hidden, abi::kBlockRows);
+  const std::int64_t columns = std::max<std::int64_t>(down, abi::gate_up_blocks(c.intermediate, gated));
+  const std::int64_t shared_columns = std::max<std::int64_t>(down, abi::gate_up_blocks(c.shared.intermediate, gated));
+  const std::int64_t routed = (kMostBlocks / columns - num_local_experts(c)) * kSmallestTile / c.top_k;
+  const std::int64_t most = std::min(routed, kMostBlocks / shared_columns * kSmallestTile);
+  if (c.max_tokens <= most) return;
+  Refusal{"fused_moe"}("max_tokens", c.max_tokens,
+                       fmt::format("at most {}: a grid has no more than 2^31 - 1 blocks", most));
+}
+
 std::size_t workspace_bytes(const MoeConfig& c, std::int64_t tokens) {
   return workspace_layout(c, tokens, 8).total;  // the smallest tile has the longest tile list
 }

@@ -136,6 +136,11 @@ Choice plan_dispatched(const MoeConfig& config, const ArchRow& arch, const std::
               [](const Choice& c) { return c.config().role == 3; });
 }
 
+Choice plan_activation(const ArchRow& arch, const std::string& force) {
+  // Types are run-time fields: one row, listed with the recipes of 16-bit operands.
+  return pick(Op::kActivation, arch, tables::recipe_index("bf16"), {}, {}, force, [](const Choice&) { return true; });
+}
+
 RouteSteps plan_route(const RouterConfig& config, const ArchRow& arch, const std::string& force) {
   MoeConfig layer = routing_only(config);
   // Shared slots are chosen and sorted like experts.

@@ -125,10 +125,16 @@ MoeConfig dispatched_config(MoeConfig config);
 /// Kernel that makes the tiles of dispatched rows.
 Choice plan_dispatched(const MoeConfig& config, const tables::ArchRow& arch, const std::string& force_kernel);
 
+/// Kernel of ActivationOp. Throws Error(kUnsupported).
+Choice plan_activation(const tables::ArchRow& arch, const std::string& force_kernel);
+
 /// The routing part of a layer's configuration that has nothing else.
 MoeConfig routing_only(const RouterConfig& config);
 /// Throws Error(kInvalidArgument) that begins with `operation`: experts, top_k, max_tokens, routing and expert map.
 void check_routing_config(const char* operation, const MoeConfig& config);
+
+/// Throws Error(kInvalidArgument) when a run of max_tokens could need a grid of more blocks than a GPU has.
+void check_grids(const MoeConfig& config);
 
 /// Throws Error(kInvalidArgument or kUnsupported) when the configuration is not a legal layer.
 void check_config(const MoeConfig& config);

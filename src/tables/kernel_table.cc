@@ -225,6 +225,8 @@ constexpr std::array kRows = {
              kSumConfigs<abi::kIoBf16>, supports_aligned),
     warp_row("warp_sum_fp16", Op::kWeightedSum, kFp16Bit, kSumSource, "warp::weighted_sum", "WeightedSumParams",
              kSumConfigs<abi::kIoFp16>, supports_aligned),
+    warp_row("activate", Op::kActivation, kBf16Bit | kFp16Bit, "kernels/common/activate.cuh", "activate_rows",
+             "ActivateParams", kVectorConfigs, supports_any),
     e2m1_row(false, "quant_fp4", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
     e2m1_row(true, "quant_fp4_cvt", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
     format_row("quant_fp8", Op::kQuantize, kFp8Formats, kBlockSource, "quant::quantize_fp8", "QuantizeParams",
@@ -311,6 +313,8 @@ const char* op_name(Op op) noexcept {
       return "gemm2";
     case Op::kWeightedSum:
       return "weighted_sum";
+    case Op::kActivation:
+      return "activation";
     case Op::kQuantize:
       return "quantize";
     case Op::kDequantize:
@@ -341,6 +345,7 @@ std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
       return (c.role & abi::kRoleSwiglu) != 0 ? "swiglu" : (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
     case Op::kPrepare:
     case Op::kWeightedSum:
+    case Op::kActivation:
     case Op::kDequantize:
     case Op::kSwizzle:
       return fmt::format("w{}", c.warps_tokens);
