@@ -245,7 +245,7 @@ __device__ __forceinline__ int dispatched_rows(const abi::RouteParams& p, int ex
   const int limit = p.expert_counts != nullptr ? p.rows_per_expert : p.tokens - p.expert_offsets[expert];
   const int count =
       p.expert_counts != nullptr ? p.expert_counts[expert] : p.expert_offsets[expert + 1] - p.expert_offsets[expert];
-  return count < 0 ? 0 : count < limit ? count : limit;
+  return count < 0 || limit < 0 ? 0 : count < limit ? count : limit;
 }
 
 /// Any number of blocks: the first makes the tiles, all mark the rows.
