@@ -66,15 +66,36 @@ enum class RoutingMethod : std::uint8_t {
   kLlama4,             // top-k of the logits; weight = sig(logit)
   kTopK,               // top-k of the logits; weight = logit
   kSigmoid,            // top-k of sig; weight = sig, / max(sum, 1e-20) if renormalize
+  kMiniMax2,           // top-k of sig + bias; weight = sig / (sum + 1e-20) * scaling
+  kHash,               // ids = MoeWeights::token_experts[token id]; weight = sqrt(log(1 + exp(logit))) / (sum over the
+                       // k) * scaling. Slots whose id is outside [0, E) weigh 0 and are not in the sum; a token id
+                       // outside the table gives ids of -1
 };
+inline constexpr int kNumRoutingMethods = static_cast<int>(RoutingMethod::kHash) + 1;
 /// "softmax_topk", "deepseek_v3", ...: the names that JSON output uses.
 const char* routing_method_name(RoutingMethod method) noexcept;
+/// True for the methods that choose by score + MoeWeights::selection_bias.
+bool has_selection_bias(RoutingMethod method) noexcept;
 
 struct Routing {
   RoutingMethod method = RoutingMethod::kSoftmaxTopKRenorm;
   int n_group = 1, topk_group = 1;  // kDeepSeekV2, kDeepSeekV3
-  float scaling = 1.0f;             // routed_scaling_factor: kDeepSeekV2, kDeepSeekV3
+  float scaling = 1.0f;             // routed_scaling_factor: kDeepSeekV2, kDeepSeekV3, kMiniMax2, kHash
   bool renormalize = true;          // kDeepSeekV2, kDeepSeekV3, kSigmoid
+  int vocabulary = 0;               // kHash: rows of MoeWeights::token_experts
+};
+
+/// Expert parallelism: which of the E experts a layer holds. Routing is over all E; ids of experts that it does not
+/// hold contribute nothing, so the outputs of layers that hold every expert once between them add up to the whole.
+struct ExpertMap {
+  int first = 0, count = 0;     // experts [first, first + count); count 0: all
+  std::vector<int> slots = {};  // instead, [E]: index in MoeWeights::experts of every expert, -1: not held
+};
+
+/// Tensor parallelism: this layer has one of `size` slices of I (rows of gate and up, columns of down), and of the
+/// shared experts' I. The outputs of all ranks add up to the whole; only rank 0 adds down_bias.
+struct TensorParallel {
+  int rank = 0, size = 1;
 };
 
 /// Experts that every token uses, run as one expert of `intermediate` rows; `gated`: times sig(x . shared_gate).
@@ -102,8 +123,13 @@ struct MoeConfig {
   bool weights_on_input = false;  // the routing weight multiplies the expert's input (FP32 result of GEMM 1, before
                                   // its bias) instead of its output (Llama-4)
   int max_tokens = 8192;          // `run` refuses more; kernels for every T up to it are loaded by `create`
+  ExpertMap experts;
+  TensorParallel tp;  // `intermediate` and `shared.intermediate` are this rank's
   Device device;
 };
+
+/// Experts that the layer holds, L: all, or those of MoeConfig::experts.
+int num_local_experts(const MoeConfig& config) noexcept;
 
 /// The weights of one expert. Gated: `gate` goes through the non-linearity, `up` multiplies. Not gated: `up` is empty.
 /// Element types of matrices: what the recipe's weights are (`convert_weights` makes that of anything); bf16 and fp16
@@ -121,10 +147,11 @@ struct ExpertWeights {
 /// All weights of a layer as views; the caller keeps them alive until `prepare` is done (stream order on a GPU).
 /// All views lie on the layer's device, or all on the host for `reference_moe`.
 struct MoeWeights {
-  std::vector<ExpertWeights> experts;  // E
+  std::vector<ExpertWeights> experts;  // L: those that the layer holds
   MatrixView router;                   // [E, H], bf16, fp16 or fp32; empty when MoeConfig::router is false
   VectorView router_bias;              // [E] or empty, added to the logits
   VectorView selection_bias;           // [E] or empty: e_score_correction_bias, used for choosing only
+  TensorView token_experts;            // [vocabulary, k] i32: the experts of every token id, kHash only
   ExpertWeights shared;                // shared experts as one expert, or empty views
   VectorView shared_gate;              // [H] or empty
 };
@@ -142,9 +169,15 @@ std::vector<ExpertWeights> expert_views(const TensorView& w13, const TensorView&
 struct MoeRun {
   TensorView x;              // [T, H] io type of the recipe; T = 0 is legal
   TensorView router_logits;  // [T, E] f32, or empty: computed from the prepared router
+  TensorView token_ids;      // [T] i64 or i32: kHash, unless routing is skipped
   TensorView topk_ids;       // [T, k] i32 with topk_weights [T, k] f32: routing is skipped; ids outside [0, E) count
   TensorView topk_weights;   //   nothing, an id listed twice counts twice
   TensorView out;            // [T, H] io type or f32
+  // Rows that were dispatched before, instead of routing; T, above, is not theirs. No weights, no weighted sum, no
+  // shared experts: out has the rows of x. Rows of no expert become 0. At most max_tokens * k rows.
+  TensorView expert_offsets;  // [L + 1] i32: x, out [R, H]; rows [offsets[e], offsets[e + 1]) are local expert e's;
+                              //   offsets[0] = 0, ascending, none above R
+  TensorView expert_counts;   // [L] i32: x, out [L, max, H]; the first counts[e] of expert e's rows, 0 to max, are used
   const void* prepared = nullptr;
   void* workspace = nullptr;  // any content
   std::size_t workspace_bytes = 0;
@@ -153,6 +186,9 @@ struct MoeRun {
   TensorView topk_ids_out;      // [T, k] i32
   TensorView topk_weights_out;  // [T, k] f32
 };
+
+/// True when the run's rows were dispatched before.
+bool is_dispatched(const MoeRun& run) noexcept;
 
 /// A layer bound to a device: kernels chosen and loaded, nothing else held. Copies share the kernels.
 /// `run` is const and reentrant: one layer, many threads and streams, one workspace each.
@@ -177,6 +213,8 @@ class FusedMoe {
   void prepare(const MoeWeights& weights, void* prepared, void* stream = nullptr) const;
   /// Workspace that a run of `tokens` tokens needs, bytes; grows with tokens. 256-byte aligned.
   std::size_t workspace_bytes(std::int64_t tokens) const;
+  /// The same for a run of `rows` dispatched rows (R, or L * max).
+  std::size_t dispatched_workspace_bytes(std::int64_t rows) const;
   /// Enqueues the layer. On a GPU: only kernel launches, no allocation, synchronisation, environment read or lock;
   /// capturable in a CUDA graph, the first run included. Throws Error before anything is enqueued.
   void run(const MoeRun& run, void* stream = nullptr) const;

@@ -57,21 +57,34 @@ struct Tile {
   int expert, row_begin, row_end, unused;
 };
 
-/// Methods as in moesaic::RoutingMethod (checked equal by a static_assert in src/ops).
+/// Methods as in moesaic::RoutingMethod (checked equal by a static_assert in src/ops). Experts are chosen among all
+/// `num_experts`; rows, counts and tiles are those of the `held_experts` here, numbered from 0, and of the shared ones,
+/// numbered after them. slots = top_k + shared_slots, at most 32.
 struct RouteParams {
   const float* logits;             // [tokens][num_experts], or nullptr with given ids
   const float* selection_bias;     // [num_experts] or nullptr
-  const int* given_ids;            // [tokens][top_k] or nullptr
-  const float* given_weights;      // [tokens][top_k]
-  int* ids;                        // [tokens][top_k]
-  float* weights;                  // [tokens][top_k]
-  unsigned short* segment_counts;  // [segments][num_experts], two-launch form only
+  const void* token_ids;           // [tokens] int, or long long when wide_token_ids: kHash
+  const int* token_experts;        // [vocabulary][top_k]: kHash
+  const int* given_ids;            // [tokens][slots] or nullptr
+  const float* given_weights;      // [tokens][slots]
+  const int* expert_offsets;       // [held_experts + 1] dispatched rows, or nullptr: expert_counts
+  const int* expert_counts;        // [held_experts]: expert e has the first of its rows_per_expert rows
+  const int* expert_slots;         // [num_experts] index among the held, -1: not held; nullptr: id - first_expert
+  int* ids;                        // [tokens][slots]
+  float* weights;                  // [tokens][slots]
+  unsigned short* segment_counts;  // [segments][held_experts + shared_slots], two-launch form only
   int* row_token;                  // [rows] token of a row
   float* row_weight;               // [rows] routing weight of a row
-  int* slot_row;                   // [tokens][top_k] row of a slot, -1: the id is out of range
-  Tile* tiles;                     // in expert order
+  int* slot_row;                   // [tokens][slots] row of a slot, -1: its expert is not held
+  int* row_offsets;                // [held_experts + shared_slots + 1] first row of an expert, or nullptr
+  Tile* tiles;                     // in expert order; nullptr: not wanted
   int* num_tiles;
   int tokens, num_experts, top_k;
+  int first_expert, held_experts;
+  int shared_slots;     // appended to every token: experts num_experts, num_experts + 1, ...
+  float shared_weight;  // their weight
+  int vocabulary, wide_token_ids;
+  int rows_per_expert;  // with expert_counts; `tokens` is the number of dispatched rows
   int method, n_group, topk_group, renormalize;
   float scaling;
   int tile_tokens;
@@ -124,6 +137,24 @@ struct WeightedSumParams {
   const float* shared_gate;  // [tokens] logits or nullptr
   void* out;                 // [tokens][cols] io type, or f32 when out_f32
   int tokens, cols, top_k, out_f32;
+};
+
+// --- activation -----------------------------------------------------------------------------------------------------
+
+/// Neighbouring outputs of a thread.
+inline constexpr int kActivateWidth = 4;
+
+/// out[r][c] = act(x[r][gate_offset + c step], x[r][up_offset + c step]); out [rows][cols] is dense.
+struct ActivateParams {
+  const void* x;
+  void* out;
+  int type, out_type;  // SourceType
+  int cols, row_stride, gate_offset, up_offset, step;
+  unsigned pieces, row_pieces;  // of kActivateWidth outputs: all, those of a row
+  int aligned;                  // whole pieces alone, each on a boundary of its size, step 1
+  int kind;                     // moesaic::ActivationKind
+  int gated;
+  float alpha, beta, limit;
 };
 
 // --- benchmarks -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 // result does not depend on scheduling. Tokens are cut into segments, one a block; inside a block each warp takes a run
 // of the segment's entries, counts them per expert (shared memory), and after a prefix over warps ranks them again.
 // kFused: one block does everything, for small T. kSelect + kScatter: two launches, segment counts in between.
+// kDispatched: rows are in expert order already; tiles of them, and which rows are anybody's.
 #pragma once
 
 #include "kernels/common/select_experts.cuh"
@@ -12,7 +13,7 @@
 namespace moesaic {
 
 /// KernelConfig::role of routing kernels.
-enum RouteRole : int { kRouteFused = 0, kRouteSelect = 1, kRouteScatter = 2 };
+enum RouteRole : int { kRouteFused = 0, kRouteSelect = 1, kRouteScatter = 2, kRouteDispatched = 3 };
 
 inline constexpr int kMaxRouteExperts = 1024;
 
@@ -36,6 +37,22 @@ struct RouteShared {
   __device__ static int min_of(int a, int b) { return a < b ? a : b; }
 };
 
+/// Slots of a token, and experts whose rows are sorted.
+__device__ __forceinline__ int slots_of(const abi::RouteParams& p) { return p.top_k + p.shared_slots; }
+__device__ __forceinline__ int local_experts(const abi::RouteParams& p) { return p.held_experts + p.shared_slots; }
+
+/// An expert's number among those whose rows are sorted, -1: none of them.
+__device__ __forceinline__ int local_expert(const abi::RouteParams& p, int id) {
+  if (id < 0) return -1;
+  if (id >= p.num_experts) {
+    const int local = p.held_experts + id - p.num_experts;
+    return local < local_experts(p) ? local : -1;
+  }
+  if (p.expert_slots != nullptr) return p.expert_slots[id];
+  const int local = id - p.first_expert;
+  return local >= 0 && local < p.held_experts ? local : -1;
+}
+
 /// Fills ids and weights of the segment's tokens (choosing, or copying what the caller gave).
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_token, int end_token,
@@ -44,7 +61,7 @@ __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_to
   const int choosers = RouteShared<kConfig>::choosers(p.num_experts);
   if (p.given_ids != nullptr) {
 #pragma unroll 1
-    for (int i = first_token * p.top_k + threadIdx.x; i < end_token * p.top_k; i += blockDim.x) {
+    for (int i = first_token * slots_of(p) + threadIdx.x; i < end_token * slots_of(p); i += blockDim.x) {
       p.ids[i] = p.given_ids[i];
       p.weights[i] = p.given_weights[i];
     }
@@ -81,22 +98,20 @@ __device__ __forceinline__ int block_scan(int value, int& total, RouteShared<kCo
   return before + inclusive - value;
 }
 
-/// A warp's run of a segment's entries, 32 at a time: visit(entry, id, peers) by all lanes; `id` is -1 where there is
-/// nothing to count (`entry` is -1 beyond the end), `peers` the lanes with the same id.
+/// A warp's run of a segment's entries, 32 at a time: visit(entry, id, peers) by all lanes; `id` is the expert's
+/// number here, -1 where there is nothing to count (`entry` is -1 beyond the end), `peers` the lanes with the same id.
 template <abi::KernelConfig kConfig, typename Visit>
 __device__ __forceinline__ void for_each_entry(const abi::RouteParams& p, int first_token, int end_token, Visit visit) {
-  const int warps = RouteShared<kConfig>::sorters(p.num_experts);
+  const int warps = RouteShared<kConfig>::sorters(local_experts(p));
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp >= warps) return;
-  const int first = first_token * p.top_k, count = (end_token - first_token) * p.top_k;
+  const int first = first_token * slots_of(p), count = (end_token - first_token) * slots_of(p);
   const int run = abi::round_up(abi::div_up(count, warps), 32);
 #pragma unroll 1
   for (int i = warp * run; i < (warp + 1) * run && i < count; i += 32) {
     const int entry = i + lane < count ? first + i + lane : -1;
-    int id = entry >= 0 ? p.ids[entry] : -1;
-    if (id >= p.num_experts) id = -1;
-    const u32 peers = __match_any_sync(0xffffffffu, id < 0 ? -1 : id);
-    visit(entry, id < 0 ? -1 : id, peers);
+    const int id = entry >= 0 ? local_expert(p, p.ids[entry]) : -1;
+    visit(entry, id, __match_any_sync(0xffffffffu, id));
     __syncwarp();
   }
 }
@@ -105,12 +120,12 @@ __device__ __forceinline__ void for_each_entry(const abi::RouteParams& p, int fi
 template <abi::KernelConfig kConfig, typename Store>
 __device__ __forceinline__ void count_segment(const abi::RouteParams& p, int first_token, int end_token,
                                               RouteShared<kConfig>& shared, Store store) {
-  const int warps = RouteShared<kConfig>::sorters(p.num_experts);
+  const int warps = RouteShared<kConfig>::sorters(local_experts(p));
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  u16* counts = shared.counts + warp * p.num_experts;
+  u16* counts = shared.counts + warp * local_experts(p);
   if (warp < warps) {
 #pragma unroll 1
-    for (int e = lane; e < p.num_experts; e += 32) counts[e] = 0;
+    for (int e = lane; e < local_experts(p); e += 32) counts[e] = 0;
     __syncwarp();
   }
   for_each_entry<kConfig>(p, first_token, end_token, [&](int, int id, u32 peers) {
@@ -118,11 +133,11 @@ __device__ __forceinline__ void count_segment(const abi::RouteParams& p, int fir
   });
   __syncthreads();  // all warps have counted
 #pragma unroll 1
-  for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) {
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) {
     int sum = 0;
 #pragma unroll 1
     for (int w = 0; w < warps; ++w) {
-      u16& count = shared.counts[w * p.num_experts + e];
+      u16& count = shared.counts[w * local_experts(p) + e];
       const int own = count;
       count = static_cast<u16>(sum);  // entries of this expert in earlier warps
       sum += own;
@@ -138,25 +153,32 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
                                              bool write_tiles) {
   int rows_before = 0, tiles_before = 0;
 #pragma unroll 1
-  for (int base = 0; base < p.num_experts; base += blockDim.x) {
+  for (int base = 0; base < local_experts(p); base += blockDim.x) {
     const int e = base + threadIdx.x;
-    const int count = e < p.num_experts ? shared.offsets[e] : 0;
+    const int count = e < local_experts(p) ? shared.offsets[e] : 0;
     const int tiles = abi::div_up(count, p.tile_tokens);
     int row_total, tile_total;
     const int first_row = rows_before + block_scan<kConfig>(count, row_total, shared);
     const int first_tile = tiles_before + block_scan<kConfig>(tiles, tile_total, shared);
-    if (e < p.num_experts) shared.offsets[e] = first_row;
-    if (write_tiles) {
+    if (e < local_experts(p)) {
+      shared.offsets[e] = first_row;
+      if (write_tiles && p.row_offsets != nullptr) p.row_offsets[e] = first_row;
+    }
+    if (write_tiles && p.tiles != nullptr) {
       for (int i = 0; i < tiles; ++i) {
-        const int begin = first_row + i * p.tile_tokens;
-        const int end = begin + p.tile_tokens < first_row + count ? begin + p.tile_tokens : first_row + count;
+        const int first = p.expert_counts != nullptr ? e * p.rows_per_expert : first_row;
+        const int begin = first + i * p.tile_tokens;
+        const int end = begin + p.tile_tokens < first + count ? begin + p.tile_tokens : first + count;
         p.tiles[first_tile + i] = {e, begin, end, 0};
       }
     }
     rows_before += row_total;
     tiles_before += tile_total;
   }
-  if (write_tiles && threadIdx.x == 0) *p.num_tiles = tiles_before;
+  if (write_tiles && threadIdx.x == 0) {
+    if (p.tiles != nullptr) *p.num_tiles = tiles_before;
+    if (p.row_offsets != nullptr) p.row_offsets[local_experts(p)] = rows_before;
+  }
   __syncthreads();  // offsets are complete
 }
 
@@ -165,7 +187,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, int first_token, int end_token,
                                                 RouteShared<kConfig>& shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  u16* counts = shared.counts + warp * p.num_experts;
+  u16* counts = shared.counts + warp * local_experts(p);
   for_each_entry<kConfig>(p, first_token, end_token, [&](int entry, int id, u32 peers) {
     const u32 before = peers & ((1u << lane) - 1);
     const int rank = id >= 0 ? counts[id] + __popc(before) : 0;
@@ -175,7 +197,7 @@ __device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, int f
     const int row = id >= 0 ? shared.bases[id] + rank : -1;
     p.slot_row[entry] = row;
     if (row < 0) return;
-    p.row_token[row] = entry / p.top_k;
+    p.row_token[row] = entry / slots_of(p);
     p.row_weight[row] = p.weights[entry];
   });
 }
@@ -184,9 +206,9 @@ __device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, int f
 /// the general way, in a fraction of its code, which a decode step reads cold.
 __device__ __forceinline__ void sort_few(const abi::RouteParams& p) {
   const int lane = threadIdx.x % 32;
-  const bool inside = lane < p.tokens * p.top_k;
-  const int id = inside ? p.ids[lane] : -1;
-  const bool counts = id >= 0 && id < p.num_experts;
+  const bool inside = lane < p.tokens * slots_of(p);
+  const int id = inside ? local_expert(p, p.ids[lane]) : -1;
+  const bool counts = id >= 0;
   const int key = counts ? id : 0x7fffffff;
   int row = 0, equal_before = 0, equal = 0;
 #pragma unroll 4
@@ -209,14 +231,44 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p) {
   }
   if (inside) p.slot_row[lane] = counts ? row : -1;
   if (counts) {
-    p.row_token[row] = lane / p.top_k;
+    p.row_token[row] = lane / slots_of(p);
     p.row_weight[row] = p.weights[lane];
   }
+}
+
+/// Whether a dispatched row belongs to an expert, and an expert's rows, whatever the device's numbers say within x.
+__device__ __forceinline__ bool is_used(const abi::RouteParams& p, int row) {
+  if (p.expert_counts == nullptr) return row < p.expert_offsets[p.held_experts];
+  return row % p.rows_per_expert < p.expert_counts[row / p.rows_per_expert];
+}
+__device__ __forceinline__ int dispatched_rows(const abi::RouteParams& p, int expert) {
+  const int limit = p.expert_counts != nullptr ? p.rows_per_expert : p.tokens - p.expert_offsets[expert];
+  const int count =
+      p.expert_counts != nullptr ? p.expert_counts[expert] : p.expert_offsets[expert + 1] - p.expert_offsets[expert];
+  return count < 0 || limit < 0 ? 0 : count < limit ? count : limit;
+}
+
+/// Any number of blocks: the first makes the tiles, all mark the rows.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void route_dispatched(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
+#pragma unroll 1
+  for (int row = blockIdx.x * blockDim.x + threadIdx.x; row < p.tokens; row += gridDim.x * blockDim.x) {
+    p.slot_row[row] = is_used(p, row) ? row : -1;
+  }
+  if (blockIdx.x != 0) return;
+#pragma unroll 1
+  for (int e = threadIdx.x; e < p.held_experts; e += blockDim.x) shared.offsets[e] = dispatched_rows(p, e);
+  __syncthreads();  // counts are complete
+  make_offsets<kConfig>(p, shared, true);
 }
 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route(const abi::RouteParams& p) {
   __shared__ RouteShared<kConfig> shared;
+  if constexpr (kConfig.role == kRouteDispatched) {
+    route_dispatched<kConfig>(p, shared);
+    return;
+  }
   const int segment = kConfig.role == kRouteFused ? 0 : static_cast<int>(blockIdx.x);
   const int per_block = kConfig.role == kRouteFused ? p.tokens : p.segment_tokens;
   const int first = segment * per_block;
@@ -224,29 +276,30 @@ __device__ __forceinline__ void route(const abi::RouteParams& p) {
 
   if constexpr (kConfig.role != kRouteScatter) fill_ids<kConfig>(p, first, end, shared);
   if constexpr (kConfig.role == kRouteSelect) {
-    u16* out = p.segment_counts + static_cast<long long>(segment) * p.num_experts;
+    if (p.segment_counts == nullptr) return;  // rows are not asked for
+    u16* out = p.segment_counts + static_cast<long long>(segment) * local_experts(p);
     count_segment<kConfig>(p, first, end, shared, [&](int e, int count) { out[e] = static_cast<u16>(count); });
     return;
   }
   if constexpr (kConfig.role == kRouteFused) {
-    if (p.tokens * p.top_k <= 32) {
+    if (p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr) {
       if (threadIdx.x < 32) sort_few(p);
       return;
     }
     count_segment<kConfig>(p, first, end, shared, [&](int e, int count) { shared.offsets[e] = count; });
     make_offsets<kConfig>(p, shared, true);
 #pragma unroll 1
-    for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) shared.bases[e] = shared.offsets[e];
+    for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] = shared.offsets[e];
     __syncthreads();
   }
   if constexpr (kConfig.role == kRouteScatter) {
     count_segment<kConfig>(p, first, end, shared, [](int, int) {});
 #pragma unroll 1
-    for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) {
+    for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) {
       int total = 0, before = 0;
 #pragma unroll 8
       for (int s = 0; s < static_cast<int>(gridDim.x); ++s) {
-        const int count = p.segment_counts[static_cast<long long>(s) * p.num_experts + e];
+        const int count = p.segment_counts[static_cast<long long>(s) * local_experts(p) + e];
         if (s < segment) before += count;
         total += count;
       }
@@ -256,7 +309,7 @@ __device__ __forceinline__ void route(const abi::RouteParams& p) {
     __syncthreads();
     make_offsets<kConfig>(p, shared, segment == 0);
 #pragma unroll 1
-    for (int e = threadIdx.x; e < p.num_experts; e += blockDim.x) shared.bases[e] += shared.offsets[e];
+    for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] += shared.offsets[e];
     __syncthreads();
   }
   if constexpr (kConfig.role != kRouteSelect) scatter_segment<kConfig>(p, first, end, shared);

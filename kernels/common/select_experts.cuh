@@ -20,6 +20,8 @@ enum RouteMethod : int {
   kRouteLlama4,
   kRouteTopK,
   kRouteSigmoid,
+  kRouteMiniMax2,
+  kRouteHash,
 };
 
 inline constexpr u32 kTaken = 0;
@@ -44,6 +46,7 @@ __device__ __forceinline__ float score_sigmoid(float x) { return 1.0f / (1.0f + 
 __device__ __forceinline__ float selection_score(const abi::RouteParams& p, float logit, int expert) {
   switch (p.method) {
     case kRouteDeepSeekV3:
+    case kRouteMiniMax2:
       return score_sigmoid(logit) + (p.selection_bias != nullptr ? p.selection_bias[expert] : 0.0f);
     case kRouteSigmoid:
       return score_sigmoid(logit);
@@ -124,6 +127,11 @@ __device__ __forceinline__ float2 softmax_terms(const abi::RouteParams& p, const
   return {largest, ptx::warp_sum(sum)};
 }
 
+/// sqrt(log(1 + exp(x))) without overflow.
+__device__ __forceinline__ float root_softplus(float x) {
+  return sqrtf((x > 0.0f || x != x ? x : 0.0f) + log1pf(expf(-fabsf(x))));
+}
+
 /// Weight of the lane's slot (lanes from top_k on give 0) from the logit of its expert.
 __device__ __forceinline__ float slot_weight(const abi::RouteParams& p, const float* logits, float logit, bool active) {
   float weight = 0.0f;
@@ -146,6 +154,9 @@ __device__ __forceinline__ float slot_weight(const abi::RouteParams& p, const fl
     }
     case kRouteTopK:
       return active ? logit : 0.0f;
+    case kRouteHash:
+      weight = active ? root_softplus(logit) : 0.0f;
+      break;
     default:
       weight = active ? score_sigmoid(logit) : 0.0f;
   }
@@ -155,6 +166,10 @@ __device__ __forceinline__ float slot_weight(const abi::RouteParams& p, const fl
       return weight / sum;
     case kRouteDeepSeekV3:
       return (p.renormalize ? weight / (sum + 1e-20f) : weight) * p.scaling;
+    case kRouteMiniMax2:
+      return weight / (sum + 1e-20f) * p.scaling;
+    case kRouteHash:
+      return sum == 0.0f ? 0.0f : weight / sum * p.scaling;
     case kRouteDeepSeekV2:
       return p.renormalize ? weight / (sum + 1e-20f) : weight * p.scaling;
     case kRouteSigmoid:
@@ -164,11 +179,17 @@ __device__ __forceinline__ float slot_weight(const abi::RouteParams& p, const fl
   }
 }
 
-/// One warp, one token: writes ids[token] and weights[token]. `keys`: num_experts words of shared memory of this warp.
-/// Requires top_k <= 32.
-__device__ __forceinline__ void select_experts(const abi::RouteParams& p, int token, u32* keys) {
+/// The lane's slot of a token that the table gives, -1 for a token that it does not have.
+__device__ __forceinline__ int listed_expert(const abi::RouteParams& p, int token) {
   const int lane = threadIdx.x % 32;
-  const float* logits = p.logits + static_cast<long long>(token) * p.num_experts;
+  const long long id = p.wide_token_ids ? static_cast<const long long*>(p.token_ids)[token]
+                                        : static_cast<const int*>(p.token_ids)[token];
+  return id >= 0 && id < p.vocabulary && lane < p.top_k ? p.token_experts[id * p.top_k + lane] : -1;
+}
+
+/// The lane's slot of a token by its scores. `keys`: num_experts words of shared memory of this warp.
+__device__ __forceinline__ int best_expert(const abi::RouteParams& p, const float* logits, u32* keys) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll 2
   for (int e = lane; e < p.num_experts; e += 32) keys[e] = score_key(selection_score(p, logits[e], e));
   __syncwarp();
@@ -187,11 +208,24 @@ __device__ __forceinline__ void select_experts(const abi::RouteParams& p, int to
     }
   }
   __syncwarp();
-  const bool active = lane < p.top_k;
-  const float weight = slot_weight(p, logits, active ? logits[chosen] : 0.0f, active);
-  if (active) {
-    p.ids[token * p.top_k + lane] = chosen;
-    p.weights[token * p.top_k + lane] = weight;
+  return chosen;
+}
+
+/// One warp, one token: writes ids[token] and weights[token]. Requires top_k + shared_slots <= 32.
+__device__ __forceinline__ void select_experts(const abi::RouteParams& p, int token, u32* keys) {
+  const int lane = threadIdx.x % 32, slots = p.top_k + p.shared_slots;
+  const float* logits = p.logits + static_cast<long long>(token) * p.num_experts;
+  int chosen = p.method == kRouteHash ? listed_expert(p, token) : best_expert(p, logits, keys);
+  // A table may name experts that do not exist; they have no logit.
+  const bool active = lane < p.top_k && chosen >= 0 && chosen < p.num_experts;
+  float weight = slot_weight(p, logits, active ? logits[chosen] : 0.0f, active);
+  if (lane >= p.top_k) {
+    chosen = p.num_experts + lane - p.top_k;
+    weight = p.shared_weight;
+  }
+  if (lane < slots) {
+    p.ids[token * slots + lane] = chosen;
+    p.weights[token * slots + lane] = weight;
   }
 }
 

@@ -140,13 +140,16 @@ void check_depths(const char* operation, const MoeConfig& config, const std::str
 }  // namespace
 
 void check_routing(const char* operation, const Routing& routing, int num_experts, int top_k) {
-  if (static_cast<unsigned>(routing.method) > static_cast<unsigned>(RoutingMethod::kSigmoid)) {
+  if (static_cast<int>(routing.method) >= kNumRoutingMethods) {
     invalid(operation,
             fmt::format("routing.method has value {}, wanted an enumerator", static_cast<unsigned>(routing.method)));
   }
   if (num_experts < 1) invalid(operation, fmt::format("num_experts is {}, wanted 1 or more", num_experts));
   if (top_k < 1 || top_k > num_experts) {
     invalid(operation, fmt::format("top_k is {}, wanted 1 to num_experts = {}", top_k, num_experts));
+  }
+  if (routing.method == RoutingMethod::kHash && routing.vocabulary < 1) {
+    invalid(operation, fmt::format("routing hash: vocabulary is {}, wanted 1 or more token ids", routing.vocabulary));
   }
   if (routing.method != RoutingMethod::kDeepSeekV3 && routing.method != RoutingMethod::kDeepSeekV2) return;
   const char* method = routing_method_name(routing.method);
@@ -195,12 +198,13 @@ void check_config(const char* operation, const MoeConfig& config) {
 
 void check_weights(const char* operation, const MoeConfig& config, const MoeWeights& weights, bool any_format) {
   const ViewCheck check{operation, config, any_format};
-  if (static_cast<std::int64_t>(weights.experts.size()) != config.num_experts) {
-    invalid(operation, fmt::format("weights.experts has {} entries, wanted num_experts = {}", weights.experts.size(),
-                                   config.num_experts));
+  const int held = num_local_experts(config);
+  if (static_cast<std::int64_t>(weights.experts.size()) != held) {
+    invalid(operation, fmt::format("weights.experts has {} entries, wanted {}: those that the layer holds",
+                                   weights.experts.size(), held));
   }
   const bool gated = is_gated(config.activation.kind);
-  for (int e = 0; e < config.num_experts; ++e) {
+  for (int e = 0; e < held; ++e) {
     check.expert(fmt::format("weights.experts[{}]", e), weights.experts[e], gated, config.intermediate, config.recipe);
   }
   if (config.router) {
@@ -210,9 +214,15 @@ void check_weights(const char* operation, const MoeConfig& config, const MoeWeig
     invalid(operation, "weights.router is given, but config.router is false: wanted none");
   }
   check.vector("weights.selection_bias", weights.selection_bias, config.num_experts);
-  if (!weights.selection_bias.empty() && config.routing.method != RoutingMethod::kDeepSeekV3) {
-    invalid(operation, fmt::format("weights.selection_bias is given, but routing {} has none: deepseek_v3 does",
-                                   routing_method_name(config.routing.method)));
+  if (!weights.selection_bias.empty() && !has_selection_bias(config.routing.method)) {
+    invalid(operation,
+            fmt::format("weights.selection_bias is given, but routing {} has none: deepseek_v3 and minimax2 do",
+                        routing_method_name(config.routing.method)));
+  }
+  if (config.routing.method == RoutingMethod::kHash) {
+    const DType table = DType::kI32;
+    check_tensor(operation, "weights.token_experts", weights.token_experts, config.routing.vocabulary, config.top_k,
+                 std::span(&table, 1));
   }
   if (config.shared.intermediate > 0) {
     check.expert("weights.shared", weights.shared, gated, config.shared.intermediate, shared_recipe(config));
@@ -242,6 +252,15 @@ void check_run(const char* operation, const MoeConfig& config, const MoeRun& run
   check_optional(operation, "topk_ids", run.topk_ids, tokens, config.top_k, DType::kI32);
   check_optional(operation, "topk_weights", run.topk_weights, tokens, config.top_k, DType::kF32);
   check_optional(operation, "router_logits", run.router_logits, tokens, config.num_experts, DType::kF32);
+  if (config.routing.method == RoutingMethod::kHash && run.topk_ids.empty()) {
+    const TensorView& ids = run.token_ids;
+    if (ids.rank != 1 || ids.shape[0] != tokens || (ids.data == nullptr && tokens > 0)) {
+      invalid(operation,
+              fmt::format("token_ids is missing or not [{}], wanted the id of every token (routing hash)", tokens));
+    }
+    const DType integers[] = {DType::kI64, DType::kI32};
+    check_type(operation, "token_ids", ids.dtype, integers);
+  }
   check_optional(operation, "logits_out", run.logits_out, tokens, config.num_experts, DType::kF32);
   check_optional(operation, "topk_ids_out", run.topk_ids_out, tokens, config.top_k, DType::kI32);
   check_optional(operation, "topk_weights_out", run.topk_weights_out, tokens, config.top_k, DType::kF32);

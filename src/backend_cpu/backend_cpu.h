@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "moesaic/activation.h"
 #include "moesaic/moe.h"
 #include "moesaic/quantize.h"
+#include "moesaic/route.h"
 
 namespace moesaic::cpu {
 
@@ -39,8 +41,22 @@ void oracle_round_row(const QuantSpec& spec, float static_scale, const float* ro
 /// act(g, u) in FP64 by the formulas of moe.h.
 double activate(const Activation& activation, double g, double u);
 
-/// ids [T, k], weights [T, k] from logits [T, E]; `selection_bias` [E] or nullptr. Scores in FP32 as the routers of the
-/// model families compute them; ties to the lower id. Throws Error on sizes that the method cannot serve.
+/// Tokens to route, and where their experts go.
+struct RouteTask {
+  std::int64_t tokens = 0;
+  int num_experts = 0, top_k = 0;
+  const float* logits = nullptr;                // [T, E]
+  const float* selection_bias = nullptr;        // [E] or nullptr
+  const std::int64_t* token_ids = nullptr;      // [T]: kHash
+  const std::int32_t* token_experts = nullptr;  // [Routing::vocabulary, k]: kHash
+  std::int32_t* ids = nullptr;                  // [T, k]
+  float* weights = nullptr;                     // [T, k]
+};
+
+/// Chooses and weighs. Scores in FP32 as the routers of the model families compute them; ties to the lower id. Throws
+/// Error on sizes that the method cannot serve.
+void route(const Routing& routing, const RouteTask& task);
+/// The same for methods that go by scores.
 void route(const Routing& routing, const float* logits, const float* selection_bias, std::int64_t tokens,
            int num_experts, int top_k, std::int32_t* ids, float* weights);
 
@@ -57,6 +73,17 @@ std::size_t fast_prepared_bytes(const MoeConfig& config);
 void fast_prepare(const MoeConfig& config, const MoeWeights& weights, void* prepared);
 std::size_t fast_workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 void fast_run(const MoeConfig& config, const MoeRun& run);
+/// Rows that were dispatched: x and out [R, H]. Arguments as FusedMoe checks them.
+void fast_run_dispatched(const MoeConfig& config, const MoeRun& run);
+/// The router's run on `tokens` tokens. Arguments as Router checks them.
+void fast_route(const RouterConfig& config, const RouteRun& run, std::int64_t tokens);
+/// Where gate and up of output column c lie in a row: gate + c step, up + c step.
+struct GateUpColumns {
+  std::int64_t gate, up;
+  int step;
+};
+/// The activation's run. Arguments as ActivationOp checks them.
+void fast_activate(const Activation& activation, const GateUpColumns& columns, const ActivationRun& run);
 /// The quantisers by threads and SIMD: the same bytes as the oracle's.
 void fast_quantize(const QuantSpec& spec, const QuantizeRun& run, const Activation* activation);
 void fast_dequantize(const QuantSpec& spec, const QuantizeRun& run);

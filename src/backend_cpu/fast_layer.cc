@@ -22,6 +22,7 @@
 #include "backend_cpu/fast_round.h"
 #include "backend_cpu/fast_routing.h"
 #include "backend_cpu/fast_threads.h"
+#include "plan/moe_plan.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cpu {
@@ -83,11 +84,12 @@ struct Rounding {
 // A run on tokens [first, first + tokens) of the batch.
 class Chunk {
  public:
-  Chunk(const MoeConfig& config, const MoeRun& run, std::int64_t first, std::int64_t tokens)
+  // `stored`: the configuration that the weights were prepared for; `config` can be its form for dispatched rows.
+  Chunk(const MoeConfig& config, const MoeConfig& stored, const MoeRun& run, std::int64_t first, std::int64_t tokens)
       : config_(config),
         run_(run),
         kernels_(fast_kernels()),
-        prepared_layout_(prepared_layout(config)),
+        prepared_layout_(prepared_layout(stored)),
         layout_(workspace_layout(config, run.x.shape[0])),
         scratch_(thread_scratch(config)),
         static_scales_(*prepared<StaticScales>(prepared_layout_.static_scales)),
@@ -95,6 +97,7 @@ class Chunk {
         shared_rounding_(shared_recipe(config), static_scales_.shared_input, static_scales_.shared_down_input),
         activation_(fast_activation(config.activation)),
         gated_(is_gated(config.activation.kind)),
+        held_(num_local_experts(config)),
         first_(first),
         tokens_(tokens) {}
 
@@ -125,6 +128,13 @@ class Chunk {
   const std::uint16_t* x_row(std::int64_t token) const {
     return static_cast<const std::uint16_t*>(run_.x.data) + (first_ + token) * config_.hidden;
   }
+  // Index among the experts held, -1: not one of them.
+  std::int32_t local_slot(std::int32_t id) const {
+    if (id < 0 || id >= config_.num_experts) return -1;
+    if (!config_.experts.slots.empty()) return config_.experts.slots[static_cast<std::size_t>(id)];
+    const std::int32_t slot = id - config_.experts.first;
+    return slot >= 0 && slot < held_ ? slot : -1;
+  }
   bool has_shared() const { return config_.shared.intermediate > 0; }
   // Rows of `tensor` that belong to this chunk.
   template <typename T>
@@ -136,6 +146,8 @@ class Chunk {
   void project_block(std::int64_t token, int row_begin, int row_end, int thread);
   void route_tokens();
   void route_one(std::int64_t token, int thread);
+  std::int32_t dispatched_expert(std::int64_t row) const;
+  void choose(std::int64_t token, const float* logits, int thread, std::int32_t* ids, float* weights) const;
   void round_input();
   void round_hidden();
   void round_in_place(const Rounding& rounding, float scale, float* row, std::int64_t size, int thread) const;
@@ -166,12 +178,13 @@ class Chunk {
   const Rounding rounding_, shared_rounding_;
   const FastActivation activation_;
   const bool gated_;
+  const std::int32_t held_;
   const std::int64_t first_, tokens_;
   std::int64_t num_items_ = 0;
 };
 
 void Chunk::project_tokens() {
-  const bool router = needs_logits(run_) && run_.router_logits.empty();
+  const bool router = !is_dispatched(run_) && needs_logits(run_) && run_.router_logits.empty();
   // Row E is the shared gate; blocks begin at multiples of kProjectRows.
   const int begin = router ? 0 : config_.num_experts / kProjectRows * kProjectRows;
   const int end = config_.num_experts + (config_.shared.gated ? 1 : 0);
@@ -221,19 +234,52 @@ void Chunk::route_one(std::int64_t token, int thread) {
   const float* logits = run_.router_logits.empty() ? projected : rows<float>(run_.router_logits) + token * experts;
   std::int32_t* ids = work<std::int32_t>(layout_.ids) + token * k;
   float* weights = work<float>(layout_.weights) + token * k;
-  if (run_.topk_ids.empty()) {
-    fast_route_token(config_.routing, logits, prepared<float>(prepared_layout_.selection_bias), experts, k,
-                     scratch<std::byte>(thread, scratch_.route), ids, weights);
-  } else {
-    std::copy_n(rows<std::int32_t>(run_.topk_ids) + token * k, k, ids);
-    std::copy_n(rows<float>(run_.topk_weights) + token * k, k, weights);
+  if (is_dispatched(run_)) {
+    ids[0] = dispatched_expert(first_ + token);
+    weights[0] = 1.0f;
+    return;
   }
+  choose(token, logits, thread, ids, weights);
   float gate = 1.0f;
   if (config_.shared.gated) gate = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(projected[experts]))));
   work<float>(layout_.gates)[token] = gate;
   if (!run_.logits_out.empty()) std::copy_n(logits, experts, rows<float>(run_.logits_out) + token * experts);
   if (!run_.topk_ids_out.empty()) std::copy_n(ids, k, rows<std::int32_t>(run_.topk_ids_out) + token * k);
   if (!run_.topk_weights_out.empty()) std::copy_n(weights, k, rows<float>(run_.topk_weights_out) + token * k);
+  for (int slot = 0; slot < k; ++slot) ids[slot] = local_slot(ids[slot]);
+}
+
+std::int32_t Chunk::dispatched_expert(std::int64_t row) const {
+  if (!run_.expert_counts.empty()) {
+    const std::int64_t rows_per_expert = run_.x.shape[0] / held_;
+    const auto* counts = static_cast<const std::int32_t*>(run_.expert_counts.data);
+    const std::int64_t expert = row / rows_per_expert;
+    return row % rows_per_expert < counts[expert] ? static_cast<std::int32_t>(expert) : -1;
+  }
+  const auto* offsets = static_cast<const std::int32_t*>(run_.expert_offsets.data);
+  if (row >= offsets[held_]) return -1;
+  return static_cast<std::int32_t>(std::upper_bound(offsets, offsets + held_, row) - offsets) - 1;
+}
+
+void Chunk::choose(std::int64_t token, const float* logits, int thread, std::int32_t* ids, float* weights) const {
+  const int k = config_.top_k, experts = config_.num_experts;
+  if (!run_.topk_ids.empty()) {
+    std::copy_n(rows<std::int32_t>(run_.topk_ids) + token * k, k, ids);
+    std::copy_n(rows<float>(run_.topk_weights) + token * k, k, weights);
+    return;
+  }
+  if (config_.routing.method != RoutingMethod::kHash) {
+    fast_route_token(config_.routing, logits, prepared<float>(prepared_layout_.selection_bias), experts, k,
+                     scratch<std::byte>(thread, scratch_.route), ids, weights);
+    return;
+  }
+  const std::int64_t index = first_ + token;
+  const std::int64_t id = run_.token_ids.dtype == DType::kI64
+                              ? static_cast<const std::int64_t*>(run_.token_ids.data)[index]
+                              : static_cast<const std::int32_t*>(run_.token_ids.data)[index];
+  const bool known = id >= 0 && id < config_.routing.vocabulary;
+  const std::int32_t* listed = known ? prepared<std::int32_t>(prepared_layout_.token_experts) + id * k : nullptr;
+  fast_route_listed(config_.routing, logits, listed, experts, k, ids, weights);
 }
 
 void Chunk::round_in_place(const Rounding& rounding, float scale, float* row, std::int64_t size, int thread) const {
@@ -266,7 +312,7 @@ void Chunk::round_hidden() {
   const std::int32_t* ids = work<std::int32_t>(layout_.ids);
   const auto round_one = [&](std::int64_t index, int thread) {
     const bool shared = index >= pairs;
-    if (!shared && (ids[index] < 0 || ids[index] >= config_.num_experts)) return;  // nothing was written
+    if (!shared && ids[index] < 0) return;  // nothing was written
     const Rounding& rounding = shared ? shared_rounding_ : rounding_;
     const std::int64_t size = shared ? config_.shared.intermediate : config_.intermediate;
     float* row = work<float>(shared ? layout_.shared_h : layout_.h) + (shared ? index - pairs : index) * size;
@@ -282,20 +328,19 @@ void Chunk::round_hidden() {
 
 // Counting sort of pairs by expert, then blocks of at most kBlockPairs.
 void Chunk::sort_pairs() {
-  const std::int32_t experts = config_.num_experts;
+  const std::int32_t experts = held_;
   const std::int32_t pairs = static_cast<std::int32_t>(tokens_ * config_.top_k);
   const std::int32_t* ids = work<std::int32_t>(layout_.ids);
   std::int32_t* starts = work<std::int32_t>(layout_.starts);
   std::int32_t* order = work<std::int32_t>(layout_.order);
-  const auto valid = [&](std::int32_t id) { return id >= 0 && id < experts; };
   std::fill_n(starts, experts + 2, 0);
   for (std::int32_t pair = 0; pair < pairs; ++pair) {
-    if (valid(ids[pair])) ++starts[ids[pair] + 2];
+    if (ids[pair] >= 0) ++starts[ids[pair] + 2];
   }
   for (std::int32_t e = 2; e <= experts + 1; ++e) starts[e] += starts[e - 1];
   // starts[e + 1] is where expert e begins, and moves to its end here, which is where expert e + 1 begins.
   for (std::int32_t pair = 0; pair < pairs; ++pair) {
-    if (valid(ids[pair])) order[starts[ids[pair] + 1]++] = pair;
+    if (ids[pair] >= 0) order[starts[ids[pair] + 1]++] = pair;
   }
   WorkItem* items = work<WorkItem>(layout_.items);
   num_items_ = 0;
@@ -319,7 +364,7 @@ void Chunk::multiply(bool up, const RowOf& row_of, const Finish& finish) {
   const std::int64_t groups = num_items_ == 0 ? 0 : (8 * max_threads() + num_items_ - 1) / num_items_;
   parallel_for(num_items_ * groups, [&](std::int64_t task, int thread) {
     const WorkItem& item = items[task / groups];
-    const bool shared = item.expert == config_.num_experts;
+    const bool shared = item.expert == held_;
     const PackedExpert& packed = shared ? prepared_layout_.shared_expert : prepared_layout_.expert;
     const std::size_t offset = shared ? prepared_layout_.shared
                                       : prepared_layout_.experts + static_cast<std::size_t>(item.expert) * packed.bytes;
@@ -335,7 +380,7 @@ template <typename RowOf, typename Finish>
 void Chunk::multiply_group(const WorkItem& item, const Operand& weights, std::int64_t panel_begin,
                            std::int64_t panel_end, int thread, const RowOf& row_of, const Finish& finish) {
   const PackedMatrix& matrix = weights.matrix;
-  const bool shared = item.expert == config_.num_experts;
+  const bool shared = item.expert == held_;
   const std::int32_t* order = work<std::int32_t>(layout_.order);
   const auto pair_at = [&](std::int64_t i) { return shared ? item.first + i : order[item.first + i]; };
   const std::int64_t tiles = (item.count + kernels_.max_tokens - 1) / kernels_.max_tokens;
@@ -431,7 +476,7 @@ void Chunk::combine_one(std::int64_t token, float* sum) {
   const std::int32_t* ids = work<std::int32_t>(layout_.ids) + token * config_.top_k;
   std::fill_n(sum, hidden, 0.0f);
   for (int slot = 0; slot < config_.top_k; ++slot) {
-    if (ids[slot] < 0 || ids[slot] >= config_.num_experts) continue;
+    if (ids[slot] < 0) continue;
     const float* y = work<float>(layout_.y) + (token * config_.top_k + slot) * hidden;
     for (std::int64_t j = 0; j < hidden; ++j) sum[j] += y[j];
   }
@@ -446,8 +491,8 @@ void Chunk::combine_one(std::int64_t token, float* sum) {
   }
 }
 
-void check_memory(const MoeConfig& config, const MoeRun& run) {
-  const PreparedHeader header = prepared_header(config);
+void check_memory(const MoeConfig& config, const MoeConfig& prepared, const MoeRun& run) {
+  const PreparedHeader header = prepared_header(prepared);
   const bool aligned = reinterpret_cast<std::uintptr_t>(run.prepared) % 64 == 0;
   if (run.prepared == nullptr || !aligned || std::memcmp(run.prepared, &header, sizeof(header)) != 0) {
     throw Error(ErrorKind::kInvalidArgument,
@@ -484,9 +529,18 @@ void fast_run(const MoeConfig& config, const MoeRun& run) {
         fmt::format("run on the CPU: x has {} tokens, wanted at most max_tokens = {}", tokens, config.max_tokens));
   }
   if (tokens == 0) return;
-  check_memory(config, run);
+  check_memory(config, config, run);
   for (std::int64_t first = 0; first < tokens; first += kChunkTokens) {
-    Chunk(config, run, first, std::min(kChunkTokens, tokens - first)).execute();
+    Chunk(config, config, run, first, std::min(kChunkTokens, tokens - first)).execute();
+  }
+}
+
+void fast_run_dispatched(const MoeConfig& config, const MoeRun& run) {
+  const MoeConfig rows = plan::dispatched_config(config);
+  const std::int64_t count = run.x.shape[0];
+  check_memory(rows, config, run);
+  for (std::int64_t first = 0; first < count; first += kChunkTokens) {
+    Chunk(rows, config, run, first, std::min(kChunkTokens, count - first)).execute();
   }
 }
 

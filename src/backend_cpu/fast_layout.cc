@@ -94,7 +94,10 @@ PreparedLayout prepared_layout(const MoeConfig& config) {
   layout.router_bias = parts.take(layout.router_rows, sizeof(float));
   layout.selection_bias = parts.take(config.num_experts, sizeof(float));
   layout.static_scales = parts.take(1, sizeof(StaticScales));
-  layout.experts = parts.take(config.num_experts, layout.expert.bytes);
+  if (config.routing.method == RoutingMethod::kHash) {
+    layout.token_experts = parts.take(std::int64_t{config.routing.vocabulary} * config.top_k, sizeof(std::int32_t));
+  }
+  layout.experts = parts.take(num_local_experts(config), layout.expert.bytes);
   if (config.shared.intermediate > 0) {
     layout.shared_expert = packed_expert(panel_format(shared_recipe(config), config.int4), config.hidden,
                                          config.shared.intermediate, gated);
@@ -106,8 +109,12 @@ PreparedLayout prepared_layout(const MoeConfig& config) {
 
 PreparedHeader prepared_header(const MoeConfig& config) {
   PreparedHeader header{};
-  std::memcpy(header.tag, "moecpu2", sizeof(header.tag));
+  std::memcpy(header.tag, "moecpu3", sizeof(header.tag));
   header.hidden = config.hidden;
+  header.local_experts = num_local_experts(config);
+  header.first_expert = config.experts.first;
+  header.vocabulary = config.routing.method == RoutingMethod::kHash ? config.routing.vocabulary : 0;
+  header.adds_down_bias = config.tp.rank == 0;
   header.intermediate = config.intermediate;
   header.num_experts = config.num_experts;
   header.shared_intermediate = config.shared.intermediate;
@@ -142,14 +149,14 @@ WorkspaceLayout workspace_layout(const MoeConfig& config, std::int64_t tokens) {
   const std::int64_t pairs = layout.chunk * config.top_k;
   const std::int64_t shared = config.shared.intermediate > 0 ? layout.chunk : 0;
   // Every expert can end in a block that is not full.
-  const std::int64_t max_items = (pairs + shared) / kBlockPairs + config.num_experts + 1;
+  const std::int64_t max_items = (pairs + shared) / kBlockPairs + num_local_experts(config) + 1;
   Parts parts;
   layout.logits = parts.take(layout.chunk * round_up(config.num_experts + 1, kProjectRows), sizeof(float));
   layout.ids = parts.take(pairs, sizeof(std::int32_t));
   layout.weights = parts.take(pairs, sizeof(float));
   layout.gates = parts.take(layout.chunk, sizeof(float));
   layout.order = parts.take(pairs, sizeof(std::int32_t));
-  layout.starts = parts.take(config.num_experts + 2, sizeof(std::int32_t));
+  layout.starts = parts.take(num_local_experts(config) + 2, sizeof(std::int32_t));
   layout.items = parts.take(max_items, sizeof(WorkItem));
   layout.x = parts.take(layout.chunk * config.hidden, sizeof(float));
   layout.shared_x = layout.x;

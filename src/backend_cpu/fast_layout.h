@@ -5,7 +5,8 @@
 //   header                     tag and the sizes it was made for
 //   router         f32 [R][Hp] Hp = H rounded up to 8, zero filled; router_bias f32 [R]; selection_bias f32 [E]
 //   static scales  StaticScales
-//   experts        [E] of {gate and up: codes, scales, zeros, multipliers, bias; down: the same}
+//   token experts  i32 [vocabulary][k], routing by token ids alone
+//   experts        [L] of {gate and up: codes, scales, zeros, multipliers, bias; down: the same}
 //   shared         the same once, when there are shared experts
 // Panels are those of fast_panels.h. Gated: rows 0..15 of a panel are 16 gate rows, rows 16..31 the up rows of the
 // same outputs; else 32 rows. Rows past the end are zero. Multipliers and biases are f32 [panels][32] in the panels'
@@ -45,7 +46,8 @@ struct PackedExpert {
 struct PreparedLayout {
   Io io = Io::kBf16;
   std::int64_t router_rows = 0, router_cols = 0;
-  std::size_t router = 0, router_bias = 0, selection_bias = 0, static_scales = 0, experts = 0, shared = 0, bytes = 0;
+  std::size_t router = 0, router_bias = 0, selection_bias = 0, static_scales = 0, token_experts = 0, experts = 0,
+              shared = 0, bytes = 0;
   PackedExpert expert, shared_expert;
 };
 
@@ -54,8 +56,8 @@ PreparedLayout prepared_layout(const MoeConfig& config);
 /// At the start of prepared memory: `fast_run` refuses memory whose header differs from the one of its configuration.
 struct PreparedHeader {
   char tag[8];
-  std::int64_t hidden, intermediate, num_experts, shared_intermediate;
-  std::int32_t recipe, shared_recipe, int4_group, int4_zeros, gated, router, shared_gated, padding;
+  std::int64_t hidden, intermediate, num_experts, local_experts, first_expert, shared_intermediate, vocabulary;
+  std::int32_t recipe, shared_recipe, int4_group, int4_zeros, gated, router, shared_gated, adds_down_bias;
 };
 PreparedHeader prepared_header(const MoeConfig& config);
 
@@ -74,7 +76,7 @@ struct WorkspaceLayout {
   std::int64_t chunk = 0;                        // tokens
   std::size_t logits = 0;                        // f32 [chunk][R]
   std::size_t ids = 0, weights = 0, gates = 0;   // i32 [pairs], f32 [pairs], f32 [chunk]
-  std::size_t order = 0, starts = 0, items = 0;  // i32 [pairs] by expert, i32 [E + 2], WorkItem [max_items]
+  std::size_t order = 0, starts = 0, items = 0;  // i32 [pairs] by expert, i32 [L + 2], WorkItem [max_items]
   std::size_t x = 0, shared_x = 0;               // f32 [chunk][H], rounded; shared_x = x unless rounded apart
   std::size_t h = 0, shared_h = 0;               // f32 [pairs][I], [chunk][I of shared]
   std::size_t y = 0, shared_y = 0;               // f32 [pairs][H], [chunk][H]
@@ -94,7 +96,7 @@ struct ThreadScratch {
 };
 ThreadScratch thread_scratch(const MoeConfig& config);
 
-/// Consecutive entries of `order` that belong to one expert; expert E: the shared one, entries are tokens.
+/// Consecutive entries of `order` that belong to one expert; expert L: the shared one, entries are tokens.
 struct WorkItem {
   std::int32_t expert, first, count;
 };

@@ -274,10 +274,18 @@ void fast_prepare(const MoeConfig& config, const MoeWeights& weights, void* prep
   pack_router(layout, config, weights, memory);
   const StaticScales scales = static_scales(config, weights);
   std::memcpy(memory + layout.static_scales, &scales, sizeof(scales));
-  for (int e = 0; e < config.num_experts; ++e) {
-    pack_expert(layout.expert, weights.experts[e], memory + layout.experts + e * layout.expert.bytes);
+  if (config.routing.method == RoutingMethod::kHash) {
+    std::memcpy(memory + layout.token_experts, weights.token_experts.data,
+                static_cast<std::size_t>(weights.token_experts.num_elements()) * sizeof(std::int32_t));
   }
-  if (config.shared.intermediate > 0) pack_expert(layout.shared_expert, weights.shared, memory + layout.shared);
+  const auto pack = [&](const PackedExpert& packed, ExpertWeights expert, std::byte* to) {
+    if (config.tp.rank != 0) expert.down_bias = {};
+    pack_expert(packed, expert, to);
+  };
+  for (std::size_t e = 0; e < weights.experts.size(); ++e) {
+    pack(layout.expert, weights.experts[e], memory + layout.experts + e * layout.expert.bytes);
+  }
+  if (config.shared.intermediate > 0) pack(layout.shared_expert, weights.shared, memory + layout.shared);
   const PreparedHeader header = prepared_header(config);
   std::memcpy(memory, &header, sizeof(header));
 }

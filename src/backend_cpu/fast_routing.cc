@@ -88,6 +88,12 @@ void finish_weights(const Routing& routing, int top_k, float* weights) {
     case RoutingMethod::kSigmoid:
       if (routing.renormalize) factor = 1.0 / (sum < kSmallest ? kSmallest : sum);
       break;
+    case RoutingMethod::kMiniMax2:
+      factor = routing.scaling / (sum + kSmallest);
+      break;
+    case RoutingMethod::kHash:
+      factor = sum == 0.0 ? 0.0 : routing.scaling / sum;
+      break;
     case RoutingMethod::kTopKSoftmax:
       probabilities(weights, top_k, weights);
       return;
@@ -125,6 +131,7 @@ void fast_route_token(const Routing& routing, const float* logits, const float* 
       if (routing.method == RoutingMethod::kLlama4) selection = logits;
       break;
     case RoutingMethod::kDeepSeekV3:
+    case RoutingMethod::kMiniMax2:
       for (int e = 0; e < num_experts; ++e) {
         values[e] = logistic(logits[e]);
         biased[e] = values[e] + selection_bias[e];
@@ -136,12 +143,27 @@ void fast_route_token(const Routing& routing, const float* logits, const float* 
       weight_source = logits;
       selection = logits;
       break;
+    case RoutingMethod::kHash:
+      return;  // excluded
   }
   const int count = fill_keys(routing, selection, num_experts, scratch);
   take_largest(keys, count, top_k);
   for (int slot = 0; slot < top_k; ++slot) {
     ids[slot] = static_cast<std::int32_t>(key_id(keys[slot]));
     weights[slot] = weight_source[ids[slot]];
+  }
+  finish_weights(routing, top_k, weights);
+}
+
+void fast_route_listed(const Routing& routing, const float* logits, const std::int32_t* listed, int num_experts,
+                       int top_k, std::int32_t* ids, float* weights) {
+  for (int slot = 0; slot < top_k; ++slot) {
+    ids[slot] = listed != nullptr ? listed[slot] : -1;
+    weights[slot] = 0.0f;
+    if (ids[slot] < 0 || ids[slot] >= num_experts) continue;
+    const double x = logits[ids[slot]];
+    // exp(-|x|) cannot overflow.
+    weights[slot] = static_cast<float>(std::sqrt(std::fmax(x, 0.0) + std::log1p(std::exp(-std::fabs(x)))));
   }
   finish_weights(routing, top_k, weights);
 }

@@ -146,7 +146,8 @@ struct Layer {
     for_each_index(hidden, [&](std::int64_t j) {
       const std::vector<double> down = load_row(weights.down, j, rounding.type);
       for (std::size_t r = 0; r < rows; ++r) {
-        y[r * hidden + j] = dot(&h[r * intermediate], down.data(), intermediate) + bias_at(weights.down_bias, j);
+        const double bias = config.tp.rank == 0 ? bias_at(weights.down_bias, j) : 0.0;
+        y[r * hidden + j] = dot(&h[r * intermediate], down.data(), intermediate) + bias;
       }
     });
     return y;
@@ -165,6 +166,26 @@ struct Routed {
 template <typename T>
 void copy_out(const std::vector<T>& values, const TensorView& tensor) {
   if (!tensor.empty()) std::copy(values.begin(), values.end(), static_cast<T*>(tensor.data));
+}
+
+std::vector<std::int64_t> integers(const TensorView& tensor) {
+  std::vector<std::int64_t> values;
+  for (std::int64_t i = 0; !tensor.empty() && i < tensor.shape[0]; ++i) {
+    values.push_back(tensor.dtype == DType::kI64 ? static_cast<const std::int64_t*>(tensor.data)[i]
+                                                 : static_cast<const std::int32_t*>(tensor.data)[i]);
+  }
+  return values;
+}
+
+// The ids of the experts that the layer holds, in the order of its weights.
+std::vector<int> held_experts(const MoeConfig& config) {
+  std::vector<int> held(static_cast<std::size_t>(num_local_experts(config)));
+  const std::vector<int>& slots = config.experts.slots;
+  for (int id = 0; id < config.num_experts; ++id) {
+    const int slot = slots.empty() ? id - config.experts.first : slots[static_cast<std::size_t>(id)];
+    if (slot >= 0 && slot < static_cast<int>(held.size())) held[static_cast<std::size_t>(slot)] = id;
+  }
+  return held;
 }
 
 Routed choose_experts(const MoeConfig& config, const MoeWeights& weights, const MoeRun& run,
@@ -189,8 +210,18 @@ Routed choose_experts(const MoeConfig& config, const MoeWeights& weights, const 
     for (std::int64_t e = 0; e < weights.selection_bias.size; ++e) {
       selection_bias.push_back(static_cast<float>(bias_at(weights.selection_bias, e)));
     }
-    route(config.routing, logits.data(), selection_bias.empty() ? nullptr : selection_bias.data(), tokens,
-          config.num_experts, config.top_k, routed.ids.data(), routed.weights.data());
+    RouteTask task;
+    task.tokens = tokens;
+    task.num_experts = config.num_experts;
+    task.top_k = config.top_k;
+    task.logits = logits.data();
+    task.selection_bias = selection_bias.empty() ? nullptr : selection_bias.data();
+    const std::vector<std::int64_t> token_ids = integers(run.token_ids);
+    task.token_ids = token_ids.data();
+    task.token_experts = static_cast<const std::int32_t*>(weights.token_experts.data);
+    task.ids = routed.ids.data();
+    task.weights = routed.weights.data();
+    route(config.routing, task);
   } else {
     std::copy_n(static_cast<const std::int32_t*>(run.topk_ids.data), pairs, routed.ids.begin());
     std::copy_n(static_cast<const float*>(run.topk_weights.data), pairs, routed.weights.begin());
@@ -216,6 +247,47 @@ void add_shared(const Layer& layer, const MoeWeights& weights, const std::vector
   for (std::int64_t i = 0; i < tokens * hidden; ++i) y[i] += gates[i / hidden] * shared[i];
 }
 
+// [R]: the local expert of every dispatched row, -1: none.
+std::vector<int> dispatched_experts(const MoeConfig& config, const MoeRun& run, std::int64_t rows) {
+  std::vector<int> experts(static_cast<std::size_t>(rows), -1);
+  const auto numbers = [](const TensorView& tensor) { return static_cast<const std::int32_t*>(tensor.data); };
+  const int held = num_local_experts(config);
+  for (int e = 0; e < held; ++e) {
+    const std::int64_t each = rows / held;
+    const bool masked = run.expert_offsets.empty();
+    const std::int64_t begin = masked ? e * each : numbers(run.expert_offsets)[e];
+    const std::int64_t end = masked ? begin + numbers(run.expert_counts)[e] : numbers(run.expert_offsets)[e + 1];
+    for (std::int64_t row = begin; row < end; ++row) experts[static_cast<std::size_t>(row)] = e;
+  }
+  return experts;
+}
+
+void reference_dispatched(const Layer& layer, const MoeWeights& weights, const MoeRun& run, DType input_type) {
+  const std::int64_t hidden = layer.config.hidden, rows = run.x.num_elements() / hidden;
+  std::vector<double> x(static_cast<std::size_t>(rows * hidden));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), input_type);
+  }
+  const std::vector<double> input = layer.rounded_input(x);
+  const std::vector<int> experts = dispatched_experts(layer.config, run, rows);
+  std::vector<double> y(x.size(), 0.0);
+  for (std::size_t e = 0; e < weights.experts.size(); ++e) {
+    std::vector<const double*> own;
+    std::vector<std::int64_t> places;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      if (experts[static_cast<std::size_t>(row)] != static_cast<int>(e)) continue;
+      own.push_back(&input[row * hidden]);
+      places.push_back(row);
+    }
+    if (own.empty()) continue;
+    const std::vector<double> result = layer.expert(weights.experts[e], own, std::vector<double>(own.size(), 1.0));
+    for (std::size_t r = 0; r < places.size(); ++r) {
+      std::copy_n(&result[r * hidden], hidden, &y[places[r] * hidden]);
+    }
+  }
+  for (std::size_t i = 0; i < y.size(); ++i) store(run.out, static_cast<std::int64_t>(i), y[i]);
+}
+
 }  // namespace
 
 void project(const void* x, DType x_dtype, std::int64_t tokens, const MatrixView& weight, const VectorView& bias,
@@ -235,13 +307,17 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
   check_config("reference_moe", config);
   check_weights("reference_moe", config, weights, mode == ReferenceMode::kExact);
   const DType io = tables::get_recipe(config.recipe).io;
+  const DType input_type = mode == ReferenceMode::kOracle ? io : DType::kF64;
+  if (is_dispatched(run)) {
+    reference_dispatched({config, rounding_of(config.recipe, mode, weights.experts)}, weights, run, input_type);
+    return;
+  }
   const DType x_types[] = {io, DType::kF32}, out_types[] = {io, DType::kF32, DType::kF64};
   check_run("reference_moe", config, run, x_types, out_types);
 
   const std::int64_t tokens = run.x.shape[0], hidden = config.hidden;
   if (tokens == 0) return;
   const Layer layer{config, rounding_of(config.recipe, mode, weights.experts)};
-  const DType input_type = mode == ReferenceMode::kOracle ? io : DType::kF64;
   std::vector<double> x(static_cast<std::size_t>(tokens * hidden));
   for (std::size_t i = 0; i < x.size(); ++i) {
     x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), input_type);
@@ -249,13 +325,14 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
   const std::vector<double> input = layer.rounded_input(x);
   const Routed routed = choose_experts(config, weights, run, x);
 
-  std::vector<double> slots(routed.ids.size() * hidden, 0.0);  // [T][k][H], weighted; 0 for ids outside [0, E)
-  for (int e = 0; e < config.num_experts; ++e) {
+  std::vector<double> slots(routed.ids.size() * hidden, 0.0);  // [T][k][H], weighted; 0 for other ids
+  const std::vector<int> held = held_experts(config);
+  for (std::size_t e = 0; e < held.size(); ++e) {
     std::vector<const double*> rows;
     std::vector<double> input_scale, output_scale;
     std::vector<std::size_t> pairs;
     for (std::size_t pair = 0; pair < routed.ids.size(); ++pair) {
-      if (routed.ids[pair] != e) continue;
+      if (routed.ids[pair] != held[e]) continue;
       pairs.push_back(pair);
       rows.push_back(&input[pair / config.top_k * hidden]);
       input_scale.push_back(config.weights_on_input ? routed.weights[pair] : 1.0);

@@ -104,6 +104,7 @@ Scores make_scores(const Routing& routing, const std::vector<float>& logits, con
       scores.selection = scores.weight;
       break;
     case RoutingMethod::kDeepSeekV3:
+    case RoutingMethod::kMiniMax2:
       for (std::size_t e = 0; e < logits.size(); ++e) {
         scores.weight.push_back(sigmoid(logits[e]));
         scores.selection.push_back(scores.weight[e] + (selection_bias != nullptr ? selection_bias[e] : 0.0f));
@@ -122,6 +123,8 @@ Scores make_scores(const Routing& routing, const std::vector<float>& logits, con
       scores.weight = logits;
       scores.selection = logits;
       break;
+    case RoutingMethod::kHash:
+      break;  // not by scores: see route_by_token
   }
   const bool grouped = routing.method == RoutingMethod::kDeepSeekV3 || routing.method == RoutingMethod::kDeepSeekV2;
   if (grouped && routing.n_group > 1) keep_best_groups(routing, scores);
@@ -146,6 +149,9 @@ std::vector<double> final_weights(const Routing& routing, const std::vector<floa
     case RoutingMethod::kDeepSeekV3:
       for (double& weight : result) weight = (routing.renormalize ? weight / (sum + kTiny) : weight) * routing.scaling;
       break;
+    case RoutingMethod::kMiniMax2:
+      for (double& weight : result) weight = weight / (sum + kTiny) * routing.scaling;
+      break;
     case RoutingMethod::kDeepSeekV2:
       for (double& weight : result) weight = routing.renormalize ? weight / (sum + kTiny) : weight * routing.scaling;
       break;
@@ -153,27 +159,69 @@ std::vector<double> final_weights(const Routing& routing, const std::vector<floa
       if (!routing.renormalize) break;
       for (double& weight : result) weight /= sum < kTiny ? kTiny : sum;
       break;
+    case RoutingMethod::kHash:
+      for (double& weight : result) weight = sum == 0.0 ? 0.0 : weight / sum * routing.scaling;
+      break;
   }
   return result;
 }
 
+// sqrt(log(1 + exp(x))) without overflow.
+float root_softplus(float x) {
+  const double wide = static_cast<double>(x);
+  const double softplus = wide > 0.0 ? wide + std::log1p(std::exp(-wide)) : std::log1p(std::exp(wide));
+  return static_cast<float>(std::sqrt(softplus));
+}
+
+void route_by_token(const Routing& routing, const RouteTask& task, std::int64_t token) {
+  const std::int64_t id = task.token_ids[token];
+  std::vector<float> chosen_weights;
+  for (int slot = 0; slot < task.top_k; ++slot) {
+    const bool known = 0 <= id && id < routing.vocabulary;
+    const std::int32_t expert = known ? task.token_experts[id * task.top_k + slot] : -1;
+    const bool counts = 0 <= expert && expert < task.num_experts;
+    task.ids[token * task.top_k + slot] = expert;
+    chosen_weights.push_back(counts ? root_softplus(task.logits[token * task.num_experts + expert]) : 0.0f);
+  }
+  const std::vector<double> final = final_weights(routing, chosen_weights);
+  for (int slot = 0; slot < task.top_k; ++slot) {
+    task.weights[token * task.top_k + slot] = static_cast<float>(final[slot]);
+  }
+}
+
 }  // namespace
 
-void route(const Routing& routing, const float* logits, const float* selection_bias, std::int64_t tokens,
-           int num_experts, int top_k, std::int32_t* ids, float* weights) {
-  check_routing("route", routing, num_experts, top_k);
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    const std::vector<float> row(logits + t * num_experts, logits + (t + 1) * num_experts);
-    const Scores scores = make_scores(routing, row, selection_bias);
-    const std::vector<int> chosen = select_top(scores, top_k);
+void route(const Routing& routing, const RouteTask& task) {
+  check_routing("route", routing, task.num_experts, task.top_k);
+  for (std::int64_t t = 0; t < task.tokens; ++t) {
+    if (routing.method == RoutingMethod::kHash) {
+      route_by_token(routing, task, t);
+      continue;
+    }
+    const std::vector<float> row(task.logits + t * task.num_experts, task.logits + (t + 1) * task.num_experts);
+    const Scores scores = make_scores(routing, row, task.selection_bias);
+    const std::vector<int> chosen = select_top(scores, task.top_k);
     std::vector<float> chosen_weights;
     for (int e : chosen) chosen_weights.push_back(scores.weight[e]);
     const std::vector<double> final = final_weights(routing, chosen_weights);
-    for (int slot = 0; slot < top_k; ++slot) {
-      ids[t * top_k + slot] = chosen[slot];
-      weights[t * top_k + slot] = static_cast<float>(final[slot]);
+    for (int slot = 0; slot < task.top_k; ++slot) {
+      task.ids[t * task.top_k + slot] = chosen[slot];
+      task.weights[t * task.top_k + slot] = static_cast<float>(final[slot]);
     }
   }
+}
+
+void route(const Routing& routing, const float* logits, const float* selection_bias, std::int64_t tokens,
+           int num_experts, int top_k, std::int32_t* ids, float* weights) {
+  RouteTask task;
+  task.tokens = tokens;
+  task.num_experts = num_experts;
+  task.top_k = top_k;
+  task.logits = logits;
+  task.selection_bias = selection_bias;
+  task.ids = ids;
+  task.weights = weights;
+  route(routing, task);
 }
 
 }  // namespace moesaic::cpu

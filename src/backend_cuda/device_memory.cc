@@ -87,6 +87,14 @@ void copy_async(DeviceBuffer& target, const DeviceBuffer& source, std::size_t by
   MOESAIC_CU(memory_copy_async, address(target.data()), address(source.data()), bytes, static_cast<CUstream>(stream));
 }
 
+void copy_async(void* target, const void* source, std::size_t bytes, void* stream) {
+  MOESAIC_CU(memory_copy_async, address(target), address(source), bytes, static_cast<CUstream>(stream));
+}
+
+void upload_async(void* target, const void* source, std::size_t bytes, void* stream) {
+  MOESAIC_CU(memory_to_device_async, address(target), source, bytes, static_cast<CUstream>(stream));
+}
+
 void fill_async(void* data, unsigned char value, std::size_t bytes, void* stream) {
   MOESAIC_CU(memory_set_async, address(data), value, bytes, static_cast<CUstream>(stream));
 }

@@ -44,6 +44,12 @@ void synchronize(Device device);
 /// Enqueues a copy of the first `bytes` bytes on `stream` (a CUstream of the buffers' device).
 void copy_async(DeviceBuffer& target, const DeviceBuffer& source, std::size_t bytes, void* stream);
 
+/// The same between pointers into device memory.
+void copy_async(void* target, const void* source, std::size_t bytes, void* stream);
+
+/// Enqueues a copy from host memory, which must stay as it is until the stream has come so far.
+void upload_async(void* target, const void* source, std::size_t bytes, void* stream);
+
 /// Enqueues setting `bytes` bytes of device memory to `value` on `stream` (a CUstream of the current device).
 void fill_async(void* data, unsigned char value, std::size_t bytes, void* stream);
 

@@ -45,6 +45,7 @@ void resolve_kernels_and_memory(void* lib, Driver& d) {
   resolve(lib, "cuMemAlloc_v2", d.memory_alloc);
   resolve(lib, "cuMemFree_v2", d.memory_free);
   resolve(lib, "cuMemcpyHtoD_v2", d.memory_to_device);
+  resolve(lib, "cuMemcpyHtoDAsync_v2", d.memory_to_device_async);
   resolve(lib, "cuMemcpyDtoH_v2", d.memory_to_host);
   resolve(lib, "cuMemcpyDtoDAsync_v2", d.memory_copy_async);
   resolve(lib, "cuMemsetD8_v2", d.memory_set);

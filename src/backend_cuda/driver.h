@@ -33,6 +33,7 @@ struct Driver {
   CUresult (*memory_alloc)(CUdeviceptr*, std::size_t);
   CUresult (*memory_free)(CUdeviceptr);
   CUresult (*memory_to_device)(CUdeviceptr, const void*, std::size_t);
+  CUresult (*memory_to_device_async)(CUdeviceptr, const void*, std::size_t, CUstream);
   CUresult (*memory_to_host)(void*, CUdeviceptr, std::size_t);
   CUresult (*memory_copy_async)(CUdeviceptr, CUdeviceptr, std::size_t, CUstream);
   CUresult (*memory_set)(CUdeviceptr, unsigned char, std::size_t);

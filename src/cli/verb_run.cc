@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -27,7 +28,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct RunOptions {
-  std::string model, input, expect, recipe, out, topk_ids, topk_weights;
+  std::string model, input, expect, recipe, out, topk_ids, topk_weights, experts;
   std::string device = "cpu", mode = "fast";
   Int4Groups int4;
   int layer = -1;
@@ -52,6 +53,9 @@ struct Report {
 void check_use(const RunOptions& options) {
   if (options.topk_ids.empty() != options.topk_weights.empty()) {
     throw UsageError("run: --top-k-ids and --top-k-weights go together");
+  }
+  if (!options.experts.empty() && !options.expect.empty()) {
+    throw UsageError("run: --experts gives a part of the sum, --expect compares the whole: leave one out");
   }
   if (parse_device(options.device).type != DeviceType::kCpu && options.mode != "fast") {
     throw UsageError(
@@ -79,6 +83,32 @@ void choose_recipe(const RunOptions& options, MoeConfig* config) {
   config->int4 = options.int4;
   const bool quantises = weight_spec(options.recipe, config->int4).has_value();
   if (!quantises || config->shared.recipe != "bf16") config->shared.recipe.clear();
+}
+
+// Keeps experts FIRST-LAST of a layer that has `count`, as one of several devices would. Shared experts stay with the
+// first expert, so that all parts add up to the whole.
+void keep_experts(const std::string& range, MoeConfig* config, MoeWeights* weights) {
+  if (range.empty()) return;
+  int first = -1, last = -1;
+  const std::size_t dash = range.find('-');
+  const auto number = [&range](std::size_t begin, std::size_t end, int* value) {
+    const auto [rest, error] = std::from_chars(range.data() + begin, range.data() + end, *value);
+    return error == std::errc() && rest == range.data() + end;
+  };
+  const bool parsed =
+      dash != std::string::npos && number(0, dash, &first) && number(dash + 1, range.size(), &last) && first >= 0;
+  if (!parsed || last < first || last >= config->num_experts) {
+    throw UsageError(
+        fmt::format("run: --experts is '{}', wanted FIRST-LAST within 0-{}", range, config->num_experts - 1));
+  }
+  config->experts.first = first;
+  config->experts.count = last - first + 1;
+  std::vector<ExpertWeights>& all = weights->experts;
+  all = {all.begin() + first, all.begin() + last + 1};
+  if (first == 0) return;
+  config->shared = {};
+  weights->shared = {};
+  weights->shared_gate = {};
 }
 
 bool weights_fit(const MoeConfig& config, const MoeWeights& weights) {
@@ -110,6 +140,7 @@ Report run_layer(const RunOptions& options) {
   report.layer = checkpoint.load(options.layer);
   MoeConfig& config = report.layer.config;
   choose_recipe(options, &config);
+  keep_experts(options.experts, &config, &report.layer.weights);
   config.device = parse_device(options.device);
   check_recipe_runs(config);
   const bool converted = !weights_fit(config, report.layer.weights);
@@ -185,6 +216,8 @@ Json to_json(const RunOptions& options, const Report& report) {
                {"intermediate", config.intermediate},
                {"num_experts", config.num_experts},
                {"top_k", config.top_k},
+               {"first_expert", config.experts.first},
+               {"held_experts", num_local_experts(config)},
                {"shared_intermediate", config.shared.intermediate},
                {"stored", report.layer.stored},
                {"layout", report.layer.layout},
@@ -306,6 +339,8 @@ void add_run(CLI::App& app, Action& action) {
       ->capture_default_str()
       ->check(CLI::IsMember({32, 64, 128}));
   verb->add_flag("--int4-zero-points", options->int4.zero_points, "Converting to int4: with zero points");
+  verb->add_option("--experts", options->experts,
+                   "FIRST-LAST: hold these experts alone, as one device of several; shared experts stay with expert 0");
   verb->add_option("--out", options->out, "Write y, router_logits, topk_ids and topk_weights to this safetensors file");
   verb->add_option("--device", options->device, "cpu or cuda:N")
       ->capture_default_str()

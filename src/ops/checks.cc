@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "moesaic/quantize.h"
 #include "ops/moe_impl.h"
 #include "tables/quant_table.h"
@@ -99,6 +101,14 @@ void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t to
     refuse("router_logits", "empty",
            "router_logits, or topk_ids and topk_weights: the layer was made without a router");
   }
+  if (!given && c.routing.method == RoutingMethod::kHash) {
+    const TensorView& ids = run.token_ids;
+    const bool fits = ids.rank == 1 && ids.shape[0] == tokens && (ids.data != nullptr || tokens == 0);
+    if (!fits || (ids.dtype != DType::kI64 && ids.dtype != DType::kI32)) {
+      refuse("token_ids", ids.empty() ? "empty" : shape_text(ids),
+             fmt::format("i64 or i32 [{}]: routing hash", tokens));
+    }
+  }
   if (!run.logits_out.empty()) {
     if (given) refuse("logits_out", "given together with topk_ids", "empty: no logits are computed");
     check_tensor("logits_out", run.logits_out, tokens, c.num_experts, {DType::kF32});
@@ -109,12 +119,53 @@ void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t to
   }
 }
 
+void check_dispatched(const MoeConfig& c, const MoeRun& run, Precision precision) {
+  for (const auto& [name, view] :
+       {std::pair{"router_logits", &run.router_logits}, std::pair{"token_ids", &run.token_ids},
+        std::pair{"topk_ids", &run.topk_ids}, std::pair{"topk_weights", &run.topk_weights},
+        std::pair{"logits_out", &run.logits_out}, std::pair{"topk_ids_out", &run.topk_ids_out},
+        std::pair{"topk_weights_out", &run.topk_weights_out}}) {
+    if (!view->empty()) refuse(name, shape_text(*view), "none: rows are dispatched already");
+  }
+  const bool masked = run.expert_offsets.empty();
+  if (!masked && !run.expert_counts.empty()) refuse("expert_counts", "given with expert_offsets", "one of them");
+  const int held = num_local_experts(c);
+  const TensorView& numbers = masked ? run.expert_counts : run.expert_offsets;
+  const std::int64_t size = masked ? held : held + 1;
+  if (numbers.rank != 1 || numbers.shape[0] != size || numbers.dtype != DType::kI32 || numbers.data == nullptr) {
+    refuse(masked ? "expert_counts" : "expert_offsets", shape_text(numbers), fmt::format("i32 [{}]", size));
+  }
+  const TensorView& x = run.x;
+  const std::string form = masked ? fmt::format("[{}, max, {}]", held, c.hidden) : fmt::format("[R, {}]", c.hidden);
+  const int rank = masked ? 3 : 2;
+  if (x.rank != rank || x.shape[static_cast<std::size_t>(rank - 1)] != c.hidden || (masked && x.shape[0] != held)) {
+    refuse("x", shape_text(x), form);
+  }
+  if (run.out.rank != rank || !std::equal(x.shape.begin(), x.shape.begin() + rank, run.out.shape.begin())) {
+    refuse("out", shape_text(run.out), "the shape of x, " + shape_text(x));
+  }
+  const std::int64_t rows = x.num_elements() / c.hidden, most = std::int64_t{c.max_tokens} * c.top_k;
+  if (x.shape[masked ? 1 : 0] < 0 || (precision == Precision::kIo && rows > most)) {
+    refuse("x", fmt::format("{} rows", rows), fmt::format("0 to max_tokens * top_k = {}", most));
+  }
+  const DType io = tables::get_recipe(c.recipe).io;
+  const TensorView flat_x(x.data, x.dtype, {rows, c.hidden}), flat_out(run.out.data, run.out.dtype, {rows, c.hidden});
+  if (precision == Precision::kIo) {
+    check_tensor("x", flat_x, rows, c.hidden, {io});
+    check_tensor("out", flat_out, rows, c.hidden, {io, DType::kF32});
+  } else {
+    check_tensor("x", flat_x, rows, c.hidden, {io, DType::kF32});
+    check_tensor("out", flat_out, rows, c.hidden, {DType::kF64, DType::kF32, io});
+  }
+}
+
 }  // namespace
 
 void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats formats) {
   const bool any_format = formats == WeightFormats::kAny;
-  if (static_cast<std::int64_t>(w.experts.size()) != c.num_experts) {
-    refuse("weights.experts", fmt::format("{} experts", w.experts.size()), fmt::format("{}", c.num_experts));
+  if (static_cast<int>(w.experts.size()) != num_local_experts(c)) {
+    refuse("weights.experts", fmt::format("{} experts", w.experts.size()),
+           fmt::format("{}: those that the layer holds", num_local_experts(c)));
   }
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
     check_expert({c, c.recipe, any_format}, fmt::format("weights.experts[{}]", e), w.experts[e], c.intermediate);
@@ -122,6 +173,9 @@ void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats format
   if (c.router) check_matrix("weights.router", w.router, c.num_experts, c.hidden);
   check_vector("weights.router_bias", w.router_bias, c.num_experts);
   check_vector("weights.selection_bias", w.selection_bias, c.num_experts);
+  if (c.routing.method == RoutingMethod::kHash) {
+    check_tensor("weights.token_experts", w.token_experts, c.routing.vocabulary, c.top_k, {DType::kI32});
+  }
   if (c.shared.intermediate > 0) {
     check_expert({c, tables::shared_recipe(c), any_format}, "weights.shared", w.shared, c.shared.intermediate);
   }
@@ -130,6 +184,7 @@ void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats format
 }
 
 void check_run(const MoeConfig& c, const MoeRun& run, Precision precision) {
+  if (is_dispatched(run)) return check_dispatched(c, run, precision);
   const DType io = tables::get_recipe(c.recipe).io;
   if (run.x.rank != 2) refuse("x", shape_text(run.x), fmt::format("{} [T, {}]", dtype_name(io), c.hidden));
   const std::int64_t tokens = run.x.shape[0];

@@ -4,6 +4,7 @@
 
 #include "backend_cpu/backend_cpu.h"
 #include "ops/moe_impl.h"
+#include "plan/moe_plan.h"
 
 namespace moesaic::ops {
 namespace {
@@ -17,7 +18,11 @@ class CpuMoe final : public MoeImpl {
     cpu::fast_prepare(config_, weights, prepared);
   }
   std::size_t workspace_bytes(std::int64_t tokens) const override { return cpu::fast_workspace_bytes(config_, tokens); }
+  std::size_t dispatched_workspace_bytes(std::int64_t rows) const override {
+    return cpu::fast_workspace_bytes(plan::dispatched_config(config_), rows);
+  }
   void run(const MoeRun& run, void*) const override { cpu::fast_run(config_, run); }
+  void run_dispatched(const MoeRun& run, void*) const override { cpu::fast_run_dispatched(config_, run); }
   std::vector<std::string> kernels(std::int64_t) const override {
     return {fmt::format("cpu_fast_{}", cpu::fast_target())};
   }

@@ -43,7 +43,8 @@ void set_activation(const Activation& a, abi::GemmParams& p) {
 static_assert(static_cast<int>(RoutingMethod::kSoftmaxTopK) == 0 &&
               static_cast<int>(RoutingMethod::kTopKSoftmax) == 2 && static_cast<int>(RoutingMethod::kDeepSeekV3) == 3 &&
               static_cast<int>(RoutingMethod::kDeepSeekV2) == 4 && static_cast<int>(RoutingMethod::kLlama4) == 5 &&
-              static_cast<int>(RoutingMethod::kSigmoid) == 7);
+              static_cast<int>(RoutingMethod::kSigmoid) == 7 && static_cast<int>(RoutingMethod::kMiniMax2) == 8 &&
+              static_cast<int>(RoutingMethod::kHash) == 9);
 static_assert(static_cast<int>(ActivationKind::kSitu) == 10 && static_cast<int>(ActivationKind::kSwigluBias) == 5);
 
 class CudaMoe final : public MoeImpl {
@@ -54,6 +55,7 @@ class CudaMoe final : public MoeImpl {
     const Served served = serve(info.sm, modules);
     ranges_ = plan::plan_ranges(config, served.arch, rates_of(info), served.force_kernel);
     prepare_steps_ = plan::plan_prepare(config, served.arch);
+    dispatched_ = plan::plan_dispatched(config, served.arch, served.force_kernel);
     load_kernels(served, modules);
   }
 
@@ -75,11 +77,16 @@ class CudaMoe final : public MoeImpl {
     return names;
   }
 
+  std::size_t dispatched_workspace_bytes(std::int64_t rows) const override {
+    return plan::workspace_bytes(plan::dispatched_config(config_), rows);
+  }
+
   void run(const MoeRun& run, void* stream) const override;
+  void run_dispatched(const MoeRun& run, void* stream) const override;
 
  private:
   void load_kernels(const Served& served, const ModuleOptions& modules) {
-    std::vector<Choice> wanted = {prepare_steps_.matrix, prepare_steps_.vector};
+    std::vector<Choice> wanted = {prepare_steps_.matrix, prepare_steps_.vector, dispatched_};
     for (const plan::PlanRange& range : ranges_) {
       const std::vector<Choice> used = range.steps.all();
       wanted.insert(wanted.end(), used.begin(), used.end());
@@ -100,6 +107,7 @@ class CudaMoe final : public MoeImpl {
   DType io_;
   std::vector<plan::PlanRange> ranges_;
   plan::PrepareSteps prepare_steps_;
+  Choice dispatched_;
   LoadedKernels kernels_;
 };
 
@@ -162,6 +170,13 @@ class Launches {
     p.tokens = tokens_;
     p.num_experts = c_.num_experts;
     p.top_k = c_.top_k;
+    p.first_expert = c_.experts.first;
+    p.held_experts = num_local_experts(c_);
+    p.expert_slots = c_.experts.slots.empty() ? nullptr : weights<int>(p_.expert_slots);
+    p.token_ids = run_.token_ids.data;
+    p.wide_token_ids = run_.token_ids.dtype == DType::kI64 ? 1 : 0;
+    p.token_experts = weights<int>(p_.token_experts);
+    p.vocabulary = c_.routing.vocabulary;
     p.method = static_cast<int>(c_.routing.method);
     p.n_group = c_.routing.n_group;
     p.topk_group = c_.routing.topk_group;
@@ -170,6 +185,15 @@ class Launches {
     p.tile_tokens = tile_tokens_;
     p.segment_tokens = w_.segment_tokens;
     return p;
+  }
+
+  void mark_dispatched(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
+    abi::RouteParams p = route_params();
+    p.expert_offsets = static_cast<const int*>(run_.expert_offsets.data);
+    p.expert_counts = static_cast<const int*>(run_.expert_counts.data);
+    p.rows_per_expert = tokens_ / p.held_experts;
+    const int blocks = std::min(abi::div_up(tokens_, abi::threads(config)), 64);
+    kernel.launch({static_cast<unsigned>(blocks)}, abi::threads(config), &p, stream_);
   }
 
   void route(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
@@ -183,8 +207,8 @@ class Launches {
     p.activations = role == 1 ? run_.x.data : work<void>(w_.h);
     p.weights = weights<void>(role == 1 ? p_.w13 : p_.w2);
     p.bias = weights<float>(role == 1 ? p_.b13 : p_.b2);
-    p.row_token = role == 1 ? work<int>(w_.row_token) : nullptr;
-    p.row_weight = role == 1 && c_.weights_on_input ? work<float>(w_.row_weight) : nullptr;
+    p.row_token = role == 1 && !is_dispatched(run_) ? work<int>(w_.row_token) : nullptr;
+    p.row_weight = role == 1 && c_.weights_on_input && !is_dispatched(run_) ? work<float>(w_.row_weight) : nullptr;
     p.tiles = work<abi::Tile>(w_.tiles);
     p.num_tiles = work<int>(w_.num_tiles);
     p.out = role == 1 ? work<void>(w_.h) : work<void>(w_.y);
@@ -211,7 +235,7 @@ class Launches {
     abi::WeightedSumParams p{};
     p.rows = work<float>(w_.y);
     p.slot_row = work<int>(w_.slot_row);
-    p.weights = c_.weights_on_input ? nullptr : slot_weights();
+    p.weights = c_.weights_on_input || is_dispatched(run_) ? nullptr : slot_weights();
     p.shared = c_.shared.intermediate > 0 ? work<float>(w_.shared_y) : nullptr;
     p.shared_gate = c_.shared.gated ? work<float>(w_.shared_gate) : nullptr;
     p.out = run_.out.data;
@@ -283,6 +307,21 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
   launches.sum(kernel(s.sum), s.sum.config());
 }
 
+void CudaMoe::run_dispatched(const MoeRun& run, void* stream) const {
+  check_alignment(run);
+  const MoeConfig rows = plan::dispatched_config(config_);
+  // As many tokens as give every held expert that many rows on average.
+  const double per_token = static_cast<double>(config_.top_k) * num_local_experts(config_) / config_.num_experts;
+  const auto tokens = static_cast<std::int64_t>(static_cast<double>(run.x.shape[0]) / per_token);
+  const plan::MoeSteps& s = steps(std::clamp<std::int64_t>(tokens, 1, config_.max_tokens));
+  const cuda::DeviceGuard guard(config_.device.index);
+  const Launches launches(rows, layout_, s, run, stream);
+  launches.mark_dispatched(kernel(dispatched_), dispatched_.config());
+  launches.launch_gemm(kernel(s.gemm1), s.gemm1.config(), launches.routed_gemm(1));
+  launches.launch_gemm(kernel(s.gemm2), s.gemm2.config(), launches.routed_gemm(2));
+  launches.sum(kernel(s.sum), s.sum.config());
+}
+
 }  // namespace
 
 std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOptions& modules) {
@@ -293,6 +332,7 @@ std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOpti
                     "leave shared.recipe empty and convert_weights",
                     config.recipe, config.shared.recipe));
   }
+  plan::check_grids(config);
   return std::make_unique<CudaMoe>(config, modules);
 }
 

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "backend_cuda/device_memory.h"
 #include "kernels/abi/params.h"
 
 namespace moesaic::ops {
@@ -87,6 +88,12 @@ class Preparer {
   void* stream_;
 };
 
+/// An expert as its rank adds it: GEMM 2's bias is rank 0's.
+ExpertWeights adding(const TensorParallel& tp, ExpertWeights expert) {
+  if (tp.rank != 0) expert.down_bias = {};
+  return expert;
+}
+
 void check_pointer(const char* name, const void* data, std::uintptr_t alignment) {
   if (reinterpret_cast<std::uintptr_t>(data) % alignment == 0) return;
   throw Error(ErrorKind::kInvalidArgument,
@@ -101,7 +108,7 @@ void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, con
   const bool gated = is_gated(c.activation.kind);
   const Preparer preparer(matrix, vector, prepared, stream);
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
-    preparer.expert(w.experts[e], gated, layout.w13 + e * layout.w13_expert_bytes,
+    preparer.expert(adding(c.tp, w.experts[e]), gated, layout.w13 + e * layout.w13_expert_bytes,
                     layout.w2 + e * layout.w2_expert_bytes, layout.b13 + e * layout.b13_expert_floats * 4,
                     layout.b13_expert_floats, layout.b2 + e * layout.b2_expert_floats * 4, layout.b2_expert_floats);
   }
@@ -109,10 +116,17 @@ void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, con
   if (c.router) preparer.rows(w.router, layout.router);
   preparer.vector(w.router_bias, {}, false, experts, layout.router_bias);
   preparer.vector(w.selection_bias, {}, false, experts, layout.selection_bias);
+  if (c.routing.method == RoutingMethod::kHash) {
+    cuda::copy_async(prepared + layout.token_experts, w.token_experts.data,
+                     static_cast<std::size_t>(w.token_experts.num_elements()) * 4, stream);
+  }
+  if (!c.experts.slots.empty()) {
+    cuda::upload_async(prepared + layout.expert_slots, c.experts.slots.data(), c.experts.slots.size() * 4, stream);
+  }
   if (c.shared.intermediate > 0) {
     const auto floats = static_cast<std::size_t>(abi::gate_up_blocks(c.shared.intermediate, gated)) * abi::kBlockRows;
-    preparer.expert(w.shared, gated, layout.shared_w13, layout.shared_w2, layout.shared_b13, floats, layout.shared_b2,
-                    layout.b2_expert_floats);
+    preparer.expert(adding(c.tp, w.shared), gated, layout.shared_w13, layout.shared_w2, layout.shared_b13, floats,
+                    layout.shared_b2, layout.b2_expert_floats);
   }
   if (c.shared.gated) preparer.vector(w.shared_gate, {}, false, static_cast<std::size_t>(c.hidden), layout.shared_gate);
 }

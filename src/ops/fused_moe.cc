@@ -51,20 +51,37 @@ std::size_t FusedMoe::workspace_bytes(std::int64_t tokens) const {
   return impl_->device->workspace_bytes(tokens);
 }
 
+std::size_t FusedMoe::dispatched_workspace_bytes(std::int64_t rows) const {
+  const std::int64_t most = std::int64_t{impl_->config.max_tokens} * impl_->config.top_k;
+  if (rows < 0 || rows > most) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("fused_moe: workspace for {} rows, wanted 0 to max_tokens * top_k = {}", rows, most));
+  }
+  return impl_->device->dispatched_workspace_bytes(rows);
+}
+
 void FusedMoe::run(const MoeRun& run, void* stream) const {
+  const bool dispatched = is_dispatched(run);
   ops::check_run(impl_->config, run, ops::Precision::kIo);
-  const std::int64_t tokens = run.x.shape[0];
+  // Either form of dispatched rows is a matrix of them.
+  const std::int64_t tokens = run.x.rank == 3 ? run.x.shape[0] * run.x.shape[1] : run.x.shape[0];
   if (tokens == 0) return;
   if (run.prepared == nullptr) {
     throw Error(ErrorKind::kInvalidArgument, "fused_moe: prepared is a null pointer, wanted what `prepare` wrote");
   }
-  const std::size_t needed = impl_->device->workspace_bytes(tokens);
+  const std::size_t needed =
+      dispatched ? impl_->device->dispatched_workspace_bytes(tokens) : impl_->device->workspace_bytes(tokens);
   if (needed > 0 && (run.workspace == nullptr || run.workspace_bytes < needed)) {
     throw Error(ErrorKind::kInvalidArgument,
-                fmt::format("fused_moe: workspace is {} bytes{}, wanted {} for {} tokens", run.workspace_bytes,
-                            run.workspace == nullptr ? " at a null pointer" : "", needed, tokens));
+                fmt::format("fused_moe: workspace is {} bytes{}, wanted {} for {} {}", run.workspace_bytes,
+                            run.workspace == nullptr ? " at a null pointer" : "", needed, tokens,
+                            dispatched ? "rows" : "tokens"));
   }
-  impl_->device->run(run, stream);
+  if (!dispatched) return impl_->device->run(run, stream);
+  MoeRun rows = run;
+  rows.x = TensorView(run.x.data, run.x.dtype, {tokens, impl_->config.hidden});
+  rows.out = TensorView(run.out.data, run.out.dtype, {tokens, impl_->config.hidden});
+  impl_->device->run_dispatched(rows, stream);
 }
 
 std::vector<std::string> FusedMoe::kernels(std::int64_t tokens) const { return impl_->device->kernels(tokens); }

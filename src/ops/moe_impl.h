@@ -12,7 +12,10 @@ class MoeImpl {
   virtual std::size_t prepared_bytes() const noexcept = 0;
   virtual void prepare(const MoeWeights& weights, void* prepared, void* stream) const = 0;
   virtual std::size_t workspace_bytes(std::int64_t tokens) const = 0;
+  virtual std::size_t dispatched_workspace_bytes(std::int64_t rows) const = 0;
   virtual void run(const MoeRun& run, void* stream) const = 0;
+  /// The same for dispatched rows: x and out are [R, H] whichever form they were given in.
+  virtual void run_dispatched(const MoeRun& run, void* stream) const = 0;
   virtual std::vector<std::string> kernels(std::int64_t tokens) const = 0;
 };
 

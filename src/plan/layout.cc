@@ -30,16 +30,53 @@ std::size_t blocks_bytes(int row_blocks, int k) {
          abi::kBlockBytes;
 }
 
-[[noreturn]] void refuse(const char* field, std::int64_t got, const std::string& wanted) {
-  throw Error(ErrorKind::kInvalidArgument, fmt::format("fused_moe: {} is {}, wanted {}", field, got, wanted));
+/// Refusals that begin with the name of an operation.
+struct Refusal {
+  const char* operation;
+
+  [[noreturn]] void operator()(const char* field, std::int64_t got, const std::string& wanted) const {
+    throw Error(ErrorKind::kInvalidArgument, fmt::format("{}: {} is {}, wanted {}", operation, field, got, wanted));
+  }
+  void unless_positive(const char* field, int value) const {
+    if (value < 1) (*this)(field, value, "at least 1");
+  }
+};
+
+void check_experts(const Refusal& refuse, const MoeConfig& c) {
+  const ExpertMap& map = c.experts;
+  if (map.slots.empty()) {
+    if (map.first < 0 || map.first >= c.num_experts) {
+      refuse("experts.first", map.first, fmt::format("an expert: 0 to {}", c.num_experts - 1));
+    }
+    if (map.count < 0 || map.count > c.num_experts - map.first) {
+      refuse("experts.count", map.count,
+             fmt::format("at most the {} experts from {} on, or 0 (all)", c.num_experts - map.first, map.first));
+    }
+    if (map.count == 0 && map.first != 0) refuse("experts.first", map.first, "0 where experts.count is 0 (all)");
+    return;
+  }
+  const auto size = static_cast<std::int64_t>(map.slots.size());
+  if (size != c.num_experts) refuse("experts.slots", size, fmt::format("{} entries, one an expert", c.num_experts));
+  const int held = num_local_experts(c);
+  std::vector<bool> taken(static_cast<std::size_t>(held), false);
+  for (const int slot : map.slots) {
+    if (slot < 0) continue;
+    if (slot >= held || taken[static_cast<std::size_t>(slot)]) {
+      refuse("experts.slots", slot,
+             fmt::format("every index from 0 to {} once, as {} experts are held", held - 1, held));
+    }
+    taken[static_cast<std::size_t>(slot)] = true;
+  }
+  if (held == 0) refuse("experts.slots", held, "at least one expert held");
 }
 
-void check_positive(const char* field, int value) {
-  if (value < 1) refuse(field, value, "at least 1");
-}
-
-void check_routing(const MoeConfig& c) {
+void check_routing(const Refusal& refuse, const MoeConfig& c) {
   const Routing& r = c.routing;
+  const int method = static_cast<int>(r.method);
+  if (method >= kNumRoutingMethods) refuse("routing.method", method, "an enumerator");
+  if (r.method == RoutingMethod::kHash && r.vocabulary < 1) {
+    refuse("routing.vocabulary", r.vocabulary, "at least 1 token id with routing hash");
+  }
   const bool grouped = r.method == RoutingMethod::kDeepSeekV2 || r.method == RoutingMethod::kDeepSeekV3;
   if (!grouped) {
     if (r.n_group > 1) refuse("routing.n_group", r.n_group, fmt::format("1 with {}", routing_method_name(r.method)));
@@ -62,28 +99,55 @@ void check_routing(const MoeConfig& c) {
 
 }  // namespace
 
+MoeConfig routing_only(const RouterConfig& config) {
+  MoeConfig layer;
+  layer.num_experts = config.num_experts;
+  layer.top_k = config.top_k;
+  layer.routing = config.routing;
+  layer.experts = config.experts;
+  layer.max_tokens = config.max_tokens;
+  return layer;
+}
+
+void check_routing_config(const char* operation, const MoeConfig& c) {
+  const Refusal refuse{operation};
+  refuse.unless_positive("num_experts", c.num_experts);
+  refuse.unless_positive("top_k", c.top_k);
+  refuse.unless_positive("max_tokens", c.max_tokens);
+  if (c.top_k > c.num_experts) refuse("top_k", c.top_k, fmt::format("at most num_experts {}", c.num_experts));
+  if (static_cast<std::int64_t>(c.max_tokens) * c.top_k > (std::int64_t{1} << 30)) {
+    refuse("max_tokens", c.max_tokens, fmt::format("at most 2^30 / top_k = {}", (std::int64_t{1} << 30) / c.top_k));
+  }
+  check_experts(refuse, c);
+  check_routing(refuse, c);
+}
+
 void check_config(const MoeConfig& c) {
+  const Refusal refuse{"fused_moe"};
   tables::get_recipe(c.recipe);
   if (!c.shared.recipe.empty()) tables::get_recipe(c.shared.recipe);
-  check_positive("hidden", c.hidden);
-  check_positive("intermediate", c.intermediate);
-  check_positive("num_experts", c.num_experts);
-  check_positive("top_k", c.top_k);
-  check_positive("max_tokens", c.max_tokens);
-  if (c.top_k > c.num_experts) refuse("top_k", c.top_k, fmt::format("at most num_experts {}", c.num_experts));
+  refuse.unless_positive("hidden", c.hidden);
+  refuse.unless_positive("intermediate", c.intermediate);
   if (c.shared.intermediate < 0) refuse("shared.intermediate", c.shared.intermediate, "0 (none) or more");
   if (c.shared.gated && c.shared.intermediate == 0) {
     refuse("shared.intermediate", 0, "more than 0 when shared.gated is set");
   }
-  if (static_cast<std::int64_t>(c.max_tokens) * c.top_k > (std::int64_t{1} << 30)) {
-    refuse("max_tokens", c.max_tokens, fmt::format("at most 2^30 / top_k = {}", (std::int64_t{1} << 30) / c.top_k));
+  if (c.tp.size < 1 || c.tp.rank < 0 || c.tp.rank >= c.tp.size) {
+    refuse("tp.rank", c.tp.rank, fmt::format("0 to tp.size - 1, and tp.size ({}) at least 1", c.tp.size));
   }
-  check_routing(c);
+  check_routing_config("fused_moe", c);
+}
+
+RouteSegments route_segments(std::int64_t tokens, int slots) {
+  const std::int64_t most = std::max(1, 65535 / slots);
+  const std::int64_t wanted = std::max<std::int64_t>(64, (tokens + 127) / 128);
+  const std::int64_t segment = std::min(wanted, most);
+  return {static_cast<int>(segment), static_cast<int>((tokens + segment - 1) / segment)};
 }
 
 PreparedLayout prepared_layout(const MoeConfig& c) {
   const bool gated = is_gated(c.activation.kind);
-  const auto experts = static_cast<std::size_t>(c.num_experts);
+  const auto experts = static_cast<std::size_t>(c.num_experts), held = static_cast<std::size_t>(num_local_experts(c));
   const int blocks1 = abi::gate_up_blocks(c.intermediate, gated);
   const int blocks2 = abi::div_up(c.hidden, abi::kBlockRows);
   PreparedLayout p{};
@@ -92,13 +156,17 @@ PreparedLayout prepared_layout(const MoeConfig& c) {
   p.b13_expert_floats = static_cast<std::size_t>(blocks1) * abi::kBlockRows;
   p.b2_expert_floats = static_cast<std::size_t>(blocks2) * abi::kBlockRows;
   Packer pack;
-  p.w13 = pack.take(experts * p.w13_expert_bytes);
-  p.w2 = pack.take(experts * p.w2_expert_bytes);
-  p.b13 = pack.take(experts * p.b13_expert_floats * 4);
-  p.b2 = pack.take(experts * p.b2_expert_floats * 4);
+  p.w13 = pack.take(held * p.w13_expert_bytes);
+  p.w2 = pack.take(held * p.w2_expert_bytes);
+  p.b13 = pack.take(held * p.b13_expert_floats * 4);
+  p.b2 = pack.take(held * p.b2_expert_floats * 4);
   p.router = pack.take(c.router ? experts * static_cast<std::size_t>(c.hidden) * 4 : 0);
   p.router_bias = pack.take(experts * 4);
   p.selection_bias = pack.take(experts * 4);
+  const bool by_token = c.routing.method == RoutingMethod::kHash;
+  p.token_experts =
+      pack.take(by_token ? static_cast<std::size_t>(c.routing.vocabulary) * static_cast<std::size_t>(c.top_k) * 4 : 0);
+  p.expert_slots = pack.take(c.experts.slots.size() * 4);
   const int shared = c.shared.intermediate;
   const int shared_blocks = shared > 0 ? abi::gate_up_blocks(shared, gated) : 0;
   p.shared_w13 = pack.take(blocks_bytes(shared_blocks, c.hidden));
@@ -114,19 +182,17 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   WorkspaceLayout w{};
   const auto t = static_cast<std::size_t>(tokens);
   const std::size_t rows = t * static_cast<std::size_t>(c.top_k);
-  const auto experts = static_cast<std::size_t>(c.num_experts);
+  const auto experts = static_cast<std::size_t>(c.num_experts), held = static_cast<std::size_t>(num_local_experts(c));
   // Every touched expert has at most one tile that is not full.
-  w.max_tiles =
-      static_cast<int>(std::min(rows, rows / static_cast<std::size_t>(tile_tokens) + std::min(experts, rows)));
-  const std::int64_t most = std::max(1, 65535 / c.top_k);  // entries of a segment are counted in 16 bits
-  const std::int64_t wanted = std::max<std::int64_t>(64, (tokens + 127) / 128);
-  w.segment_tokens = static_cast<int>(std::min(wanted, most));
-  w.segments = static_cast<int>((tokens + w.segment_tokens - 1) / w.segment_tokens);
+  w.max_tiles = static_cast<int>(std::min(rows, rows / static_cast<std::size_t>(tile_tokens) + std::min(held, rows)));
+  const RouteSegments segments = route_segments(tokens, c.top_k);
+  w.segment_tokens = segments.tokens;
+  w.segments = segments.count;
   Packer pack;
   w.logits = pack.take(t * experts * 4);
   w.ids = pack.take(rows * 4);
   w.weights = pack.take(rows * 4);
-  w.segment_counts = pack.take(static_cast<std::size_t>(w.segments) * experts * 2);
+  w.segment_counts = pack.take(static_cast<std::size_t>(w.segments) * held * 2);
   w.row_token = pack.take(rows * 4);
   w.row_weight = pack.take(rows * 4);
   w.slot_row = pack.take(rows * 4);
@@ -140,6 +206,21 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   w.shared_y = pack.take(shared > 0 ? t * static_cast<std::size_t>(c.hidden) * 4 : 0);
   w.total = pack.size();
   return w;
+}
+
+void check_grids(const MoeConfig& c) {
+  // The smallest tile has the longest list, and every expert one that is not full; the narrowest columns are one row
+  // block wide.
+  constexpr std::int64_t kSmallestTile = 8, kMostBlocks = (std::int64_t{1} << 31) - 1;
+  const bool gated = is_gated(c.activation.kind);
+  const std::int64_t down = abi::div_up(c.hidden, abi::kBlockRows);
+  const std::int64_t columns = std::max<std::int64_t>(down, abi::gate_up_blocks(c.intermediate, gated));
+  const std::int64_t shared_columns = std::max<std::int64_t>(down, abi::gate_up_blocks(c.shared.intermediate, gated));
+  const std::int64_t routed = (kMostBlocks / columns - num_local_experts(c)) * kSmallestTile / c.top_k;
+  const std::int64_t most = std::min(routed, kMostBlocks / shared_columns * kSmallestTile);
+  if (c.max_tokens <= most) return;
+  Refusal{"fused_moe"}("max_tokens", c.max_tokens,
+                       fmt::format("at most {}: a grid has no more than 2^31 - 1 blocks", most));
 }
 
 std::size_t workspace_bytes(const MoeConfig& c, std::int64_t tokens) {

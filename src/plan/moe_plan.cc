@@ -20,7 +20,7 @@ namespace {
 
 /// Experts that T tokens touch on average when routing is uniform.
 double touched_experts(const GemmShape& s) {
-  return s.num_experts *
+  return s.held_experts *
          (1.0 - std::pow(1.0 - static_cast<double>(s.top_k) / s.num_experts, static_cast<double>(s.tokens)));
 }
 
@@ -28,7 +28,7 @@ double touched_experts(const GemmShape& s) {
 double expected_tiles(const GemmShape& s, int tile) {
   const double mean = static_cast<double>(s.tokens) * s.top_k / s.num_experts;
   if (s.num_experts == 1) return std::ceil(mean / tile);
-  if (mean > 32.0 * tile) return s.num_experts * (mean / tile + 0.5);
+  if (mean > 32.0 * tile) return s.held_experts * (mean / tile + 0.5);
   double tiles = 0, below = 0;  // E[ceil(n / tile)] = sum over i of P(n > i * tile)
   double term = std::exp(-mean);
   const double limit = mean + 12.0 * std::sqrt(mean) + 12.0;
@@ -37,7 +37,7 @@ double expected_tiles(const GemmShape& s, int tile) {
     if (n % tile == 0) tiles += std::max(0.0, 1.0 - below);
     term *= mean / (n + 1);
   }
-  return s.num_experts * tiles;
+  return s.held_experts * tiles;
 }
 
 /// Predicted time of one grouped GEMM: weights from DRAM once per touched expert; each tile streams them from L2 and
@@ -75,7 +75,7 @@ std::string join_reasons(const std::vector<Candidate>& all) {
 }
 
 GemmShape routed_shape(const MoeConfig& c, std::int64_t tokens) {
-  return {tokens, c.hidden, c.intermediate, c.num_experts, c.top_k, is_gated(c.activation.kind)};
+  return {tokens, c.hidden, c.intermediate, c.num_experts, c.top_k, is_gated(c.activation.kind), num_local_experts(c)};
 }
 
 GemmShape shared_shape(const MoeConfig& c, std::int64_t tokens) {
@@ -122,6 +122,38 @@ void pick_gemms(const ArchRow& arch, int recipe, const GemmShape& shape, const D
 }  // namespace
 
 bool routing_is_fused(std::int64_t tokens, int top_k) noexcept { return tokens <= 128 && tokens * top_k <= 2048; }
+
+MoeConfig dispatched_config(MoeConfig config) {
+  config.max_tokens *= config.top_k;
+  config.top_k = 1;
+  config.shared = {};
+  config.router = false;
+  return config;
+}
+
+Choice plan_dispatched(const MoeConfig& config, const ArchRow& arch, const std::string& force) {
+  return pick(Op::kRouting, arch, recipe_of(config), routed_shape(config, 1), {}, force,
+              [](const Choice& c) { return c.config().role == 3; });
+}
+
+Choice plan_activation(const ArchRow& arch, const std::string& force) {
+  // Types are run-time fields: one row, listed with the recipes of 16-bit operands.
+  return pick(Op::kActivation, arch, tables::recipe_index("bf16"), {}, {}, force, [](const Choice&) { return true; });
+}
+
+RouteSteps plan_route(const RouterConfig& config, const ArchRow& arch, const std::string& force) {
+  MoeConfig layer = routing_only(config);
+  // Shared slots are chosen and sorted like experts.
+  layer.num_experts += config.shared_slots;
+  layer.top_k += config.shared_slots;
+  const int recipe = recipe_of(layer);
+  const GemmShape shape = routed_shape(layer, 1);
+  const auto with_role = [&](int role) {
+    return pick(Op::kRouting, arch, recipe, shape, {}, force,
+                [role](const Choice& c) { return c.config().role == role; });
+  };
+  return {with_role(0), with_role(1), with_role(2)};
+}
 
 const KernelRow* forced_row(const std::string& force_kernel) {
   if (force_kernel.empty()) return nullptr;

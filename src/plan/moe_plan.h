@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "moesaic/moe.h"
+#include "moesaic/route.h"
 #include "tables/kernel_table.h"
 
 namespace moesaic::plan {
@@ -45,6 +46,7 @@ struct GemmShape {
   std::int64_t tokens = 0;
   int hidden = 0, intermediate = 0, num_experts = 0, top_k = 0;
   bool gated = true;
+  int held_experts = num_experts;  // of num_experts, each chosen as often as any
 };
 
 /// All (row, config) pairs of the table for an op, with scores; `force_kernel` (a row name or empty) excludes the other
@@ -83,6 +85,7 @@ std::vector<PlanRange> plan_ranges(const MoeConfig& config, const tables::ArchRo
 struct PreparedLayout {
   std::size_t w13, w2, b13, b2;
   std::size_t router, router_bias, selection_bias;
+  std::size_t token_experts, expert_slots;  // i32 [vocabulary][k] and [E]: routing by token id, an arbitrary expert map
   std::size_t shared_w13, shared_w2, shared_b13, shared_b2, shared_gate;
   std::size_t total;
   std::size_t w13_expert_bytes, w2_expert_bytes, b13_expert_floats, b2_expert_floats;
@@ -104,6 +107,34 @@ std::size_t workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 
 /// True when one block does the whole routing.
 bool routing_is_fused(std::int64_t tokens, int top_k) noexcept;
+
+/// Tokens per block of the two-launch routing, and blocks. Entries of a segment are counted in 16 bits.
+struct RouteSegments {
+  int tokens, count;
+};
+RouteSegments route_segments(std::int64_t tokens, int slots);
+
+/// Kernels of Router. Throws Error(kUnsupported).
+struct RouteSteps {
+  Choice fused, select, scatter;
+};
+RouteSteps plan_route(const RouterConfig& config, const tables::ArchRow& arch, const std::string& force_kernel);
+
+/// A layer for dispatched rows: every row is a token of one expert; no shared experts.
+MoeConfig dispatched_config(MoeConfig config);
+/// Kernel that makes the tiles of dispatched rows.
+Choice plan_dispatched(const MoeConfig& config, const tables::ArchRow& arch, const std::string& force_kernel);
+
+/// Kernel of ActivationOp. Throws Error(kUnsupported).
+Choice plan_activation(const tables::ArchRow& arch, const std::string& force_kernel);
+
+/// The routing part of a layer's configuration that has nothing else.
+MoeConfig routing_only(const RouterConfig& config);
+/// Throws Error(kInvalidArgument) that begins with `operation`: experts, top_k, max_tokens, routing and expert map.
+void check_routing_config(const char* operation, const MoeConfig& config);
+
+/// Throws Error(kInvalidArgument) when a run of max_tokens could need a grid of more blocks than a GPU has.
+void check_grids(const MoeConfig& config);
 
 /// Throws Error(kInvalidArgument or kUnsupported) when the configuration is not a legal layer.
 void check_config(const MoeConfig& config);

@@ -31,6 +31,7 @@ constexpr std::array kRouteConfigs = {
     KernelConfig{.role = 0, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 1, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 2, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
+    KernelConfig{.role = 3, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
 };
 
 constexpr KernelConfig elementwise(int io, int warps) {
@@ -222,6 +223,8 @@ constexpr std::array kRows = {
              kSumConfigs<abi::kIoBf16>, supports_aligned),
     warp_row("warp_sum_fp16", Op::kWeightedSum, kFp16Bit, kSumSource, "warp::weighted_sum", "WeightedSumParams",
              kSumConfigs<abi::kIoFp16>, supports_aligned),
+    warp_row("activate", Op::kActivation, kBf16Bit | kFp16Bit, "kernels/common/activate.cuh", "activate_rows",
+             "ActivateParams", kVectorConfigs, supports_any),
     e2m1_row(false, "quant_fp4", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
     e2m1_row(true, "quant_fp4_cvt", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
     format_row("quant_fp8", Op::kQuantize, kFp8Formats, kBlockSource, "quant::quantize_fp8", "QuantizeParams",
@@ -308,6 +311,8 @@ const char* op_name(Op op) noexcept {
       return "gemm2";
     case Op::kWeightedSum:
       return "weighted_sum";
+    case Op::kActivation:
+      return "activation";
     case Op::kQuantize:
       return "quantize";
     case Op::kDequantize:
@@ -333,11 +338,12 @@ const char* code_kind_name(CodeKind kind) noexcept {
 std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
   switch (row.op) {
     case Op::kRouting:
-      return c.role == 0 ? "fused" : c.role == 1 ? "select" : "scatter";
+      return c.role == 0 ? "fused" : c.role == 1 ? "select" : c.role == 2 ? "scatter" : "dispatched";
     case Op::kQuantize:
       return (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
     case Op::kPrepare:
     case Op::kWeightedSum:
+    case Op::kActivation:
     case Op::kDequantize:
     case Op::kSwizzle:
       return fmt::format("w{}", c.warps_tokens);

@@ -14,7 +14,7 @@
 
 namespace moesaic::tables {
 
-/// What some kernel row serves: a step of the layer, or of Quantizer.
+/// What some kernel row serves: a step of the layer, ActivationOp, or a step of Quantizer.
 enum class Op : std::uint8_t {
   kPrepare,
   kProjection,
@@ -22,13 +22,15 @@ enum class Op : std::uint8_t {
   kGemm1,
   kGemm2,
   kWeightedSum,
+  kActivation,
   kQuantize,
   kDequantize,
   kSwizzle
 };
-inline constexpr std::array kAllOps = {Op::kPrepare,     Op::kProjection, Op::kRouting,    Op::kGemm1,  Op::kGemm2,
-                                       Op::kWeightedSum, Op::kQuantize,   Op::kDequantize, Op::kSwizzle};
-/// "prepare", "projection", "routing", "gemm1", "gemm2", "weighted_sum", "quantize", "dequantize", "swizzle".
+inline constexpr std::array kAllOps = {Op::kPrepare,     Op::kProjection, Op::kRouting,  Op::kGemm1,      Op::kGemm2,
+                                       Op::kWeightedSum, Op::kActivation, Op::kQuantize, Op::kDequantize, Op::kSwizzle};
+/// "prepare", "projection", "routing", "gemm1", "gemm2", "weighted_sum", "activation", "quantize", "dequantize",
+/// "swizzle".
 const char* op_name(Op op) noexcept;
 /// True for the ops of Quantizer, which a recipe of 16-bit operands has no use for.
 constexpr bool is_quantizer_op(Op op) { return op >= Op::kQuantize; }

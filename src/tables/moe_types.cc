@@ -88,8 +88,25 @@ const char* routing_method_name(RoutingMethod method) noexcept {
       return "topk";
     case RoutingMethod::kSigmoid:
       return "sigmoid";
+    case RoutingMethod::kMiniMax2:
+      return "minimax2";
+    case RoutingMethod::kHash:
+      return "hash";
   }
   return "unknown";
+}
+
+bool has_selection_bias(RoutingMethod method) noexcept {
+  return method == RoutingMethod::kDeepSeekV3 || method == RoutingMethod::kMiniMax2;
+}
+
+bool is_dispatched(const MoeRun& run) noexcept { return !run.expert_offsets.empty() || !run.expert_counts.empty(); }
+
+int num_local_experts(const MoeConfig& config) noexcept {
+  if (config.experts.slots.empty()) return config.experts.count == 0 ? config.num_experts : config.experts.count;
+  int held = 0;
+  for (const int slot : config.experts.slots) held += slot >= 0 ? 1 : 0;
+  return held;
 }
 
 namespace {

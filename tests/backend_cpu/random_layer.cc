@@ -120,7 +120,7 @@ RandomLayer::RandomLayer(const LayerShape& shape, std::mt19937& random) {
   make_experts(shape, random);
   weights.router = random_matrix(shape.router_stored, shape.num_experts, shape.hidden, 1, random);
   if (shape.biases) weights.router_bias = random_vector(shape.router_stored, shape.num_experts, random);
-  if (shape.routing.method == RoutingMethod::kDeepSeekV3) {
+  if (has_selection_bias(shape.routing.method)) {
     weights.selection_bias = random_vector(DType::kF32, shape.num_experts, random);
   }
   if (shape.shared.intermediate > 0) weights.shared = random_expert(shape, shape.shared.intermediate, random);

@@ -171,7 +171,7 @@ TEST_F(Refusals, Configurations) {
 }
 
 TEST_F(Refusals, Weights) {
-  expect_names(of_layer([](RandomLayer& l) { l.weights.experts.pop_back(); }), "has 4 entries, wanted num_experts = 5");
+  expect_names(of_layer([](RandomLayer& l) { l.weights.experts.pop_back(); }), "has 4 entries, wanted 5");
   expect_names(of_layer([](RandomLayer& l) { l.weights.experts[3].up = {}; }), "experts[3].up is missing");
   expect_names(of_layer([](RandomLayer& l) { l.weights.experts[1].down.cols = 36; }), "experts[1].down has shape");
   expect_names(of_layer([](RandomLayer& l) { l.weights.experts[1].gate.dtype = DType::kU8; }), "type u8");

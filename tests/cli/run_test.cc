@@ -174,6 +174,38 @@ TEST_F(RunTest, GivenRoutingReplacesTheRouter) {
   expect_says(run_cli(recorded("olmoe") + " --top-k-ids " + io + ":x --top-k-weights " + io), 1, "wanted i32 or i64");
 }
 
+// qwen2_moe has a gated shared expert, deepseek_v3 groups and a shared expert.
+TEST_F(RunTest, PartsOfTheExpertsAddUp) {
+  const std::pair<std::string, const char*> models[] = {
+      {"qwen2_moe", "3-5"}, {"deepseek_v3", "3-7"}, {"gpt_oss", "3-5"}};
+  for (const auto& [model, rest] : models) {
+    SCOPED_TRACE(model);
+    const std::vector<float> wanted = floats(model, "y");
+    std::vector<float> sum(wanted.size(), 0.0f);
+    for (const char* range : {"0-1", "2-2", rest}) {
+      const std::string out = temporary("part.safetensors");
+      const CommandResult part = run_cli("run --model " + data(model) + " --input " + data(model) +
+                                         "/io.safetensors --mode exact --json --experts " + range + " --out " + out);
+      ASSERT_EQ(part.exit_code, 0) << part.err;
+      EXPECT_EQ(nlohmann::json::parse(part.out)["first_expert"], range[0] - '0');
+      const StoredTensor y = read_tensor(out, "y");
+      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<const float*>(y.view.data)[i];
+    }
+    double distance = 0, size = 0;
+    for (std::size_t i = 0; i < sum.size(); ++i) {
+      distance += std::pow(sum[i] - wanted[i], 2);
+      size += std::pow(wanted[i], 2);
+    }
+    EXPECT_LE(std::sqrt(distance / size), 1e-5);
+  }
+  expect_says(run_cli(recorded("mixtral") + " --experts 0-1"), 2, "leave one out");
+  for (const char* range : {"3", "0-8", "-1-2", "2-1", "a-b", "1-2x"}) {
+    expect_says(run_cli("run --model " + data("mixtral") + " --input " + data("mixtral") +
+                        "/io.safetensors --experts=" + range),
+                2, "wanted FIRST-LAST within 0-5");
+  }
+}
+
 TEST_F(RunTest, Recipes) {
   CommandResult fp16 = run_cli(recorded("qwen3_moe") + " --recipe fp16 --json");
   ASSERT_EQ(fp16.exit_code, 0) << fp16.err << fp16.out;

@@ -117,7 +117,7 @@ TEST_F(DeviceLayerTest, SharedExpertsAndWeightsOnInput) {
 
 TEST_F(DeviceLayerTest, EveryRoutingMethod) {
   std::mt19937 rng(testing::fresh_seed());
-  for (int method = 0; method <= static_cast<int>(RoutingMethod::kSigmoid); ++method) {
+  for (int method = 0; method <= static_cast<int>(RoutingMethod::kMiniMax2); ++method) {
     MoeConfig c = base_config(64, 32, 16, 4);
     c.routing.method = static_cast<RoutingMethod>(method);
     const bool grouped =

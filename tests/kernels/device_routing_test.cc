@@ -96,7 +96,7 @@ void check_routing(std::mt19937& rng, int experts, int top_k, RoutingMethod meth
 TEST_F(DeviceRoutingTest, MatchesTheOracleOnManySizes) {
   std::mt19937 rng(testing::fresh_seed());
   for (const auto method : {RoutingMethod::kSoftmaxTopKRenorm, RoutingMethod::kTopKSoftmax, RoutingMethod::kDeepSeekV3,
-                            RoutingMethod::kDeepSeekV2, RoutingMethod::kSigmoid}) {
+                            RoutingMethod::kDeepSeekV2, RoutingMethod::kSigmoid, RoutingMethod::kMiniMax2}) {
     check_routing(rng, 8, 2, method, {1, 2, 127, 128, 129, 1000}, false);
     check_routing(rng, 128, 8, method, {1, 7, 64, 65, 300}, false);
   }
@@ -110,6 +110,41 @@ TEST_F(DeviceRoutingTest, ExactTiesGoToTheLowerId) {
   for (const auto method : {RoutingMethod::kSoftmaxTopKRenorm, RoutingMethod::kTopKSoftmax, RoutingMethod::kDeepSeekV3,
                             RoutingMethod::kDeepSeekV2, RoutingMethod::kLlama4, RoutingMethod::kSigmoid}) {
     check_routing(rng, 16, 4, method, {3, 50, 400}, true);
+  }
+}
+
+// The whole layer by token ids, ids and experts on both sides of what exists.
+TEST_F(DeviceRoutingTest, ByTokenId) {
+  std::mt19937 rng(testing::fresh_seed());
+  MoeConfig c = routing_config(16, 3, RoutingMethod::kHash);
+  c.routing.vocabulary = 41;
+  c.routing.scaling = 1.5f;
+  HostLayer host = testing::random_layer(rng, c, {});
+  std::vector<std::int32_t> table(41 * 3);
+  for (auto& expert : table) expert = static_cast<int>(rng() % 18) - 1;
+  host.weights.token_experts = TensorView(table.data(), DType::kI32, {41, 3});
+  const DeviceLayer device(host, c);
+  for (const int tokens : {1, 9, 100, 500}) {
+    SCOPED_TRACE("T=" + std::to_string(tokens));
+    const HostArray x = testing::random_array(rng, static_cast<std::int64_t>(tokens) * c.hidden, DType::kBF16, 1.0);
+    const std::vector<float> logits =
+        testing::to_floats(testing::random_array(rng, static_cast<std::int64_t>(tokens) * 16, DType::kF32, 2.0));
+    std::vector<std::int64_t> token_ids(static_cast<std::size_t>(tokens));
+    for (auto& id : token_ids) id = static_cast<std::int64_t>(rng() % 43) - 1;
+    const DeviceResult result = device.run(x, logits, {}, {}, token_ids);
+    std::vector<int> ids(static_cast<std::size_t>(3 * tokens));
+    std::vector<float> weights(ids.size());
+    cpu::RouteTask task;
+    task.tokens = tokens, task.num_experts = 16, task.top_k = 3;
+    task.logits = logits.data();
+    task.token_ids = token_ids.data();
+    task.token_experts = table.data();
+    task.ids = ids.data();
+    task.weights = weights.data();
+    cpu::route(c.routing, task);
+    expect_same_routing(result, ids, weights, true);
+    const testing::Distance d = testing::compare(result.out, output_under(host, x, result), c.hidden, tables::kTolBf16);
+    EXPECT_LE(d.row_l2, tables::kTolBf16.oracle_row_l2);
   }
 }
 

@@ -68,6 +68,26 @@ TEST(Layout, SegmentsCoverAllTokens) {
   }
 }
 
+// The largest layer that is promised fits; more tokens than any grid are refused, with a number that is not.
+TEST(Layout, GridsAreBounded) {
+  MoeConfig c = small_config();
+  c.hidden = 7168, c.intermediate = 14336, c.num_experts = 1024, c.top_k = 32, c.max_tokens = 65536;
+  check_grids(c);
+  c.max_tokens = 1 << 25;
+  try {
+    check_grids(c);
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kInvalidArgument);
+    const std::string message = e.what();
+    const auto at = message.find("at most ");
+    ASSERT_NE(at, std::string::npos) << message;
+    c.max_tokens = std::stoi(message.substr(at + 8));
+    EXPECT_GE(c.max_tokens, 65536);
+    check_grids(c);
+  }
+}
+
 void expect_refused(void (*change)(MoeConfig&), const char* word) {
   MoeConfig c = small_config();
   change(c);
@@ -92,6 +112,10 @@ TEST(Layout, IllegalConfigurationsAreRefusedByName) {
                  "topk_group");
   expect_refused([](MoeConfig& c) { c.shared.intermediate = 0; }, "shared");
   expect_refused([](MoeConfig& c) { c.max_tokens = 0; }, "max_tokens");
+  expect_refused([](MoeConfig& c) { c.max_tokens = 1 << 29, c.top_k = 4; }, "max_tokens");
+  expect_refused([](MoeConfig& c) { c.routing.method = RoutingMethod::kHash; }, "vocabulary");
+  expect_refused([](MoeConfig& c) { c.experts.first = 1; }, "experts.first");
+  expect_refused([](MoeConfig& c) { c.tp = {2, 2}; }, "tp.rank");
 }
 
 }  // namespace

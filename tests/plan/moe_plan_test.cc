@@ -37,6 +37,24 @@ TEST(MoePlan, RangesServeEveryTokenCountWithTheSamePlan) {
 }
 
 // design.md section 7: for each bundle of one architecture, everything that dispatch asks for must be in it.
+// Shared slots count against what the kernels hold.
+TEST(MoePlan, RoutersThatNoKernelHoldsAreRefused) {
+  const auto refused = [](int experts, int top_k, int shared) {
+    RouterConfig c;
+    c.num_experts = experts, c.top_k = top_k, c.shared_slots = shared;
+    try {
+      plan_route(c, tables::kArchTable.front(), "");
+      return std::string();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kUnsupported);
+      return std::string(e.what());
+    }
+  };
+  EXPECT_EQ(refused(1022, 30, 2), "");
+  EXPECT_NE(refused(1023, 30, 2).find("1024 experts"), std::string::npos);
+  EXPECT_NE(refused(64, 31, 2).find("32 experts per token"), std::string::npos);
+}
+
 TEST(MoePlan, WhateverDispatchPicksIsInTheAotSet) {
   for (const tables::ArchRow& arch : tables::kArchTable) {
     std::set<std::string> bundle;
@@ -54,8 +72,13 @@ TEST(MoePlan, WhateverDispatchPicksIsInTheAotSet) {
         }
         ask(plan_prepare(c, arch).matrix);
         ask(plan_prepare(c, arch).vector);
+        ask(plan_dispatched(c, arch, ""));
       }
     }
+    RouterConfig router;
+    router.num_experts = 1000, router.top_k = 30, router.shared_slots = 2;
+    const RouteSteps route = plan_route(router, arch, "");
+    for (const Choice& choice : {route.fused, route.select, route.scatter, plan_activation(arch, "")}) ask(choice);
     for (const tables::QuantRow& format : tables::kQuantTable) {
       using Kind = std::optional<ActivationKind>;
       for (const Kind activation : {Kind(), Kind(ActivationKind::kSwiglu), Kind(ActivationKind::kSitu)}) {
@@ -65,7 +88,7 @@ TEST(MoePlan, WhateverDispatchPicksIsInTheAotSet) {
       }
     }
     for (const std::string& id : asked) EXPECT_EQ(bundle.count(id), 1u) << "SM" << arch.sm << " lacks " << id;
-    // And the other way round: nothing is built that no layer of the table and no quantiser ever asks for.
+    // And the other way round: nothing is built that no layer of the table and no other op ever asks for.
     EXPECT_EQ(asked.size(), bundle.size()) << "SM" << arch.sm;
   }
 }

@@ -86,6 +86,13 @@ MoeWeights DeviceWeights::upload(const MoeWeights& host) {
     buffers_.emplace(start, std::move(buffer));
   }
   for_each(device, [this](auto& view) { view = rebase(view); });
+  if (!host.token_experts.empty()) {
+    const auto bytes = static_cast<std::size_t>(host.token_experts.num_elements()) * 4;
+    cuda::DeviceBuffer buffer(device_, bytes);
+    buffer.upload(host.token_experts.data, bytes);
+    device.token_experts.data = buffer.data();
+    buffers_.emplace(static_cast<const char*>(host.token_experts.data), std::move(buffer));
+  }
   return device;
 }
 
@@ -98,7 +105,7 @@ DeviceLayer::DeviceLayer(const HostLayer& host, const MoeConfig& config, const M
 }
 
 DeviceResult DeviceLayer::run(const HostArray& x, const std::vector<float>& logits, const std::vector<int>& ids,
-                              const std::vector<float>& weights) const {
+                              const std::vector<float>& weights, const std::vector<std::int64_t>& token_ids) const {
   const MoeConfig& c = layer_.config();
   const std::int64_t tokens = x.size() / c.hidden;
   const auto n = static_cast<std::size_t>(x.size());
@@ -121,6 +128,11 @@ DeviceResult DeviceLayer::run(const HostArray& x, const std::vector<float>& logi
   MoeRun run;
   run.x = TensorView(dx.data(), x.dtype, {tokens, c.hidden});
   if (!logits.empty()) run.router_logits = TensorView(given_logits.data(), DType::kF32, {tokens, c.num_experts});
+  cuda::DeviceBuffer given_tokens(device(), token_ids.size() * 8);
+  if (!token_ids.empty()) {
+    given_tokens.upload(token_ids.data(), token_ids.size() * 8);
+    run.token_ids = TensorView(given_tokens.data(), DType::kI64, {tokens});
+  }
   if (!ids.empty()) {
     run.topk_ids = TensorView(given_ids.data(), DType::kI32, {tokens, c.top_k});
     run.topk_weights = TensorView(given_weights.data(), DType::kF32, {tokens, c.top_k});

@@ -49,9 +49,10 @@ class DeviceLayer {
   const void* prepared() const { return prepared_.data(); }
   Device device() const { return layer_.config().device; }
 
-  /// Runs with every buffer poisoned with NaN bytes; logits empty: the layer's router; `ids` non-empty: routing given.
+  /// Runs with every buffer poisoned with NaN bytes; logits empty: the layer's router; `ids` non-empty: routing given;
+  /// `token_ids`: for routing by them.
   DeviceResult run(const HostArray& x, const std::vector<float>& logits, const std::vector<int>& ids = {},
-                   const std::vector<float>& weights = {}) const;
+                   const std::vector<float>& weights = {}, const std::vector<std::int64_t>& token_ids = {}) const;
 
  private:
   FusedMoe layer_;

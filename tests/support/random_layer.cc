@@ -114,7 +114,7 @@ HostLayer random_layer(std::mt19937& rng, const MoeConfig& config, const LayerOp
   if (options.biases) {
     const HostArray* b = keep(layer, random_array(rng, 2 * config.num_experts, DType::kF32, 0.3));
     layer.weights.router_bias = {b->bytes.data(), DType::kF32, config.num_experts, 1};
-    if (config.routing.method == RoutingMethod::kDeepSeekV3) {
+    if (has_selection_bias(config.routing.method)) {
       layer.weights.selection_bias = {b->bytes.data() + 4 * static_cast<std::size_t>(config.num_experts), DType::kF32,
                                       config.num_experts, 1};
     }
