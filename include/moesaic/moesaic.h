@@ -304,6 +304,13 @@ moesaic_status moesaic_moe_prepared_bytes(const moesaic_moe* moe, size_t* bytes)
 /// Writes the prepared form of `weights` (on the layer's device) to `prepared`. `stream`: CUstream; NULL on the CPU.
 moesaic_status moesaic_moe_prepare(const moesaic_moe* moe, const moesaic_weights* weights, void* prepared,
                                    void* stream);
+/// Replaces one expert in memory that was prepared or loaded; its tensors lie on the layer's device.
+moesaic_status moesaic_moe_prepare_expert(const moesaic_moe* moe, int32_t expert, const moesaic_expert* weights,
+                                          void* prepared, void* stream);
+/// Writes prepared memory to a file, whole or not at all (moesaic::FusedMoe::save_prepared).
+moesaic_status moesaic_moe_save_prepared(const moesaic_moe* moe, const void* prepared, const char* path, void* stream);
+/// Fills prepared memory from such a file, or refuses it with the reason (moesaic::FusedMoe::load_prepared).
+moesaic_status moesaic_moe_load_prepared(const moesaic_moe* moe, const char* path, void* prepared, void* stream);
 /// Workspace of a run of `tokens` tokens, bytes, at a multiple of 256 bytes.
 moesaic_status moesaic_moe_workspace_bytes(const moesaic_moe* moe, int64_t tokens, size_t* bytes);
 /// Enqueues the layer. Fails before anything is enqueued.

@@ -94,6 +94,7 @@ PreparedLayout prepared_layout(const MoeConfig& config) {
   layout.router_bias = parts.take(layout.router_rows, sizeof(float));
   layout.selection_bias = parts.take(config.num_experts, sizeof(float));
   layout.static_scales = parts.take(1, sizeof(StaticScales));
+  layout.expert_scales = parts.take(config.num_experts, sizeof(ExpertScales));
   layout.experts = parts.take(config.num_experts, layout.expert.bytes);
   if (config.shared.intermediate > 0) {
     layout.shared_expert = packed_expert(panel_format(shared_recipe(config), config.int4), config.hidden,
@@ -106,7 +107,7 @@ PreparedLayout prepared_layout(const MoeConfig& config) {
 
 PreparedHeader prepared_header(const MoeConfig& config) {
   PreparedHeader header{};
-  std::memcpy(header.tag, "moecpu2", sizeof(header.tag));
+  std::memcpy(header.tag, kLayoutTag, sizeof(header.tag));
   header.hidden = config.hidden;
   header.intermediate = config.intermediate;
   header.num_experts = config.num_experts;

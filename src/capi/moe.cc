@@ -76,6 +76,34 @@ moesaic_status moesaic_moe_prepare(const moesaic_moe* moe, const moesaic_weights
   });
 }
 
+moesaic_status moesaic_moe_prepare_expert(const moesaic_moe* moe, int32_t expert, const moesaic_expert* weights,
+                                          void* prepared, void* stream) {
+  constexpr const char* kOperation = "moe_prepare_expert";
+  return guarded(kOperation, [&] {
+    check_given(kOperation, "moe", moe, "a handle");
+    TensorReader reader(kOperation, moe->moe.config().device);
+    moe->moe.prepare_expert(expert, reader.expert("weights", weights), prepared, stream);
+  });
+}
+
+moesaic_status moesaic_moe_save_prepared(const moesaic_moe* moe, const void* prepared, const char* path, void* stream) {
+  constexpr const char* kOperation = "moe_save_prepared";
+  return guarded(kOperation, [&] {
+    check_given(kOperation, "moe", moe, "a handle");
+    check_given(kOperation, "path", path, "a path");
+    moe->moe.save_prepared(prepared, path, stream);
+  });
+}
+
+moesaic_status moesaic_moe_load_prepared(const moesaic_moe* moe, const char* path, void* prepared, void* stream) {
+  constexpr const char* kOperation = "moe_load_prepared";
+  return guarded(kOperation, [&] {
+    check_given(kOperation, "moe", moe, "a handle");
+    check_given(kOperation, "path", path, "a path");
+    moe->moe.load_prepared(path, prepared, stream);
+  });
+}
+
 moesaic_status moesaic_moe_workspace_bytes(const moesaic_moe* moe, int64_t tokens, size_t* bytes) {
   constexpr const char* kOperation = "moe_workspace_bytes";
   return guarded(kOperation, [&] {

@@ -240,6 +240,20 @@ MatrixView TensorReader::matrix(const std::string& name, const moesaic_matrix* m
   return to;
 }
 
+ExpertWeights TensorReader::expert(const std::string& name, const moesaic_expert* expert) {
+  const moesaic_expert e = read_struct(operation_, name.c_str(), expert);
+  ExpertWeights to;
+  to.gate = matrix(name + ".gate", e.gate);
+  to.up = matrix(name + ".up", e.up);
+  to.down = matrix(name + ".down", e.down);
+  to.gate_bias = vector(name + ".gate_bias", e.gate_bias);
+  to.up_bias = vector(name + ".up_bias", e.up_bias);
+  to.down_bias = vector(name + ".down_bias", e.down_bias);
+  to.input_scale = e.input_scale;
+  to.down_input_scale = e.down_input_scale;
+  return to;
+}
+
 void TensorReader::read_codes(const std::string& name, const moesaic_matrix& from, MatrixView& to) {
   const Quantization& q = to.quantization;
   const StridedView view = read(name + ".values", *from.values);

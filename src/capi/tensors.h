@@ -7,7 +7,7 @@
 #include <string>
 
 #include "capi/status.h"
-#include "moesaic/tensor.h"
+#include "moesaic/moe.h"
 
 namespace moesaic::capi {
 
@@ -39,6 +39,9 @@ class TensorReader {
   VectorView vector(const std::string& name, const DLTensor* tensor);
   /// A matrix of numbers or codes, or NULL.
   MatrixView matrix(const std::string& name, const moesaic_matrix* matrix);
+
+  /// An expert; NULL is refused.
+  ExpertWeights expert(const std::string& name, const moesaic_expert* expert);
 
   /// The device of the tensors; the CPU when there was none.
   Device device() const { return device_.value_or(Device{}); }

@@ -23,21 +23,6 @@ static_assert(MOESAIC_NIBBLES_LINEAR == int(NibbleOrder::kLinear) &&
               MOESAIC_NIBBLES_WORDS_ALONG_R == int(NibbleOrder::kWordsAlongR) &&
               MOESAIC_NIBBLES_AWQ == int(NibbleOrder::kAwq));
 
-ExpertWeights read_expert(const char* operation, const std::string& name, const moesaic_expert* expert,
-                          TensorReader& reader) {
-  const moesaic_expert e = read_struct(operation, name.c_str(), expert);
-  ExpertWeights to;
-  to.gate = reader.matrix(name + ".gate", e.gate);
-  to.up = reader.matrix(name + ".up", e.up);
-  to.down = reader.matrix(name + ".down", e.down);
-  to.gate_bias = reader.vector(name + ".gate_bias", e.gate_bias);
-  to.up_bias = reader.vector(name + ".up_bias", e.up_bias);
-  to.down_bias = reader.vector(name + ".down_bias", e.down_bias);
-  to.input_scale = e.input_scale;
-  to.down_input_scale = e.down_input_scale;
-  return to;
-}
-
 std::vector<ExpertWeights> read_experts(const char* operation, const moesaic_weight_views& v, TensorReader& reader) {
   const bool fused = v.w13 != nullptr || v.w2 != nullptr;
   if (fused && v.num_experts > 0) refuse(operation, "views.experts", "given together with w13 and w2", "one of them");
@@ -51,7 +36,7 @@ std::vector<ExpertWeights> read_experts(const char* operation, const moesaic_wei
   if (v.num_experts > 0) check_given(operation, "views.experts", v.experts, "num_experts pointers");
   std::vector<ExpertWeights> experts;
   for (std::size_t e = 0; e < v.num_experts; ++e) {
-    experts.push_back(read_expert(operation, fmt::format("views.experts[{}]", e), v.experts[e], reader));
+    experts.push_back(reader.expert(fmt::format("views.experts[{}]", e), v.experts[e]));
   }
   return experts;
 }
@@ -74,7 +59,7 @@ moesaic_status moesaic_weights_create(const moesaic_weight_views* views, moesaic
     w.router = reader.numbers("views.router", v.router);
     w.router_bias = reader.vector("views.router_bias", v.router_bias);
     w.selection_bias = reader.vector("views.selection_bias", v.selection_bias);
-    if (v.shared != nullptr) w.shared = read_expert(kOperation, "views.shared", v.shared, reader);
+    if (v.shared != nullptr) w.shared = reader.expert("views.shared", v.shared);
     w.shared_gate = reader.vector("views.shared_gate", v.shared_gate);
     *weights = new moesaic_weights{std::move(w), reader.device(), nullptr};
   });

@@ -129,6 +129,13 @@ void check_weights(const MoeConfig& c, const MoeWeights& w, WeightFormats format
   check_vector("weights.shared_gate", w.shared_gate, c.hidden);
 }
 
+void check_expert_weights(const MoeConfig& c, int expert, const ExpertWeights& weights) {
+  if (expert < 0 || expert >= c.num_experts) {
+    refuse("expert", fmt::format("{}", expert), fmt::format("0 to {}", c.num_experts - 1));
+  }
+  check_expert({c, c.recipe, false}, fmt::format("weights of expert {}", expert), weights, c.intermediate);
+}
+
 void check_run(const MoeConfig& c, const MoeRun& run, Precision precision) {
   const DType io = tables::get_recipe(c.recipe).io;
   if (run.x.rank != 2) refuse("x", shape_text(run.x), fmt::format("{} [T, {}]", dtype_name(io), c.hidden));

@@ -5,6 +5,7 @@
 #include "backend_cpu/backend_cpu.h"
 #include "moesaic/moe.h"
 #include "ops/moe_impl.h"
+#include "ops/prepared_file.h"
 #include "plan/moe_plan.h"
 
 namespace moesaic {
@@ -40,6 +41,19 @@ void FusedMoe::prepare(const MoeWeights& weights, void* prepared, void* stream) 
                 fmt::format("fused_moe: prepared is a null pointer, wanted {} bytes", prepared_bytes()));
   }
   impl_->device->prepare(weights, prepared, stream);
+}
+
+void FusedMoe::prepare_expert(int expert, const ExpertWeights& weights, void* prepared, void* stream) const {
+  ops::check_expert_weights(impl_->config, expert, weights);
+  impl_->device->prepare_expert(expert, weights, prepared, stream);
+}
+
+void FusedMoe::save_prepared(const void* prepared, const std::string& path, void* stream) const {
+  ops::save_prepared(impl_->config, *impl_->device, prepared, path, stream);
+}
+
+void FusedMoe::load_prepared(const std::string& path, void* prepared, void* stream) const {
+  ops::load_prepared(impl_->config, *impl_->device, path, prepared, stream);
 }
 
 std::size_t FusedMoe::workspace_bytes(std::int64_t tokens) const {

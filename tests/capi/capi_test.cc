@@ -10,6 +10,7 @@
 #include "moesaic/checkpoint.h"
 #include "moesaic/moe.h"
 #include "moesaic/quantize.h"
+#include "support/temporary_folder.h"
 
 extern "C" void capi_fail(const char* file, int line, const char* what, const char* text) {
   ADD_FAILURE_AT(file, line) << what << ": " << text;
@@ -163,6 +164,18 @@ TEST_F(CapiTest, CheckpointLayers) {
   r.out = TensorView(wanted.data(), DType::kF32, {kRows, layer.config.hidden});
   reference_moe(layer.config, layer.weights, ReferenceMode::kExact, r);
   EXPECT_EQ(got, wanted);
+}
+
+TEST_F(CapiTest, PreparedFilesAndOneExpert) {
+  const testing::TemporaryFolder folder;
+  std::vector<float> replaced(kTokens * kHidden), loaded(replaced.size());
+  capi_prepared_file(&data, (folder / "layer").c_str(), replaced.data(), loaded.data());
+  MoeWeights w = weights();
+  EXPECT_EQ(loaded, run(config(), w));
+  w.experts[0] = w.experts[1];
+  w.experts[0].gate_bias = w.experts[0].up_bias = w.experts[0].down_bias = {};
+  EXPECT_EQ(replaced, run(config(), w));
+  EXPECT_NE(replaced, loaded);
 }
 
 TEST_F(CapiTest, TextsAndVersions) { capi_texts(); }

@@ -57,6 +57,8 @@ void capi_quantized_views(capi_data* data, float* y);
 void capi_quantizer(int format, capi_data* data, uint8_t* codes, uint8_t* scales, float* back);
 void capi_swizzle(const uint8_t* linear, int rows, int cols, uint8_t* tiles);
 void capi_checkpoint(const char* folder, int32_t* layers, float* y, int64_t tokens, uint16_t* x);
+/// Prepares, saves, replaces an expert, loads: what a run then gives.
+void capi_prepared_file(capi_data* data, const char* path, float* replaced, float* loaded);
 void capi_texts(void);
 void capi_struct_sizes(void);
 void capi_null_pointers(void);
