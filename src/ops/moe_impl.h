@@ -37,6 +37,12 @@ void check_weights(const MoeConfig& config, const MoeWeights& weights, WeightFor
 /// The same for expert number `expert`. Its formats are those of the recipe.
 void check_expert_weights(const MoeConfig& config, int expert, const ExpertWeights& weights);
 
+/// Of prepared weights and workspaces; what moe.h promises to kernels.
+inline constexpr std::size_t kMemoryAlignment = 256;
+
+/// Throws Error(kInvalidArgument) on memory that is null, smaller than `needed` bytes, or not aligned.
+void check_memory(const char* name, const void* memory, std::size_t given, std::size_t needed);
+
 /// Which types `x` and `out` may have.
 enum class Precision { kIo, kReference };
 

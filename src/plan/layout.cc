@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string_view>
+#include <utility>
 
 #include "kernels/abi/params.h"
 #include "plan/moe_plan.h"
@@ -34,12 +38,22 @@ std::size_t blocks_bytes(int row_blocks, int k) {
   throw Error(ErrorKind::kInvalidArgument, fmt::format("fused_moe: {} is {}, wanted {}", field, got, wanted));
 }
 
-void check_positive(const char* field, int value) {
-  if (value < 1) refuse(field, value, "at least 1");
+// Sizes in bytes and in elements stay far below 2^63 whatever is multiplied.
+constexpr int kLargestSize = 1 << 20, kMostExperts = 1 << 16;
+
+void check_size(const char* field, int value, int largest) {
+  if (value < 1 || value > largest) refuse(field, value, fmt::format("1 to {}", largest));
 }
 
 void check_routing(const MoeConfig& c) {
   const Routing& r = c.routing;
+  if (std::string_view(routing_method_name(r.method)) == "unknown") {
+    refuse("routing.method", static_cast<int>(r.method), "an enumerator");
+  }
+  if (!std::isfinite(r.scaling)) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("fused_moe: routing.scaling is {}, wanted a finite number", r.scaling));
+  }
   const bool grouped = r.method == RoutingMethod::kDeepSeekV2 || r.method == RoutingMethod::kDeepSeekV3;
   if (!grouped) {
     if (r.n_group > 1) refuse("routing.n_group", r.n_group, fmt::format("1 with {}", routing_method_name(r.method)));
@@ -65,20 +79,52 @@ void check_routing(const MoeConfig& c) {
 void check_config(const MoeConfig& c) {
   tables::get_recipe(c.recipe);
   if (!c.shared.recipe.empty()) tables::get_recipe(c.shared.recipe);
-  check_positive("hidden", c.hidden);
-  check_positive("intermediate", c.intermediate);
-  check_positive("num_experts", c.num_experts);
-  check_positive("top_k", c.top_k);
-  check_positive("max_tokens", c.max_tokens);
+  check_size("hidden", c.hidden, kLargestSize);
+  check_size("intermediate", c.intermediate, kLargestSize);
+  check_size("num_experts", c.num_experts, kMostExperts);
+  check_size("top_k", c.top_k, kMostExperts);
+  check_size("max_tokens", c.max_tokens, std::numeric_limits<int>::max());
   if (c.top_k > c.num_experts) refuse("top_k", c.top_k, fmt::format("at most num_experts {}", c.num_experts));
-  if (c.shared.intermediate < 0) refuse("shared.intermediate", c.shared.intermediate, "0 (none) or more");
+  if (c.shared.intermediate < 0 || c.shared.intermediate > kLargestSize) {
+    refuse("shared.intermediate", c.shared.intermediate, fmt::format("0 (none) to {}", kLargestSize));
+  }
   if (c.shared.gated && c.shared.intermediate == 0) {
     refuse("shared.intermediate", 0, "more than 0 when shared.gated is set");
   }
   if (static_cast<std::int64_t>(c.max_tokens) * c.top_k > (std::int64_t{1} << 30)) {
     refuse("max_tokens", c.max_tokens, fmt::format("at most 2^30 / top_k = {}", (std::int64_t{1} << 30) / c.top_k));
   }
+  check_activation("fused_moe", c.activation);
+  check_device("fused_moe", c.device);
   check_routing(c);
+}
+
+void check_activation(const char* operation, const Activation& activation) {
+  const auto invalid = [&](const char* field, const std::string& got, const char* wanted) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("{}: activation.{} is {}, wanted {}", operation, field, got, wanted));
+  };
+  if (activation.kind > ActivationKind::kSitu) {
+    invalid("kind", fmt::format("value {}", static_cast<int>(activation.kind)), "an enumerator");
+  }
+  if (activation.limit && !(*activation.limit >= 0.0f)) {
+    invalid("limit", fmt::format("{}", *activation.limit), "0 or more");
+  }
+  const bool divides = activation.kind == ActivationKind::kSitu;
+  for (const auto& [name, value] : {std::pair{"alpha", activation.alpha}, std::pair{"beta", activation.beta}}) {
+    if (!value) continue;
+    if (!std::isfinite(*value)) invalid(name, fmt::format("{}", *value), "a finite number");
+    if (divides && *value == 0.0f) invalid(name, "0", "another number: situ divides by it");
+  }
+}
+
+void check_device(const char* operation, Device device) {
+  const bool cpu = device.type == DeviceType::kCpu && device.index == 0;
+  const bool cuda = device.type == DeviceType::kCuda && device.index >= 0;
+  if (cpu || cuda) return;
+  throw Error(ErrorKind::kInvalidArgument, fmt::format("{}: device has type {} and index {}, wanted the CPU, index 0, "
+                                                       "or CUDA and a device ordinal",
+                                                       operation, static_cast<int>(device.type), device.index));
 }
 
 PreparedLayout prepared_layout(const MoeConfig& c) {

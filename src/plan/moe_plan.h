@@ -105,6 +105,11 @@ std::size_t workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 /// True when one block does the whole routing.
 bool routing_is_fused(std::int64_t tokens, int top_k) noexcept;
 
+/// Each throws Error(kInvalidArgument) that begins with `operation`: on a kind or parameters that are no activation, on
+/// a device that cannot be.
+void check_activation(const char* operation, const Activation& activation);
+void check_device(const char* operation, Device device);
+
 /// Throws Error(kInvalidArgument or kUnsupported) when the configuration is not a legal layer.
 void check_config(const MoeConfig& config);
 

@@ -219,7 +219,7 @@ TEST(Prepared, WrongArgumentsAreRefused) {
   wrong.up = {};
   refuse({"expert 2.up"}, 2, wrong, saved.memory.data());
   refuse({"prepared", "null"}, 1, expert, nullptr);
-  refuse({"prepared", "aligned"}, 1, expert, saved.memory.data() + 1);
+  refuse({"prepared", "multiple of 256"}, 1, expert, saved.memory.data() + 1);
   EXPECT_EQ(saved.memory.text(), before);
   Memory never(layer.prepared_bytes());
   refuse({"prepared", "header"}, 1, expert, never.data());
