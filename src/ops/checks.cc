@@ -76,6 +76,10 @@ void check_matrix(const std::string& name, const MatrixView& m, std::int64_t row
     refuse(name, fmt::format("[{}, {}]", m.rows, m.cols), fmt::format("[{}, {}]", rows, cols));
   }
   if (m.quantized()) return check_quantization(name, m);
+  const Quantization& q = m.quantization;
+  if (q.scales != nullptr || q.zeros != nullptr || q.multiplier != 1.0) {
+    refuse(name, "numbers with scales, zero points or a multiplier", "none of them, or quantization.codes");
+  }
   check_float_type(name, m.dtype);
   check_alignment_of(name, m.data, dtype_size(m.dtype));
 }

@@ -209,6 +209,9 @@ TEST(Arguments, WeightsThatCannotBe) {
     w.experts[0].gate.dtype = DType::kU8;
     w.experts[0].gate.quantization.codes = CodeFormat::kE4M3;
   });
+  expect({"experts[4].up", "numbers with scales"},
+         [](MoeWeights& w) { w.experts[4].up.quantization.scales = w.experts[4].up.data; });
+  expect({"router", "multiplier"}, [](MoeWeights& w) { w.router.quantization.multiplier = 2.0; });
   expect({"router", "quantised"}, [](MoeWeights& w) {
     w.router.dtype = DType::kU8;
     w.router.quantization.codes = CodeFormat::kE4M3;

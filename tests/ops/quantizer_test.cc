@@ -115,6 +115,31 @@ TEST(Quantizer, RefusesGroupOffsetsThatLeaveTheRows) {
   expect(2, 1 << 30, {"group_offsets[2]"});
 }
 
+TEST(Quantizer, RowsBehindTheLastGroupHaveNoScales) {
+  const QuantSpec spec = spec_of(QuantFormat::kMxfp8, ScaleLayout::k128x4);
+  const Quantizer quantizer = Quantizer::create(spec, kCpu);
+  std::vector<float> x(6 * 32, 3.0f), back(6 * 32);
+  const std::int64_t bytes = scale_layout_bytes(spec.layout, grouped_scale_row(6, 2) + 128, 1);
+  std::vector<std::uint8_t> codes(6 * 32), scales(static_cast<std::size_t>(bytes), 0xEE);
+  const std::int32_t offsets[3] = {0, 1, 4};
+  QuantizeRun run;
+  run.x = TensorView(x.data(), DType::kF32, {6, 32});
+  run.codes = TensorView(codes.data(), DType::kU8, {6, 32});
+  run.scales = TensorView(scales.data(), DType::kU8, {bytes});
+  run.group_offsets = TensorView(offsets, DType::kI32, {3});
+  quantizer.quantize(run);
+  EXPECT_EQ(std::count(scales.begin(), scales.end(), 0xEE), bytes - 4 * 4);  // four rows of one scale, padded to four
+  run.x.data = back.data();
+  quantizer.dequantize(run);
+  for (std::size_t i = 0; i < back.size(); ++i) {
+    if (i / 32 < 4) {
+      EXPECT_EQ(back[i], 3.0f) << i;
+    } else {
+      EXPECT_TRUE(std::isnan(back[i])) << i;  // as on a GPU
+    }
+  }
+}
+
 TEST(Quantizer, RefusesWhatIsNoEnumeratorShapeOrDevice) {
   expect_error(ErrorKind::kInvalidArgument, {"format", "99"},
                [] { Quantizer::create(spec_of(static_cast<QuantFormat>(99)), kCpu); });
