@@ -42,8 +42,9 @@ void check_weights_device(const char* operation, const moesaic_weights* weights,
 }  // namespace
 }  // namespace moesaic::capi
 
-using namespace moesaic;
-using namespace moesaic::capi;
+// The functions of the C interface.
+using namespace moesaic;        // NOLINT(google-build-using-namespace): C names outside of every namespace
+using namespace moesaic::capi;  // NOLINT(google-build-using-namespace)
 
 moesaic_status moesaic_moe_create(const moesaic_moe_config* config, const moesaic_module_options* modules,
                                   moesaic_moe** moe) {

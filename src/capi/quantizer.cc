@@ -42,8 +42,9 @@ ScalePair read_scales(const char* operation, const moesaic_quantizer* q, const D
 }  // namespace
 }  // namespace moesaic::capi
 
-using namespace moesaic;
-using namespace moesaic::capi;
+// The functions of the C interface.
+using namespace moesaic;        // NOLINT(google-build-using-namespace): C names outside of every namespace
+using namespace moesaic::capi;  // NOLINT(google-build-using-namespace)
 
 moesaic_status moesaic_quantizer_create(const moesaic_quant_spec* spec, DLDevice device,
                                         const moesaic_module_options* modules, moesaic_quantizer** quantizer) {

@@ -74,7 +74,7 @@ void write_text(const char* operation, const std::string& text, char* buffer, st
 
 }  // namespace moesaic::capi
 
-using namespace moesaic;  // the functions below are the C interface's own names
+using namespace moesaic;  // NOLINT(google-build-using-namespace): C names outside of every namespace
 
 uint32_t moesaic_abi_version(void) { return MOESAIC_ABI_VERSION; }
 

@@ -210,6 +210,7 @@ QuantizerSpec to_quant_spec(const char* operation, const moesaic_quant_spec* spe
 
 }  // namespace moesaic::capi
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a type
 #define MOESAIC_DEFINE_INIT(Struct)                                                             \
   moesaic_status Struct##_init(Struct* out, size_t size) {                                      \
     return moesaic::capi::guarded(#Struct "_init", [&] {                                        \
@@ -218,6 +219,7 @@ QuantizerSpec to_quant_spec(const char* operation, const moesaic_quant_spec* spe
       moesaic::capi::write_struct(moesaic::capi::defaults<Struct>(), out, size);                \
     });                                                                                         \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 MOESAIC_DEFINE_INIT(moesaic_moe_config)
 MOESAIC_DEFINE_INIT(moesaic_module_options)
 MOESAIC_DEFINE_INIT(moesaic_matrix)

@@ -44,8 +44,9 @@ std::vector<ExpertWeights> read_experts(const char* operation, const moesaic_wei
 }  // namespace
 }  // namespace moesaic::capi
 
-using namespace moesaic;
-using namespace moesaic::capi;
+// The functions of the C interface.
+using namespace moesaic;        // NOLINT(google-build-using-namespace): C names outside of every namespace
+using namespace moesaic::capi;  // NOLINT(google-build-using-namespace)
 
 moesaic_status moesaic_weights_create(const moesaic_weight_views* views, moesaic_weights** weights) {
   constexpr const char* kOperation = "weights_create";
