@@ -212,7 +212,8 @@ void spoil(Choices& c, TensorView& t) {
       t.data = nullptr;
       break;
     case 1:
-      t.data = dtype_size(t.dtype) > 1 ? static_cast<char*>(t.data) + 1 : nullptr;  // bytes have no alignment
+      t.data = t.data != nullptr && dtype_size(t.dtype) > 1 ? static_cast<char*>(t.data) + 1
+                                                            : nullptr;  // bytes have no alignment
       break;
     case 2:
       t.dtype = static_cast<DType>(c.below(9));
