@@ -250,8 +250,8 @@ typedef void (*moesaic_log_callback)(moesaic_log_level level, const char* messag
 uint32_t moesaic_abi_version(void);
 /// "0.1.0".
 const char* moesaic_version(void);
-/// "ok", "invalid argument", ...; "unknown status" for other numbers.
-const char* moesaic_status_name(moesaic_status status);
+/// Of a moesaic_status: "ok", "invalid argument", ...; "unknown status" for other numbers.
+const char* moesaic_status_name(int32_t status);
 /// What this thread's last failed call said: operation, argument, got, wanted, what would work. "" when none failed.
 /// Valid until this thread's next failure; successes leave it.
 const char* moesaic_last_error(void);

@@ -80,7 +80,7 @@ uint32_t moesaic_abi_version(void) { return MOESAIC_ABI_VERSION; }
 
 const char* moesaic_version(void) { return MOESAIC_VERSION; }
 
-const char* moesaic_status_name(moesaic_status status) {
+const char* moesaic_status_name(int32_t status) {
   if (status == MOESAIC_OK) return "ok";
   if (status < MOESAIC_INVALID_ARGUMENT || status > MOESAIC_INTERNAL) return "unknown status";
   return error_kind_name(static_cast<ErrorKind>(status - 1));

@@ -241,7 +241,7 @@ void capi_texts(void) {
   CHECK(strchr(moesaic_version(), '.') != NULL);
   CHECK(strcmp(moesaic_status_name(MOESAIC_OK), "ok") == 0);
   CHECK(strcmp(moesaic_status_name(MOESAIC_INVALID_ARGUMENT), "invalid argument") == 0);
-  CHECK(strcmp(moesaic_status_name((moesaic_status)99), "unknown status") == 0);
+  CHECK(strcmp(moesaic_status_name(99), "unknown status") == 0);
   CHECK_OK(moesaic_moe_create(&config, NULL, &moe));
   CHECK_OK(moesaic_moe_kernels(moe, 4, NULL, 0, &needed));
   CHECK_OK(moesaic_moe_kernels(moe, 4, text, sizeof(text), &again));
