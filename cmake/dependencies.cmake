@@ -6,6 +6,7 @@ find_package(nlohmann_json REQUIRED)
 find_path(MOESAIC_FMT_INCLUDE fmt/format.h REQUIRED)
 find_path(MOESAIC_MINIZIP_INCLUDE minizip/zip.h REQUIRED)
 find_path(MOESAIC_HIGHWAY_INCLUDE hwy/highway.h REQUIRED)
+find_path(MOESAIC_DLPACK_INCLUDE dlpack/dlpack.h REQUIRED)
 find_library(MOESAIC_MINIZIP_STATIC libminizip.a REQUIRED)
 find_library(MOESAIC_ZLIB_STATIC libz.a REQUIRED)
 find_library(MOESAIC_CRYPTO_STATIC libcrypto.a REQUIRED)
@@ -14,7 +15,7 @@ find_library(MOESAIC_CRYPTO_STATIC libcrypto.a REQUIRED)
 add_library(moesaic_dependencies INTERFACE)
 target_compile_definitions(moesaic_dependencies INTERFACE FMT_HEADER_ONLY=1)
 target_include_directories(moesaic_dependencies SYSTEM INTERFACE ${MOESAIC_FMT_INCLUDE} ${MOESAIC_HIGHWAY_INCLUDE}
-                                                                ${MOESAIC_MINIZIP_INCLUDE})
+                                                                ${MOESAIC_MINIZIP_INCLUDE} ${MOESAIC_DLPACK_INCLUDE})
 target_link_libraries(moesaic_dependencies INTERFACE nlohmann_json::nlohmann_json ${MOESAIC_MINIZIP_STATIC}
                                                      ${MOESAIC_ZLIB_STATIC} ${MOESAIC_CRYPTO_STATIC} Threads::Threads
                                                      ${CMAKE_DL_LIBS})

@@ -34,7 +34,7 @@ def findings_in(path):
 
 
 def main():
-    files = code_files("src", "kernels", "include", "tests", "bench")
+    files = code_files("src", "kernels", "include", "tests", "bench", "examples")
     finish("check_facts", [f for path in files for f in findings_in(path)], len(files))
 
 

@@ -24,7 +24,7 @@ def functions(paths):
 
 
 def main():
-    files = code_files("src", "kernels", "include", "tests", "bench")
+    files = code_files("src", "kernels", "include", "tests", "bench", "examples")
     findings = []
     for path in files:
         lines = read(path).count("\n")

@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 options=(-i)
 if [[ "${1:-}" == --check ]]; then options=(--dry-run --Werror); fi
-find bench include kernels src tests \( -name '*.cc' -o -name '*.h' -o -name '*.cuh' \) -print0 |
+find bench examples include kernels src tests \( -name '*.cc' -o -name '*.h' -o -name '*.c' -o -name '*.cuh' \) -print0 |
   xargs -0 -r -P "$(nproc)" -n 8 clang-format "${options[@]}"

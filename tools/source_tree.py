@@ -6,12 +6,12 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CODE_SUFFIXES = {".cc", ".h", ".cuh"}
+CODE_SUFFIXES = {".cc", ".h", ".cuh", ".c"}
 _TOKENS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.DOTALL)
 
 
 def code_files(*folders):
-    """C++ and device texts below `folders`, sorted, as paths below the root."""
+    """C, C++ and device texts below `folders`, sorted, as paths below the root."""
     found = []
     for folder in folders:
         found += [p for p in (ROOT / folder).rglob("*") if p.suffix in CODE_SUFFIXES and p.is_file()]

@@ -211,6 +211,18 @@ class FusedMoe {
   std::size_t prepared_bytes() const noexcept;
   /// Writes the prepared form of `weights` (on the layer's device) to `prepared`. `stream`: CUstream, ignored on CPU.
   void prepare(const MoeWeights& weights, void* prepared, void* stream = nullptr) const;
+  /// The same for one expert of memory that `prepare` or `load_prepared` filled; the rest stays. Static input scales
+  /// are again the largest of all experts'. No run may use `prepared` meanwhile. Throws Error as `prepare`, and
+  /// Error(kInvalidArgument) on an index outside [0, L), L the experts held, and on memory that was not prepared (seen
+  /// on the CPU alone).
+  void prepare_expert(int expert, const ExpertWeights& weights, void* prepared, void* stream = nullptr) const;
+  /// Writes what `prepare` made to a file, whole or not at all: a header that names layout, recipe and shapes, the
+  /// bytes, their SHA-256. Waits for `stream`. Throws Error(kIo).
+  void save_prepared(const void* prepared, const std::string& path, void* stream = nullptr) const;
+  /// Fills `prepared` from such a file; done on return, for every stream. Throws Error: kInvalidArgument (written for
+  /// another layer, device or version: says which field differs; `prepared` is untouched), kIo (missing, truncated or
+  /// damaged; `prepared` holds nothing usable).
+  void load_prepared(const std::string& path, void* prepared, void* stream = nullptr) const;
   /// Workspace that a run of `tokens` tokens needs, bytes; grows with tokens. 256-byte aligned.
   std::size_t workspace_bytes(std::int64_t tokens) const;
   /// The same for a run of `rows` dispatched rows (R, or L * max).

@@ -96,7 +96,9 @@ struct QuantizeRun {
                             // kFp8Static: the scale that values are divided by, given
   TensorView row_scales;    // f32 [M], written: kNvfp4Row
   // Grouped: rows [offsets[g], offsets[g + 1]) are group g, whose scales begin at row grouped_scale_row; i32 [G + 1].
-  // Layout k128x4 only; `scales` holds grouped_scale_row(M, G) + 128 rows, rows of no token are not written.
+  // Layout k128x4 only; `scales` holds grouped_scale_row(M, G) + 128 rows, rows of no token are not written. Rows of x
+  // behind the last group get codes without scales, and dequantise to NaN. Offsets ascend from 0 to at most M; on the
+  // host that is checked.
   TensorView group_offsets;
 };
 

@@ -236,6 +236,15 @@ void check_weights(const char* operation, const MoeConfig& config, const MoeWeig
   check.vector("weights.shared_gate", weights.shared_gate, config.hidden);
 }
 
+void check_expert(const char* operation, const MoeConfig& config, int expert, const ExpertWeights& weights) {
+  if (expert < 0 || expert >= num_local_experts(config)) {
+    invalid(operation, fmt::format("expert is {}, wanted 0 to {}", expert, num_local_experts(config) - 1));
+  }
+  const ViewCheck check{operation, config, false};
+  check.expert(fmt::format("weights of expert {}", expert), weights, is_gated(config.activation.kind),
+               config.intermediate, config.recipe);
+}
+
 void check_run(const char* operation, const MoeConfig& config, const MoeRun& run, std::span<const DType> x_types,
                std::span<const DType> out_types) {
   if (run.x.rank != 2 || run.x.shape[0] < 0) {

@@ -23,6 +23,9 @@ void check_config(const char* operation, const MoeConfig& config);
 /// Shapes of all views against the configuration; formats against the recipes unless `any_format`.
 void check_weights(const char* operation, const MoeConfig& config, const MoeWeights& weights, bool any_format = false);
 
+/// The same for one expert, in the recipe's format.
+void check_expert(const char* operation, const MoeConfig& config, int expert, const ExpertWeights& weights);
+
 /// Shapes, types and pointers of one run; `x_types` and `out_types` list what the caller takes.
 void check_run(const char* operation, const MoeConfig& config, const MoeRun& run, std::span<const DType> x_types,
                std::span<const DType> out_types);

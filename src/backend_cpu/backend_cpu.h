@@ -71,6 +71,12 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
 
 std::size_t fast_prepared_bytes(const MoeConfig& config);
 void fast_prepare(const MoeConfig& config, const MoeWeights& weights, void* prepared);
+/// One expert of memory that fast_prepare wrote.
+void fast_prepare_expert(const MoeConfig& config, int expert, const ExpertWeights& weights, void* prepared);
+/// Names the byte layout, version included.
+std::string fast_prepared_layout();
+/// Throws Error(kInvalidArgument) on memory that is null, not aligned, or not what fast_prepare wrote for `config`.
+void fast_check_prepared(const char* operation, const MoeConfig& config, const void* prepared);
 std::size_t fast_workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 void fast_run(const MoeConfig& config, const MoeRun& run);
 /// Rows that were dispatched: x and out [R, H]. Arguments as FusedMoe checks them.

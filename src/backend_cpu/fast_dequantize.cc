@@ -2,6 +2,7 @@
 // Numbers from codes and scales: one fp32 operation on the exact product of code and block scale.
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "backend_cpu/backend_cpu.h"
@@ -28,6 +29,7 @@ struct DequantizeTask {
     if (run.group_offsets.empty()) return row / traits.block_rows;
     const auto* offsets = static_cast<const std::int32_t*>(run.group_offsets.data);
     const std::int64_t group = std::upper_bound(offsets + 1, offsets + run.group_offsets.shape[0], row) - offsets - 1;
+    if (group + 1 == run.group_offsets.shape[0]) return -1;  // in no group
     return grouped_scale_row(offsets[group], group) + row - offsets[group];
   }
 
@@ -80,8 +82,9 @@ struct DequantizeTask {
     const std::int64_t width = traits.block_cols == 0 ? cols : traits.block_cols, first = scale_row(row);
     for (std::int64_t begin = 0; begin < cols; begin += width) {
       const std::int64_t index = scale_index(spec.layout, first, begin / width, sizes.scale_cols);
-      block(row, begin, std::min(cols, begin + width), index, to);
+      if (first >= 0) block(row, begin, std::min(cols, begin + width), index, to);
     }
+    if (first < 0) std::fill_n(to, cols, std::numeric_limits<float>::quiet_NaN());
     if (direct) return;
     kernels.narrow(to, cols, run.x.dtype == DType::kBF16 ? Io::kBf16 : Io::kFp16,
                    static_cast<std::uint16_t*>(run.x.data) + row * cols);

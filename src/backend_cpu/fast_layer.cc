@@ -492,13 +492,7 @@ void Chunk::combine_one(std::int64_t token, float* sum) {
 }
 
 void check_memory(const MoeConfig& config, const MoeConfig& prepared, const MoeRun& run) {
-  const PreparedHeader header = prepared_header(prepared);
-  const bool aligned = reinterpret_cast<std::uintptr_t>(run.prepared) % 64 == 0;
-  if (run.prepared == nullptr || !aligned || std::memcmp(run.prepared, &header, sizeof(header)) != 0) {
-    throw Error(ErrorKind::kInvalidArgument,
-                "run on the CPU: prepared is null, not aligned to 256 bytes, or not what prepare wrote for this "
-                "configuration");
-  }
+  fast_check_prepared("run on the CPU", prepared, run.prepared);
   const std::size_t wanted = workspace_layout(config, run.x.shape[0]).bytes;
   if (run.workspace == nullptr || reinterpret_cast<std::uintptr_t>(run.workspace) % 64 != 0 ||
       run.workspace_bytes < wanted) {

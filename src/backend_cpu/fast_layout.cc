@@ -94,6 +94,7 @@ PreparedLayout prepared_layout(const MoeConfig& config) {
   layout.router_bias = parts.take(layout.router_rows, sizeof(float));
   layout.selection_bias = parts.take(config.num_experts, sizeof(float));
   layout.static_scales = parts.take(1, sizeof(StaticScales));
+  layout.expert_scales = parts.take(num_local_experts(config), sizeof(ExpertScales));
   if (config.routing.method == RoutingMethod::kHash) {
     layout.token_experts = parts.take(std::int64_t{config.routing.vocabulary} * config.top_k, sizeof(std::int32_t));
   }
@@ -109,7 +110,7 @@ PreparedLayout prepared_layout(const MoeConfig& config) {
 
 PreparedHeader prepared_header(const MoeConfig& config) {
   PreparedHeader header{};
-  std::memcpy(header.tag, "moecpu3", sizeof(header.tag));
+  std::memcpy(header.tag, kLayoutTag, sizeof(header.tag));
   header.hidden = config.hidden;
   header.local_experts = num_local_experts(config);
   header.first_expert = config.experts.first;

@@ -4,7 +4,7 @@
 // Prepared, in this order (R = E + 1 rounded up to 4; row E is the shared gate):
 //   header                     tag and the sizes it was made for
 //   router         f32 [R][Hp] Hp = H rounded up to 8, zero filled; router_bias f32 [R]; selection_bias f32 [E]
-//   static scales  StaticScales
+//   static scales  StaticScales; ExpertScales [L]
 //   token experts  i32 [vocabulary][k], routing by token ids alone
 //   experts        [L] of {gate and up: codes, scales, zeros, multipliers, bias; down: the same}
 //   shared         the same once, when there are shared experts
@@ -46,8 +46,8 @@ struct PackedExpert {
 struct PreparedLayout {
   Io io = Io::kBf16;
   std::int64_t router_rows = 0, router_cols = 0;
-  std::size_t router = 0, router_bias = 0, selection_bias = 0, static_scales = 0, token_experts = 0, experts = 0,
-              shared = 0, bytes = 0;
+  std::size_t router = 0, router_bias = 0, selection_bias = 0, static_scales = 0, expert_scales = 0, token_experts = 0,
+              experts = 0, shared = 0, bytes = 0;
   PackedExpert expert, shared_expert;
 };
 
@@ -60,6 +60,14 @@ struct PreparedHeader {
   std::int32_t recipe, shared_recipe, int4_group, int4_zeros, gated, router, shared_gated, adds_down_bias;
 };
 PreparedHeader prepared_header(const MoeConfig& config);
+
+/// The layout's name and version, at the start of every header.
+inline constexpr char kLayoutTag[8] = "moecpu4";
+
+/// Scales of activations that one expert's weights brought along, kept so that one expert can be replaced.
+struct ExpertScales {
+  float input, down_input;
+};
 
 /// Scales of activations that the weights brought along: the largest of all experts', 0: none.
 struct StaticScales {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packs weights of any strides and format into the fast path's panels.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -233,25 +235,46 @@ void pack_router(const PreparedLayout& layout, const MoeConfig& config, const Mo
   if (config.shared.gated) pack_vector(weights.shared_gate, router + config.num_experts * layout.router_cols);
 }
 
+// An expert as its rank adds it: GEMM 2's bias is rank 0's.
+void pack_slice(const MoeConfig& config, const PackedExpert& packed, ExpertWeights expert, std::byte* to) {
+  if (config.tp.rank != 0) expert.down_bias = {};
+  pack_expert(packed, expert, to);
+}
+
 // One scale for all experts, because a token is quantised once for all of them; 0 when one has none.
-float common_scale(std::span<const ExpertWeights> experts, float ExpertWeights::*member) {
+float common_scale(std::span<const ExpertScales> experts, float ExpertScales::*member) {
   float largest = 0.0f;
-  for (const ExpertWeights& expert : experts) {
+  for (const ExpertScales& expert : experts) {
     if (expert.*member == 0.0f) return 0.0f;
     largest = std::max(largest, expert.*member);
   }
   return largest;
 }
 
-StaticScales static_scales(const MoeConfig& config, const MoeWeights& weights) {
+void set_expert_scales(const PreparedLayout& layout, int expert, const ExpertWeights& weights, std::byte* memory) {
+  auto* scales = reinterpret_cast<ExpertScales*>(memory + layout.expert_scales);
+  scales[expert] = {weights.input_scale, weights.down_input_scale};
+}
+
+// From the experts' own scales, which are there.
+void set_common_scales(const PreparedLayout& layout, const MoeConfig& config, std::byte* memory) {
+  const std::span experts(reinterpret_cast<const ExpertScales*>(memory + layout.expert_scales),
+                          static_cast<std::size_t>(num_local_experts(config)));
+  auto* common = reinterpret_cast<StaticScales*>(memory + layout.static_scales);
+  common->input = common_scale(experts, &ExpertScales::input);
+  common->down_input = common_scale(experts, &ExpertScales::down_input);
+}
+
+void set_static_scales(const PreparedLayout& layout, const MoeConfig& config, const MoeWeights& weights,
+                       std::byte* memory) {
   StaticScales scales{};
-  scales.input = common_scale(weights.experts, &ExpertWeights::input_scale);
-  scales.down_input = common_scale(weights.experts, &ExpertWeights::down_input_scale);
   if (config.shared.intermediate > 0) {
     scales.shared_input = weights.shared.input_scale;
     scales.shared_down_input = weights.shared.down_input_scale;
   }
-  return scales;
+  std::memcpy(memory + layout.static_scales, &scales, sizeof(scales));
+  for (int e = 0; e < num_local_experts(config); ++e) set_expert_scales(layout, e, weights.experts[e], memory);
+  set_common_scales(layout, config, memory);
 }
 
 }  // namespace
@@ -272,22 +295,43 @@ void fast_prepare(const MoeConfig& config, const MoeWeights& weights, void* prep
   const PreparedLayout layout = prepared_layout(config);
   auto* memory = static_cast<std::byte*>(prepared);
   pack_router(layout, config, weights, memory);
-  const StaticScales scales = static_scales(config, weights);
-  std::memcpy(memory + layout.static_scales, &scales, sizeof(scales));
+  set_static_scales(layout, config, weights, memory);
   if (config.routing.method == RoutingMethod::kHash) {
     std::memcpy(memory + layout.token_experts, weights.token_experts.data,
                 static_cast<std::size_t>(weights.token_experts.num_elements()) * sizeof(std::int32_t));
   }
-  const auto pack = [&](const PackedExpert& packed, ExpertWeights expert, std::byte* to) {
-    if (config.tp.rank != 0) expert.down_bias = {};
-    pack_expert(packed, expert, to);
-  };
   for (std::size_t e = 0; e < weights.experts.size(); ++e) {
-    pack(layout.expert, weights.experts[e], memory + layout.experts + e * layout.expert.bytes);
+    pack_slice(config, layout.expert, weights.experts[e], memory + layout.experts + e * layout.expert.bytes);
   }
-  if (config.shared.intermediate > 0) pack(layout.shared_expert, weights.shared, memory + layout.shared);
+  if (config.shared.intermediate > 0) pack_slice(config, layout.shared_expert, weights.shared, memory + layout.shared);
   const PreparedHeader header = prepared_header(config);
   std::memcpy(memory, &header, sizeof(header));
+}
+
+void fast_prepare_expert(const MoeConfig& config, int expert, const ExpertWeights& weights, void* prepared) {
+  constexpr const char* kOperation = "prepare_expert on the CPU";
+  check_expert(kOperation, config, expert, weights);
+  fast_check_prepared(kOperation, config, prepared);
+  const PreparedLayout layout = prepared_layout(config);
+  auto* memory = static_cast<std::byte*>(prepared);
+  pack_slice(config, layout.expert, weights, memory + layout.experts + expert * layout.expert.bytes);
+  set_expert_scales(layout, expert, weights, memory);
+  set_common_scales(layout, config, memory);
+}
+
+std::string fast_prepared_layout() { return kLayoutTag; }
+
+void fast_check_prepared(const char* operation, const MoeConfig& config, const void* prepared) {
+  const PreparedHeader header = prepared_header(config);
+  const bool aligned = reinterpret_cast<std::uintptr_t>(prepared) % 64 == 0;
+  if (prepared != nullptr && aligned && std::memcmp(prepared, &header, sizeof(header)) == 0) return;
+  throw Error(ErrorKind::kInvalidArgument,
+              fmt::format("{}: prepared is {}, wanted what prepare wrote for this configuration, at a multiple of 256 "
+                          "bytes",
+                          operation,
+                          prepared == nullptr ? "a null pointer"
+                          : aligned           ? "memory without this configuration's header"
+                                              : "not aligned"));
 }
 
 }  // namespace moesaic::cpu

@@ -148,16 +148,18 @@ class QuantizeTask {
     pack_nibbles(scratch.codes.data(), count, codes + at / 2);
   }
 
-  // The row whose place in the scales a row of x takes.
+  // The row whose place in the scales a row of x takes; -1: it is in no group, and its scales are not kept.
   std::int64_t scale_row(std::int64_t row) const {
     if (run_.group_offsets.empty()) return row;
     const auto* offsets = data<const std::int32_t>(run_.group_offsets);
     const std::int64_t group = std::upper_bound(offsets + 1, offsets + run_.group_offsets.shape[0], row) - offsets - 1;
+    if (group + 1 == run_.group_offsets.shape[0]) return -1;
     return grouped_scale_row(offsets[group], group) + row - offsets[group];
   }
 
   // Padding columns of a row; without groups the constructor cleared everything.
   void clear_padding(std::int64_t row) const {
+    if (scale_row(row) < 0) return;
     for (std::int64_t col = sizes_.scale_cols; col % 4 != 0; ++col) {
       data<std::uint8_t>(run_.scales)[scale_index(spec_.layout, scale_row(row), col, sizes_.scale_cols)] = 0;
     }
@@ -189,7 +191,7 @@ class QuantizeTask {
       } else {
         block = traits_.scales == ScaleFormat::kE4M3 ? nvfp4_block(encode_scale, amax)
                                                      : mx_block(spec_.format, spec_.e8m0, amax);
-        scales<std::uint8_t>()[at] = static_cast<std::uint8_t>(block.stored);
+        if (first_scale >= 0) scales<std::uint8_t>()[at] = static_cast<std::uint8_t>(block.stored);
       }
       store_codes(row, col, x + col, count, block, scratch);
     }

@@ -272,8 +272,10 @@ class MatrixQuantizer {
     std::int64_t scale_row = row;
     if (!run_.group_offsets.empty()) {
       const auto* offsets = static_cast<const std::int32_t*>(run_.group_offsets.data);
+      const std::int64_t groups = run_.group_offsets.shape[0] - 1;
       std::int64_t group = 0;
-      while (offsets[group + 1] <= row) ++group;
+      while (group < groups && offsets[group + 1] <= row) ++group;
+      if (group == groups) return;  // in no group
       // Every group's tile rows begin at a multiple of 128: floor((first + 127 g) / 128) tiles of 128 rows.
       scale_row = (offsets[group] + 127 * group) / 128 * 128 + row - offsets[group];
     }

@@ -80,6 +80,19 @@ void DeviceBuffer::fill(unsigned char value) {
   wait_for_copy();
 }
 
+void upload(Device device, void* target, const void* source, std::size_t bytes, void* stream) {
+  const DeviceGuard guard(device.index);
+  MOESAIC_CU(stream_synchronize, static_cast<CUstream>(stream));
+  MOESAIC_CU(memory_to_device, address(target), source, bytes);
+  wait_for_copy();
+}
+
+void download(Device device, void* target, const void* source, std::size_t bytes, void* stream) {
+  const DeviceGuard guard(device.index);
+  MOESAIC_CU(stream_synchronize, static_cast<CUstream>(stream));
+  MOESAIC_CU(memory_to_host, target, address(source), bytes);
+}
+
 void synchronize(Device device) { synchronize(device.index); }
 
 void copy_async(DeviceBuffer& target, const DeviceBuffer& source, std::size_t bytes, void* stream) {

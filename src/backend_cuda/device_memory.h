@@ -38,6 +38,11 @@ class DeviceBuffer {
   std::size_t size_ = 0;
 };
 
+/// Waits for `stream` (a CUstream of the device), then copies between host and device memory; done on return, for every
+/// stream.
+void upload(Device device, void* target, const void* source, std::size_t bytes, void* stream);
+void download(Device device, void* target, const void* source, std::size_t bytes, void* stream);
+
 /// Waits for all work of a device.
 void synchronize(Device device);
 

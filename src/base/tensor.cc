@@ -6,6 +6,7 @@
 
 #include <charconv>
 
+#include "base/tensor_text.h"
 #include "moesaic/error.h"
 
 namespace moesaic {
@@ -91,5 +92,26 @@ std::int64_t TensorView::num_elements() const noexcept {
   for (int i = 0; i < rank; ++i) elements *= shape[static_cast<std::size_t>(i)];
   return elements;
 }
+
+namespace base {
+
+std::string tensor_text(const TensorView& tensor) {
+  if (tensor.empty()) return "empty";
+  if (tensor.rank < 0 || tensor.rank > static_cast<int>(tensor.shape.size())) {
+    return fmt::format("a view of rank {}", tensor.rank);
+  }
+  std::string text = fmt::format("{} [", dtype_name(tensor.dtype));
+  for (int i = 0; i < tensor.rank; ++i) {
+    text += fmt::format("{}{}", i > 0 ? ", " : "", tensor.shape[static_cast<std::size_t>(i)]);
+  }
+  return text + "]";
+}
+
+bool is_aligned_for(const void* data, DType dtype) noexcept {
+  const std::size_t size = dtype_size(dtype);
+  return size != 0 && reinterpret_cast<std::uintptr_t>(data) % size == 0;
+}
+
+}  // namespace base
 
 }  // namespace moesaic

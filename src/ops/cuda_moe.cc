@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend_cuda/device.h"
+#include "backend_cuda/device_memory.h"
 #include "backend_cuda/kernel.h"
 #include "kernels/abi/params.h"
 #include "ops/cuda_prepare.h"
@@ -64,9 +65,28 @@ class CudaMoe final : public MoeImpl {
 
   void prepare(const MoeWeights& weights, void* prepared, void* stream) const override {
     const cuda::DeviceGuard guard(config_.device.index);
-    const auto with_threads = [this](const Choice& c) { return PrepareKernel{kernel(c), abi::threads(c.config())}; };
     prepare_weights(config_, layout_, weights, with_threads(prepare_steps_.matrix), with_threads(prepare_steps_.vector),
                     static_cast<char*>(prepared), stream);
+  }
+  void prepare_expert(int expert, const ExpertWeights& weights, void* prepared, void* stream) const override {
+    check_prepared("fused_moe", prepared);
+    const cuda::DeviceGuard guard(config_.device.index);
+    prepare_expert_weights(config_, layout_, expert, weights, with_threads(prepare_steps_.matrix),
+                           with_threads(prepare_steps_.vector), static_cast<char*>(prepared), stream);
+  }
+
+  std::string prepared_layout() const override {
+    return fmt::format("cuda {} {} of module ABI {}", prepare_steps_.matrix.row->name, prepare_steps_.vector.row->name,
+                       abi::kModuleAbi);
+  }
+  void check_prepared(const char* operation, const void* prepared) const override {
+    check_prepared_memory(operation, prepared);
+  }
+  void read_prepared(const void* prepared, std::size_t bytes, void* host, void* stream) const override {
+    cuda::download(config_.device, host, prepared, bytes, stream);
+  }
+  void write_prepared(void* prepared, std::size_t bytes, const void* host, void* stream) const override {
+    cuda::upload(config_.device, prepared, host, bytes, stream);
   }
 
   std::vector<std::string> kernels(std::int64_t tokens) const override {
@@ -95,6 +115,7 @@ class CudaMoe final : public MoeImpl {
   }
 
   const cuda::Kernel& kernel(const Choice& c) const { return kernels_.at(c); }
+  PrepareKernel with_threads(const Choice& c) const { return {kernel(c), abi::threads(c.config())}; }
 
   const plan::MoeSteps& steps(std::int64_t tokens) const {
     const auto range = std::lower_bound(ranges_.begin(), ranges_.end(), tokens,

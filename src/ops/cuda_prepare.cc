@@ -100,17 +100,36 @@ void check_pointer(const char* name, const void* data, std::uintptr_t alignment)
               fmt::format("fused_moe: {} is at {}, wanted a multiple of {} bytes", name, data, alignment));
 }
 
+/// Expert number e, in its place.
+void prepare_slot(const Preparer& preparer, const plan::PreparedLayout& layout, std::size_t e,
+                  const ExpertWeights& weights, bool gated) {
+  preparer.expert(weights, gated, layout.w13 + e * layout.w13_expert_bytes, layout.w2 + e * layout.w2_expert_bytes,
+                  layout.b13 + e * layout.b13_expert_floats * 4, layout.b13_expert_floats,
+                  layout.b2 + e * layout.b2_expert_floats * 4, layout.b2_expert_floats);
+}
+
 }  // namespace
+
+void prepare_expert_weights(const MoeConfig& c, const plan::PreparedLayout& layout, int expert,
+                            const ExpertWeights& weights, const PrepareKernel& matrix, const PrepareKernel& vector,
+                            char* prepared, void* stream) {
+  prepare_slot(Preparer(matrix, vector, prepared, stream), layout, static_cast<std::size_t>(expert),
+               adding(c.tp, weights), is_gated(c.activation.kind));
+}
+
+void check_prepared_memory(const char* operation, const void* prepared) {
+  if (prepared != nullptr && reinterpret_cast<std::uintptr_t>(prepared) % 256 == 0) return;
+  throw Error(
+      ErrorKind::kInvalidArgument,
+      fmt::format("{}: prepared is at {}, wanted device memory at a multiple of 256 bytes", operation, prepared));
+}
 
 void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, const MoeWeights& w,
                      const PrepareKernel& matrix, const PrepareKernel& vector, char* prepared, void* stream) {
-  check_pointer("prepared", prepared, 256);
   const bool gated = is_gated(c.activation.kind);
   const Preparer preparer(matrix, vector, prepared, stream);
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
-    preparer.expert(adding(c.tp, w.experts[e]), gated, layout.w13 + e * layout.w13_expert_bytes,
-                    layout.w2 + e * layout.w2_expert_bytes, layout.b13 + e * layout.b13_expert_floats * 4,
-                    layout.b13_expert_floats, layout.b2 + e * layout.b2_expert_floats * 4, layout.b2_expert_floats);
+    prepare_slot(preparer, layout, e, adding(c.tp, w.experts[e]), gated);
   }
   const auto experts = static_cast<std::size_t>(c.num_experts);
   if (c.router) preparer.rows(w.router, layout.router);
@@ -134,8 +153,6 @@ void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, con
 void check_alignment(const MoeRun& run) {
   check_pointer("x", run.x.data, 16);
   check_pointer("out", run.out.data, 16);
-  check_pointer("prepared", run.prepared, 256);
-  check_pointer("workspace", run.workspace, 256);
 }
 
 }  // namespace moesaic::ops

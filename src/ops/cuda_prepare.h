@@ -18,6 +18,14 @@ struct PrepareKernel {
 void prepare_weights(const MoeConfig& config, const plan::PreparedLayout& layout, const MoeWeights& weights,
                      const PrepareKernel& matrix, const PrepareKernel& vector, char* prepared, void* stream);
 
+/// Enqueues the preparation of expert number `expert` alone. The device must be current.
+void prepare_expert_weights(const MoeConfig& config, const plan::PreparedLayout& layout, int expert,
+                            const ExpertWeights& weights, const PrepareKernel& matrix, const PrepareKernel& vector,
+                            char* prepared, void* stream);
+
+/// Throws Error(kInvalidArgument) on prepared memory that is null or not aligned.
+void check_prepared_memory(const char* operation, const void* prepared);
+
 /// Throws Error(kInvalidArgument) on pointers that are not aligned as the kernels read them.
 void check_alignment(const MoeRun& run);
 

@@ -5,9 +5,20 @@
 #include "backend_cpu/backend_cpu.h"
 #include "moesaic/moe.h"
 #include "ops/moe_impl.h"
+#include "ops/prepared_file.h"
 #include "plan/moe_plan.h"
 
 namespace moesaic {
+
+namespace {
+
+void check_tokens(const char* question, const MoeConfig& config, std::int64_t tokens) {
+  if (tokens >= 0 && tokens <= config.max_tokens) return;
+  throw Error(ErrorKind::kInvalidArgument, fmt::format("fused_moe: {} of {} tokens, wanted 0 to max_tokens {}",
+                                                       question, tokens, config.max_tokens));
+}
+
+}  // namespace
 
 struct FusedMoe::Impl {
   MoeConfig config;
@@ -35,19 +46,26 @@ std::size_t FusedMoe::prepared_bytes() const noexcept { return impl_->device->pr
 
 void FusedMoe::prepare(const MoeWeights& weights, void* prepared, void* stream) const {
   ops::check_weights(impl_->config, weights, ops::WeightFormats::kOfRecipe);
-  if (prepared == nullptr) {
-    throw Error(ErrorKind::kInvalidArgument,
-                fmt::format("fused_moe: prepared is a null pointer, wanted {} bytes", prepared_bytes()));
-  }
+  ops::check_memory("prepared", prepared, prepared_bytes(), prepared_bytes());
   impl_->device->prepare(weights, prepared, stream);
 }
 
+void FusedMoe::prepare_expert(int expert, const ExpertWeights& weights, void* prepared, void* stream) const {
+  ops::check_expert_weights(impl_->config, expert, weights);
+  ops::check_memory("prepared", prepared, prepared_bytes(), prepared_bytes());
+  impl_->device->prepare_expert(expert, weights, prepared, stream);
+}
+
+void FusedMoe::save_prepared(const void* prepared, const std::string& path, void* stream) const {
+  ops::save_prepared(impl_->config, *impl_->device, prepared, path, stream);
+}
+
+void FusedMoe::load_prepared(const std::string& path, void* prepared, void* stream) const {
+  ops::load_prepared(impl_->config, *impl_->device, path, prepared, stream);
+}
+
 std::size_t FusedMoe::workspace_bytes(std::int64_t tokens) const {
-  if (tokens < 0 || tokens > impl_->config.max_tokens) {
-    throw Error(
-        ErrorKind::kInvalidArgument,
-        fmt::format("fused_moe: workspace for {} tokens, wanted 0 to max_tokens {}", tokens, impl_->config.max_tokens));
-  }
+  check_tokens("workspace_bytes", impl_->config, tokens);
   return impl_->device->workspace_bytes(tokens);
 }
 
@@ -66,17 +84,10 @@ void FusedMoe::run(const MoeRun& run, void* stream) const {
   // Either form of dispatched rows is a matrix of them.
   const std::int64_t tokens = run.x.rank == 3 ? run.x.shape[0] * run.x.shape[1] : run.x.shape[0];
   if (tokens == 0) return;
-  if (run.prepared == nullptr) {
-    throw Error(ErrorKind::kInvalidArgument, "fused_moe: prepared is a null pointer, wanted what `prepare` wrote");
-  }
   const std::size_t needed =
       dispatched ? impl_->device->dispatched_workspace_bytes(tokens) : impl_->device->workspace_bytes(tokens);
-  if (needed > 0 && (run.workspace == nullptr || run.workspace_bytes < needed)) {
-    throw Error(ErrorKind::kInvalidArgument,
-                fmt::format("fused_moe: workspace is {} bytes{}, wanted {} for {} {}", run.workspace_bytes,
-                            run.workspace == nullptr ? " at a null pointer" : "", needed, tokens,
-                            dispatched ? "rows" : "tokens"));
-  }
+  ops::check_memory("prepared", run.prepared, prepared_bytes(), prepared_bytes());
+  ops::check_memory("workspace", run.workspace, run.workspace_bytes, needed);
   if (!dispatched) return impl_->device->run(run, stream);
   MoeRun rows = run;
   rows.x = TensorView(run.x.data, run.x.dtype, {tokens, impl_->config.hidden});
@@ -84,7 +95,10 @@ void FusedMoe::run(const MoeRun& run, void* stream) const {
   impl_->device->run_dispatched(rows, stream);
 }
 
-std::vector<std::string> FusedMoe::kernels(std::int64_t tokens) const { return impl_->device->kernels(tokens); }
+std::vector<std::string> FusedMoe::kernels(std::int64_t tokens) const {
+  check_tokens("kernels", impl_->config, tokens);
+  return impl_->device->kernels(tokens);
+}
 
 void reference_moe(const MoeConfig& config, const MoeWeights& weights, ReferenceMode mode, const MoeRun& run) {
   plan::check_config(config);

@@ -4,8 +4,10 @@
 
 #include <limits>
 
+#include "base/tensor_text.h"
 #include "moesaic/error.h"
 #include "ops/quant_impl.h"
+#include "plan/moe_plan.h"
 #include "tables/quant_table.h"
 
 namespace moesaic::ops {
@@ -17,12 +19,7 @@ constexpr std::int64_t kLargestSide = std::numeric_limits<std::int32_t>::max() -
   throw Error(ErrorKind::kInvalidArgument, fmt::format("quantizer: {} is {}, wanted {}", argument, got, wanted));
 }
 
-std::string shape_text(const TensorView& t) {
-  if (t.empty()) return "empty";
-  std::string text = fmt::format("{} [", dtype_name(t.dtype));
-  for (int i = 0; i < t.rank; ++i) text += fmt::format("{}{}", i > 0 ? ", " : "", t.shape[static_cast<std::size_t>(i)]);
-  return text + "]";
-}
+using base::tensor_text;
 
 std::string wanted_text(DType dtype, const std::vector<std::int64_t>& shape) {
   std::string text = fmt::format("{} [", dtype_name(dtype));
@@ -33,11 +30,20 @@ std::string wanted_text(DType dtype, const std::vector<std::int64_t>& shape) {
 void check_tensor(const std::string& name, const TensorView& t, DType dtype, const std::vector<std::int64_t>& shape) {
   bool fits = t.dtype == dtype && t.rank == static_cast<int>(shape.size());
   for (std::size_t i = 0; fits && i < shape.size(); ++i) fits = t.shape[i] == shape[i];
-  if (!fits) refuse(name, shape_text(t), wanted_text(dtype, shape));
+  if (!fits) refuse(name, tensor_text(t), wanted_text(dtype, shape));
   if (t.num_elements() == 0) return;
   if (t.data == nullptr) refuse(name, "a null pointer", wanted_text(dtype, shape));
   if (reinterpret_cast<std::uintptr_t>(t.data) % dtype_size(dtype) != 0) {
     refuse(name, fmt::format("at {}", t.data), fmt::format("a multiple of {} bytes", dtype_size(dtype)));
+  }
+}
+
+/// Of a tensor of two dimensions.
+void check_sides(const std::string& name, const TensorView& t) {
+  for (const std::int64_t side : {t.shape[0], t.shape[1]}) {
+    if (side < 0 || side > kLargestSide) {
+      refuse(name, tensor_text(t), fmt::format("0 to {} rows and columns", kLargestSide));
+    }
   }
 }
 
@@ -47,7 +53,7 @@ void check_optional(const std::string& name, const TensorView& t, bool wanted, c
   if (wanted) {
     check_tensor(name, t, dtype, shape);
   } else if (!t.empty()) {
-    refuse(name, shape_text(t), fmt::format("empty: {}", why));
+    refuse(name, tensor_text(t), fmt::format("empty: {}", why));
   }
 }
 
@@ -59,12 +65,10 @@ DType scale_dtype(ScaleFormat scales) {
 QuantShape check_x(const QuantSpec& spec, bool gated, const TensorView& x) {
   const bool is_float = x.dtype == DType::kBF16 || x.dtype == DType::kF16 || x.dtype == DType::kF32;
   if (!is_float || x.rank != 2) {
-    refuse("x", shape_text(x), gated ? "bf16, f16 or f32 [M, 2 K]" : "bf16, f16 or f32 [M, K]");
+    refuse("x", tensor_text(x), gated ? "bf16, f16 or f32 [M, 2 K]" : "bf16, f16 or f32 [M, K]");
   }
-  if (gated && x.shape[1] % 2 != 0) refuse("x", shape_text(x), "an even number of columns: gate, then up");
-  if (x.shape[0] > kLargestSide || x.shape[1] > kLargestSide) {
-    refuse("x", shape_text(x), fmt::format("at most {} rows and columns", kLargestSide));
-  }
+  if (gated && x.shape[1] % 2 != 0) refuse("x", tensor_text(x), "an even number of columns: gate, then up");
+  check_sides("x", x);
   check_tensor("x", x, x.dtype, {x.shape[0], x.shape[1]});
   const std::int64_t rows = x.shape[0], cols = gated ? x.shape[1] / 2 : x.shape[1];
   return {rows, cols, quant_sizes(spec, rows, cols)};
@@ -72,10 +76,11 @@ QuantShape check_x(const QuantSpec& spec, bool gated, const TensorView& x) {
 
 void check_group_offsets(const QuantSpec& spec, const TensorView& offsets) {
   if (spec.layout != ScaleLayout::k128x4) {
-    refuse("group_offsets", shape_text(offsets),
+    refuse("group_offsets", tensor_text(offsets),
            fmt::format("empty: scale layout {} has no groups, 128x4 has", scale_layout_name(spec.layout)));
   }
-  if (offsets.rank != 1 || offsets.shape[0] < 2) refuse("group_offsets", shape_text(offsets), "i32 [G + 1], G >= 1");
+  if (offsets.rank != 1 || offsets.shape[0] < 2 || offsets.shape[0] > kLargestSide)
+    refuse("group_offsets", tensor_text(offsets), "i32 [G + 1], G >= 1");
   check_tensor("group_offsets", offsets, DType::kI32, {offsets.shape[0]});
 }
 
@@ -108,9 +113,11 @@ void check_quantizer(const QuantSpec& spec, const std::optional<Activation>& act
   if (spec.e8m0 != E8m0Rounding::kUp && spec.e8m0 != E8m0Rounding::kFloor) {
     refuse("e8m0 rounding", fmt::format("value {}", static_cast<int>(spec.e8m0)), "an enumerator");
   }
-  if (activation && !is_gated(activation->kind)) {
+  if (!activation) return;
+  if (!is_gated(activation->kind)) {
     refuse("activation", activation_name(activation->kind), "a gated kind, whose x is [M, 2 K]");
   }
+  plan::check_activation("quantizer", *activation);
 }
 
 QuantShape check_quantize(const QuantSpec& spec, const std::optional<Activation>& activation, const QuantizeRun& run) {
@@ -127,14 +134,26 @@ QuantShape check_dequantize(const QuantSpec& spec, const QuantizeRun& run) {
   return shape;
 }
 
+void check_offset_values(const QuantShape& shape, const TensorView& offsets) {
+  if (offsets.empty()) return;
+  const auto* values = static_cast<const std::int32_t*>(offsets.data);
+  std::int64_t before = 0;
+  for (std::int64_t g = 0; g < offsets.shape[0]; ++g) {
+    const bool fits = g == 0 ? values[g] == 0 : values[g] >= before && values[g] <= shape.rows;
+    if (!fits) {
+      refuse(fmt::format("group_offsets[{}]", g), fmt::format("{}", values[g]),
+             g == 0 ? "0" : fmt::format("{} (the one before) to {} rows", before, shape.rows));
+    }
+    before = values[g];
+  }
+}
+
 void check_swizzle(const QuantSpec& spec, const TensorView& linear, const TensorView& layout_scales) {
   if (!tables::quant_row(spec.format).padded_layouts) {
     refuse("format", quant_format_name(spec.format), "one whose scales are bytes: NVFP4, MXFP4 or MXFP8");
   }
-  if (linear.rank != 2) refuse("linear scales", shape_text(linear), "u8 [rows, scale columns]");
-  if (linear.shape[0] > kLargestSide || linear.shape[1] > kLargestSide) {
-    refuse("linear scales", shape_text(linear), fmt::format("at most {} rows and columns", kLargestSide));
-  }
+  if (linear.rank != 2) refuse("linear scales", tensor_text(linear), "u8 [rows, scale columns]");
+  check_sides("linear scales", linear);
   check_tensor("linear scales", linear, DType::kU8, {linear.shape[0], linear.shape[1]});
   check_tensor("layout scales", layout_scales, DType::kU8,
                {scale_layout_bytes(spec.layout, linear.shape[0], linear.shape[1])});

@@ -32,6 +32,8 @@ std::unique_ptr<const QuantImpl> make_cuda_quantizer(const QuantSpec& spec, Devi
 void check_quantizer(const QuantSpec& spec, const std::optional<Activation>& activation);
 QuantShape check_quantize(const QuantSpec& spec, const std::optional<Activation>& activation, const QuantizeRun& run);
 QuantShape check_dequantize(const QuantSpec& spec, const QuantizeRun& run);
+/// Host offsets: ascending from 0 to at most the rows. Those on a GPU cannot be looked at without waiting for it.
+void check_offset_values(const QuantShape& shape, const TensorView& offsets);
 void check_swizzle(const QuantSpec& spec, const TensorView& linear, const TensorView& layout_scales);
 
 }  // namespace moesaic::ops

@@ -7,6 +7,7 @@
 #include "backend_cpu/backend_cpu.h"
 #include "moesaic/error.h"
 #include "ops/quant_impl.h"
+#include "plan/moe_plan.h"
 
 namespace moesaic {
 
@@ -36,6 +37,7 @@ Quantizer Quantizer::create(const QuantSpec& spec, Device device, const ModuleOp
   impl->spec = spec;
   if (activation != nullptr) impl->activation = *activation;
   ops::check_quantizer(spec, impl->activation);
+  plan::check_device("quantizer", device);
   if (device.type == DeviceType::kCuda) impl->gpu = ops::make_cuda_quantizer(spec, device, modules, impl->activation);
   return Quantizer(std::move(impl));
 }
@@ -48,12 +50,14 @@ Quantizer::~Quantizer() = default;
 void Quantizer::quantize(const QuantizeRun& run, void* stream) const {
   const ops::QuantShape shape = ops::check_quantize(impl_->spec, impl_->activation, run);
   if (impl_->gpu) return impl_->gpu->quantize(shape, run, stream);
+  ops::check_offset_values(shape, run.group_offsets);
   cpu::fast_quantize(impl_->spec, run, impl_->activation ? &*impl_->activation : nullptr);
 }
 
 void Quantizer::dequantize(const QuantizeRun& run, void* stream) const {
   const ops::QuantShape shape = ops::check_dequantize(impl_->spec, run);
   if (impl_->gpu) return impl_->gpu->dequantize(shape, run, stream);
+  ops::check_offset_values(shape, run.group_offsets);
   cpu::fast_dequantize(impl_->spec, run);
 }
 

@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string_view>
+#include <utility>
 
 #include "kernels/abi/params.h"
 #include "plan/moe_plan.h"
@@ -37,8 +41,8 @@ struct Refusal {
   [[noreturn]] void operator()(const char* field, std::int64_t got, const std::string& wanted) const {
     throw Error(ErrorKind::kInvalidArgument, fmt::format("{}: {} is {}, wanted {}", operation, field, got, wanted));
   }
-  void unless_positive(const char* field, int value) const {
-    if (value < 1) (*this)(field, value, "at least 1");
+  void unless_within(const char* field, int value, int largest) const {
+    if (value < 1 || value > largest) (*this)(field, value, fmt::format("1 to {}", largest));
   }
 };
 
@@ -70,12 +74,19 @@ void check_experts(const Refusal& refuse, const MoeConfig& c) {
   if (held == 0) refuse("experts.slots", held, "at least one expert held");
 }
 
+// Sizes in bytes and in elements stay far below 2^63 whatever is multiplied.
+constexpr int kLargestSize = 1 << 20, kMostExperts = 1 << 16;
+
 void check_routing(const Refusal& refuse, const MoeConfig& c) {
   const Routing& r = c.routing;
   const int method = static_cast<int>(r.method);
   if (method >= kNumRoutingMethods) refuse("routing.method", method, "an enumerator");
   if (r.method == RoutingMethod::kHash && r.vocabulary < 1) {
     refuse("routing.vocabulary", r.vocabulary, "at least 1 token id with routing hash");
+  }
+  if (!std::isfinite(r.scaling)) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("{}: routing.scaling is {}, wanted a finite number", refuse.operation, r.scaling));
   }
   const bool grouped = r.method == RoutingMethod::kDeepSeekV2 || r.method == RoutingMethod::kDeepSeekV3;
   if (!grouped) {
@@ -111,9 +122,9 @@ MoeConfig routing_only(const RouterConfig& config) {
 
 void check_routing_config(const char* operation, const MoeConfig& c) {
   const Refusal refuse{operation};
-  refuse.unless_positive("num_experts", c.num_experts);
-  refuse.unless_positive("top_k", c.top_k);
-  refuse.unless_positive("max_tokens", c.max_tokens);
+  refuse.unless_within("num_experts", c.num_experts, kMostExperts);
+  refuse.unless_within("top_k", c.top_k, kMostExperts);
+  refuse.unless_within("max_tokens", c.max_tokens, std::numeric_limits<int>::max());
   if (c.top_k > c.num_experts) refuse("top_k", c.top_k, fmt::format("at most num_experts {}", c.num_experts));
   if (static_cast<std::int64_t>(c.max_tokens) * c.top_k > (std::int64_t{1} << 30)) {
     refuse("max_tokens", c.max_tokens, fmt::format("at most 2^30 / top_k = {}", (std::int64_t{1} << 30) / c.top_k));
@@ -126,15 +137,19 @@ void check_config(const MoeConfig& c) {
   const Refusal refuse{"fused_moe"};
   tables::get_recipe(c.recipe);
   if (!c.shared.recipe.empty()) tables::get_recipe(c.shared.recipe);
-  refuse.unless_positive("hidden", c.hidden);
-  refuse.unless_positive("intermediate", c.intermediate);
-  if (c.shared.intermediate < 0) refuse("shared.intermediate", c.shared.intermediate, "0 (none) or more");
+  refuse.unless_within("hidden", c.hidden, kLargestSize);
+  refuse.unless_within("intermediate", c.intermediate, kLargestSize);
+  if (c.shared.intermediate < 0 || c.shared.intermediate > kLargestSize) {
+    refuse("shared.intermediate", c.shared.intermediate, fmt::format("0 (none) to {}", kLargestSize));
+  }
   if (c.shared.gated && c.shared.intermediate == 0) {
     refuse("shared.intermediate", 0, "more than 0 when shared.gated is set");
   }
   if (c.tp.size < 1 || c.tp.rank < 0 || c.tp.rank >= c.tp.size) {
     refuse("tp.rank", c.tp.rank, fmt::format("0 to tp.size - 1, and tp.size ({}) at least 1", c.tp.size));
   }
+  check_activation("fused_moe", c.activation);
+  check_device("fused_moe", c.device);
   check_routing_config("fused_moe", c);
 }
 
@@ -143,6 +158,34 @@ RouteSegments route_segments(std::int64_t tokens, int slots) {
   const std::int64_t wanted = std::max<std::int64_t>(64, (tokens + 127) / 128);
   const std::int64_t segment = std::min(wanted, most);
   return {static_cast<int>(segment), static_cast<int>((tokens + segment - 1) / segment)};
+}
+
+void check_activation(const char* operation, const Activation& activation) {
+  const auto invalid = [&](const char* field, const std::string& got, const char* wanted) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("{}: activation.{} is {}, wanted {}", operation, field, got, wanted));
+  };
+  if (activation.kind > ActivationKind::kSitu) {
+    invalid("kind", fmt::format("value {}", static_cast<int>(activation.kind)), "an enumerator");
+  }
+  if (activation.limit && !(*activation.limit >= 0.0f)) {
+    invalid("limit", fmt::format("{}", *activation.limit), "0 or more");
+  }
+  const bool divides = activation.kind == ActivationKind::kSitu;
+  for (const auto& [name, value] : {std::pair{"alpha", activation.alpha}, std::pair{"beta", activation.beta}}) {
+    if (!value) continue;
+    if (!std::isfinite(*value)) invalid(name, fmt::format("{}", *value), "a finite number");
+    if (divides && *value == 0.0f) invalid(name, "0", "another number: situ divides by it");
+  }
+}
+
+void check_device(const char* operation, Device device) {
+  const bool cpu = device.type == DeviceType::kCpu && device.index == 0;
+  const bool cuda = device.type == DeviceType::kCuda && device.index >= 0;
+  if (cpu || cuda) return;
+  throw Error(ErrorKind::kInvalidArgument, fmt::format("{}: device has type {} and index {}, wanted the CPU, index 0, "
+                                                       "or CUDA and a device ordinal",
+                                                       operation, static_cast<int>(device.type), device.index));
 }
 
 PreparedLayout prepared_layout(const MoeConfig& c) {

@@ -135,6 +135,10 @@ void check_routing_config(const char* operation, const MoeConfig& config);
 
 /// Throws Error(kInvalidArgument) when a run of max_tokens could need a grid of more blocks than a GPU has.
 void check_grids(const MoeConfig& config);
+/// Each throws Error(kInvalidArgument) that begins with `operation`: on a kind or parameters that are no activation, on
+/// a device that cannot be.
+void check_activation(const char* operation, const Activation& activation);
+void check_device(const char* operation, Device device);
 
 /// Throws Error(kInvalidArgument or kUnsupported) when the configuration is not a legal layer.
 void check_config(const MoeConfig& config);

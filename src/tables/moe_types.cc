@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/tensor_text.h"
 #include "moesaic/moe.h"
 
 namespace moesaic {
@@ -111,11 +112,7 @@ int num_local_experts(const MoeConfig& config) noexcept {
 
 namespace {
 
-std::string shape_text(const TensorView& tensor) {
-  std::string text = "[";
-  for (int i = 0; i < tensor.rank; ++i) text += fmt::format("{}{}", i > 0 ? ", " : "", tensor.shape[i]);
-  return text + "]";
-}
+using base::tensor_text;
 
 bool is_weight_type(DType dtype) { return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32; }
 
@@ -124,8 +121,8 @@ void check_fused(const TensorView& tensor, const char* name, const std::vector<s
   bool same = tensor.rank == static_cast<int>(wanted.size());
   for (int i = 0; same && i < tensor.rank; ++i) same = tensor.shape[i] == wanted[i];
   if (!same) {
-    throw Error(ErrorKind::kInvalidArgument, fmt::format("expert_views: {} has shape {}, wanted {} = [{}]", name,
-                                                         shape_text(tensor), layout, fmt::join(wanted, ", ")));
+    throw Error(ErrorKind::kInvalidArgument, fmt::format("expert_views: {} is {}, wanted {} = [{}]", name,
+                                                         tensor_text(tensor), layout, fmt::join(wanted, ", ")));
   }
   if (!is_weight_type(tensor.dtype)) {
     throw Error(ErrorKind::kInvalidArgument,
@@ -133,6 +130,10 @@ void check_fused(const TensorView& tensor, const char* name, const std::vector<s
   }
   if (tensor.data == nullptr) {
     throw Error(ErrorKind::kInvalidArgument, fmt::format("expert_views: {} has no memory (null pointer)", name));
+  }
+  if (!base::is_aligned_for(tensor.data, tensor.dtype)) {
+    throw Error(ErrorKind::kInvalidArgument, fmt::format("expert_views: {} is at {}, wanted a multiple of {} bytes",
+                                                         name, tensor.data, dtype_size(tensor.dtype)));
   }
 }
 
@@ -190,14 +191,14 @@ std::vector<ExpertWeights> expert_views(const TensorView& w13, const TensorView&
                                         bool transposed, const TensorView& b13, const TensorView& b2) {
   if (w2.rank != 3) {
     throw Error(ErrorKind::kInvalidArgument,
-                fmt::format("expert_views: w2 has shape {}, wanted three dimensions", shape_text(w2)));
+                fmt::format("expert_views: w2 is {}, wanted three dimensions", tensor_text(w2)));
   }
   const std::int64_t experts = w2.shape[0];
   const std::int64_t hidden = transposed ? w2.shape[2] : w2.shape[1];
   const std::int64_t intermediate = transposed ? w2.shape[1] : w2.shape[2];
   if (experts <= 0 || hidden <= 0 || intermediate <= 0) {
     throw Error(ErrorKind::kInvalidArgument,
-                fmt::format("expert_views: w2 has shape {}, wanted sizes above 0", shape_text(w2)));
+                fmt::format("expert_views: w2 is {}, wanted sizes above 0", tensor_text(w2)));
   }
   const std::int64_t rows = gated ? 2 * intermediate : intermediate;
   const auto w13_shape = transposed ? std::vector{experts, hidden, rows} : std::vector{experts, rows, hidden};

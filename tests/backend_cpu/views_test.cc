@@ -119,10 +119,10 @@ TEST_F(FusedViews, RefusesShapesThatDoNotFit) {
     return message_of([&] { expert_views(a, b, GateUpOrder::kGateFirst, gated, false, c, d); });
   };
   expect_names(call(w13, TensorView(w2_.data(), DType::kF32, {3, 2}), true, {}, {}), "w2");
-  expect_names(call(w13, w2, false, {}, {}), "w13 has shape [2, 4, 3]");
+  expect_names(call(w13, w2, false, {}, {}), "w13 is f32 [2, 4, 3]");
   expect_names(call(w13, w2, true, b13, {}), "b13 is given without b2");
   expect_names(call(w13, w2, true, {}, b2), "b2 is given without b13");
-  expect_names(call(w13, w2, true, b2, b2), "b13 has shape");
+  expect_names(call(w13, w2, true, b2, b2), "b13 is f32");
   expect_names(call(TensorView(w13_.data(), DType::kI32, {2, 4, 3}), w2, true, {}, {}), "type i32");
   expect_names(call(TensorView(static_cast<const void*>(nullptr), DType::kF32, {2, 4, 3}), w2, true, {}, {}), "null");
 }

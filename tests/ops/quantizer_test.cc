@@ -88,6 +88,83 @@ TEST(Quantizer, RefusesSpecsAndActivationsThatCannotBe) {
                [&] { Quantizer::create(spec_of(QuantFormat::kMxfp8), kCpu, {}, &relu); });
 }
 
+TEST(Quantizer, RefusesGroupOffsetsThatLeaveTheRows) {
+  const QuantSpec spec = spec_of(QuantFormat::kMxfp8, ScaleLayout::k128x4);
+  const Quantizer quantizer = Quantizer::create(spec, kCpu);
+  std::vector<float> x(6 * 32);
+  std::vector<std::uint8_t> codes(6 * 32),
+      scales(static_cast<std::size_t>(scale_layout_bytes(spec.layout, grouped_scale_row(6, 2) + 128, 1)));
+  std::int32_t offsets[3] = {0, 2, 6};
+  QuantizeRun run;
+  run.x = TensorView(x.data(), DType::kF32, {6, 32});
+  run.codes = TensorView(codes.data(), DType::kU8, {6, 32});
+  run.scales = TensorView(scales.data(), DType::kU8, {static_cast<std::int64_t>(scales.size())});
+  run.group_offsets = TensorView(offsets, DType::kI32, {3});
+  quantizer.quantize(run);
+  const auto expect = [&](int index, std::int32_t value, const std::vector<std::string>& words) {
+    const std::int32_t before = offsets[index];
+    offsets[index] = value;
+    expect_error(ErrorKind::kInvalidArgument, words, [&] { quantizer.quantize(run); });
+    expect_error(ErrorKind::kInvalidArgument, words, [&] { quantizer.dequantize(run); });
+    offsets[index] = before;
+  };
+  expect(0, 1, {"group_offsets[0] is 1", "wanted 0"});
+  expect(0, -1, {"group_offsets[0] is -1"});
+  expect(1, 7, {"group_offsets[1] is 7", "0 (the one before) to 6 rows"});
+  expect(2, 1, {"group_offsets[2] is 1", "2 (the one before)"});
+  expect(2, 1 << 30, {"group_offsets[2]"});
+}
+
+TEST(Quantizer, RowsBehindTheLastGroupHaveNoScales) {
+  const QuantSpec spec = spec_of(QuantFormat::kMxfp8, ScaleLayout::k128x4);
+  const Quantizer quantizer = Quantizer::create(spec, kCpu);
+  std::vector<float> x(6 * 32, 3.0f), back(6 * 32);
+  const std::int64_t bytes = scale_layout_bytes(spec.layout, grouped_scale_row(6, 2) + 128, 1);
+  std::vector<std::uint8_t> codes(6 * 32), scales(static_cast<std::size_t>(bytes), 0xEE);
+  const std::int32_t offsets[3] = {0, 1, 4};
+  QuantizeRun run;
+  run.x = TensorView(x.data(), DType::kF32, {6, 32});
+  run.codes = TensorView(codes.data(), DType::kU8, {6, 32});
+  run.scales = TensorView(scales.data(), DType::kU8, {bytes});
+  run.group_offsets = TensorView(offsets, DType::kI32, {3});
+  quantizer.quantize(run);
+  EXPECT_EQ(std::count(scales.begin(), scales.end(), 0xEE), bytes - 4 * 4);  // four rows of one scale, padded to four
+  run.x.data = back.data();
+  quantizer.dequantize(run);
+  for (std::size_t i = 0; i < back.size(); ++i) {
+    if (i / 32 < 4) {
+      EXPECT_EQ(back[i], 3.0f) << i;
+    } else {
+      EXPECT_TRUE(std::isnan(back[i])) << i;  // as on a GPU
+    }
+  }
+}
+
+TEST(Quantizer, RefusesWhatIsNoEnumeratorShapeOrDevice) {
+  expect_error(ErrorKind::kInvalidArgument, {"format", "99"},
+               [] { Quantizer::create(spec_of(static_cast<QuantFormat>(99)), kCpu); });
+  expect_error(ErrorKind::kInvalidArgument, {"layout", "99"},
+               [] { Quantizer::create(spec_of(QuantFormat::kNvfp4, static_cast<ScaleLayout>(99)), kCpu); });
+  QuantSpec spec = spec_of(QuantFormat::kMxfp4);
+  spec.e8m0 = static_cast<E8m0Rounding>(99);
+  expect_error(ErrorKind::kInvalidArgument, {"e8m0", "99"}, [&] { Quantizer::create(spec, kCpu); });
+  expect_error(ErrorKind::kInvalidArgument, {"device", "type 9"}, [] {
+    Quantizer::create(spec_of(QuantFormat::kMxfp4), {static_cast<DeviceType>(9), 0});
+  });
+  Activation bad;
+  bad.limit = -1.0f;
+  expect_error(ErrorKind::kInvalidArgument, {"activation.limit", "-1"},
+               [&] { Quantizer::create(spec_of(QuantFormat::kMxfp4), kCpu, {}, &bad); });
+  expect_refused(GoodRun(), {"x is a view of rank 99"}, [](QuantizeRun& r) { r.x.rank = 99; });
+  expect_refused(GoodRun(), {"codes is a view of rank -7"}, [](QuantizeRun& r) { r.codes.rank = -7; });
+  expect_refused(GoodRun(), {"x", "[-3, "}, [](QuantizeRun& r) { r.x.shape[0] = -3; });
+  const Quantizer quantizer = Quantizer::create(spec_of(QuantFormat::kMxfp4, ScaleLayout::k128x4), kCpu);
+  TensorView linear;
+  linear.dtype = DType::kU8, linear.rank = 2, linear.shape = {-128, -4};
+  expect_error(ErrorKind::kInvalidArgument, {"linear scales", "[-128, -4]"},
+               [&] { quantizer.swizzle_scales(linear, linear); });
+}
+
 TEST(Quantizer, GatedInputHasTwiceTheColumns) {
   const Activation swiglu;
   QuantCase c{spec_of(QuantFormat::kMxfp8), DType::kF32, 2, 32, true};

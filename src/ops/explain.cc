@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// The plan of a layer on every architecture, as text.
+#include "moesaic/explain.h"
+
+#include <fmt/format.h>
+
+#include "backend_cpu/backend_cpu.h"
+#include "base/env.h"
+#include "plan/moe_plan.h"
+#include "tables/arch_table.h"
+
+namespace moesaic {
+namespace {
+
+std::string explain_arch(const MoeConfig& config, std::int64_t tokens, const tables::ArchRow& arch,
+                         const std::string& force_kernel) {
+  std::string text = fmt::format("SM{}:\n", arch.sm);
+  try {
+    for (const plan::Choice& c : plan::plan_moe(config, tokens, arch, {}, force_kernel).all()) {
+      text += fmt::format("  {}: {}/{}\n", tables::op_name(c.row->op), c.row->name,
+                          tables::config_name(*c.row, c.config()));
+    }
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUnsupported) throw;
+    text += fmt::format("  not served: {}\n", error.what());
+  }
+  return text;
+}
+
+std::string explain_cpu(const MoeConfig& config) {
+  try {
+    cpu::fast_prepared_bytes(config);
+  } catch (const Error& error) {
+    return fmt::format("CPU:\n  not served: {}\n", error.what());
+  }
+  return fmt::format("CPU:\n  every step: cpu_fast_{}\n", cpu::fast_target());
+}
+
+}  // namespace
+
+std::string explain(const MoeConfig& config, std::int64_t tokens) {
+  plan::check_config(config);
+  if (tokens < 1 || tokens > config.max_tokens) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("explain: tokens is {}, wanted 1 to max_tokens {}", tokens, config.max_tokens));
+  }
+  const std::string force_kernel = base::env_value(base::Env::kForceKernel).value_or("");
+  std::string text = explain_cpu(config);
+  for (const tables::ArchRow& arch : tables::kArchTable) text += explain_arch(config, tokens, arch, force_kernel);
+  return text;
+}
+
+}  // namespace moesaic

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks in C whose failures GoogleTest reports, and the data that both languages use.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "moesaic/moesaic.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { kTokens = 7, kHidden = 64, kIntermediate = 32, kExperts = 4, kTopK = 2 };
+
+/// Weights and input of one layer, bf16 unless said otherwise.
+typedef struct capi_data {
+  uint16_t w13[kExperts][2 * kIntermediate][kHidden];  // gate rows, then up rows
+  uint16_t w2[kExperts][kHidden][kIntermediate];
+  float b13[kExperts][2 * kIntermediate], b2[kExperts][kHidden];
+  uint16_t router[kExperts][kHidden];
+  uint16_t x[kTokens][kHidden];
+} capi_data;
+
+/// Reports to GoogleTest.
+void capi_fail(const char* file, int line, const char* what, const char* text);
+
+#define CHECK(condition) ((condition) ? (void)0 : capi_fail(__FILE__, __LINE__, #condition, ""))
+#define CHECK_OK(call) capi_check_ok(__FILE__, __LINE__, #call, (call))
+#define CHECK_REFUSED(call, status, word) capi_check_refused(__FILE__, __LINE__, #call, (call), (status), (word))
+
+void capi_check_ok(const char* file, int line, const char* what, moesaic_status got);
+void capi_check_refused(const char* file, int line, const char* what, moesaic_status got, moesaic_status wanted,
+                        const char* word);
+
+/// A compact tensor on the CPU; the shape lies in the result. Views of it hold while it lives.
+typedef struct capi_tensor {
+  DLTensor t;
+  int64_t shape[4], strides[4];
+} capi_tensor;
+void capi_make(capi_tensor* tensor, void* data, int code, int bits, int rank, int64_t a, int64_t b, int64_t c);
+
+void capi_fill(capi_data* data);
+void capi_config(moesaic_moe_config* config);
+/// Fused weights with biases and router.
+moesaic_weights* capi_fused_weights(capi_data* data);
+/// Experts as strided views of the same memory, at byte offsets.
+moesaic_weights* capi_expert_weights(capi_data* data);
+/// Creates, prepares and runs; y [T, H] f32.
+void capi_run(const moesaic_moe_config* config, const moesaic_weights* weights, capi_data* data, float* y);
+
+// Each is one test; results are compared with the C++ interface's.
+void capi_layer(capi_data* data, float* fused, float* views);
+void capi_reference(capi_data* data, int mode, double* y);
+void capi_converted(capi_data* data, const char* recipe, float* y);
+void capi_quantized_views(capi_data* data, float* y);
+void capi_quantizer(int format, capi_data* data, uint8_t* codes, uint8_t* scales, float* back);
+void capi_swizzle(const uint8_t* linear, int rows, int cols, uint8_t* tiles);
+void capi_checkpoint(const char* folder, int32_t* layers, float* y, int64_t tokens, uint16_t* x);
+/// Prepares, saves, replaces an expert, loads: what a run then gives.
+void capi_prepared_file(capi_data* data, const char* path, float* replaced, float* loaded);
+void capi_texts(void);
+void capi_struct_sizes(void);
+void capi_null_pointers(void);
+void capi_wrong_tensors(capi_data* data);
+void capi_wrong_quantizer_arguments(void);
+void capi_wrong_matrices(void);
+/// `warn` logs the warning "one line".
+void capi_log(void (*warn)(void));
+/// Fails with a text that names `number`; the thread's own text must be there after `wait`.
+void capi_thread(int number, void (*wait)(void));
+
+#ifdef __cplusplus
+}
+#endif

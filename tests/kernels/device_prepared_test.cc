@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Prepared weights on a GPU: one expert at a time, saved and loaded, bytes and results.
+#include <gtest/gtest.h>
+
+#include "support/device_layer.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
+
+namespace moesaic {
+namespace {
+
+using testing::HostLayer;
+
+constexpr Device kGpu{DeviceType::kCuda, 0};
+
+class DevicePreparedTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
+  }
+};
+
+MoeConfig config_on(Device device) {
+  MoeConfig c;
+  c.hidden = 136, c.intermediate = 72, c.num_experts = 6, c.top_k = 2, c.max_tokens = 64;
+  c.shared.intermediate = 40;
+  c.device = device;
+  return c;
+}
+
+HostLayer layer_of(unsigned seed) {
+  std::mt19937 rng(seed);
+  return testing::random_layer(rng, config_on({}), {.biases = true});
+}
+
+std::vector<unsigned char> bytes_of(const cuda::DeviceBuffer& buffer) {
+  std::vector<unsigned char> bytes(buffer.size());
+  buffer.download(bytes.data(), bytes.size());
+  return bytes;
+}
+
+TEST_F(DevicePreparedTest, ExpertByExpertIsTheWholeLayer) {
+  const unsigned seed = testing::fresh_seed();
+  const HostLayer first = layer_of(seed), second = layer_of(seed + 1);
+  const FusedMoe layer = FusedMoe::create(config_on(kGpu));
+  testing::DeviceWeights uploads(kGpu), other_uploads(kGpu);
+  const MoeWeights wanted = uploads.upload(second.weights);
+  MoeWeights mixed = wanted;
+  mixed.experts = other_uploads.upload(first.weights).experts;
+  cuda::DeviceBuffer whole(kGpu, layer.prepared_bytes()), memory(kGpu, layer.prepared_bytes());
+  whole.fill(0xff);
+  memory.fill(0xff);
+  const cuda::Stream stream(kGpu);
+  layer.prepare(wanted, whole.data(), stream.get());
+  layer.prepare(mixed, memory.data(), stream.get());
+  stream.synchronize();
+  EXPECT_NE(bytes_of(memory), bytes_of(whole));
+  for (const int e : {5, 0, 3, 1, 4, 2}) {
+    layer.prepare_expert(e, wanted.experts[static_cast<std::size_t>(e)], memory.data(), stream.get());
+  }
+  stream.synchronize();
+  EXPECT_EQ(bytes_of(memory), bytes_of(whole));
+}
+
+TEST_F(DevicePreparedTest, SavedAndLoadedAreTheSameBytes) {
+  const HostLayer host = layer_of(testing::fresh_seed());
+  const FusedMoe layer = FusedMoe::create(config_on(kGpu));
+  testing::DeviceWeights uploads(kGpu);
+  cuda::DeviceBuffer memory(kGpu, layer.prepared_bytes()), again(kGpu, layer.prepared_bytes());
+  const testing::TemporaryFolder folder;
+  const cuda::Stream stream(kGpu);
+  layer.prepare(uploads.upload(host.weights), memory.data(), stream.get());
+  layer.save_prepared(memory.data(), folder / "gpu", stream.get());  // in stream order after prepare
+  again.fill(0xff);
+  layer.load_prepared(folder / "gpu", again.data(), stream.get());
+  EXPECT_EQ(bytes_of(again), bytes_of(memory));
+
+  // The CPU's layout is another one.
+  const FusedMoe cpu = FusedMoe::create(config_on({}));
+  std::vector<unsigned char> cpu_memory(cpu.prepared_bytes() + 256);
+  const auto address = reinterpret_cast<std::uintptr_t>(cpu_memory.data());
+  void* aligned = cpu_memory.data() + (256 - address % 256) % 256;
+  testing::expect_error(ErrorKind::kInvalidArgument, {"layout", "cuda"},
+                        [&] { cpu.load_prepared(folder / "gpu", aligned); });
+  cpu.prepare(host.weights, aligned);
+  cpu.save_prepared(aligned, folder / "cpu");
+  testing::expect_error(ErrorKind::kInvalidArgument, {"layout", "cuda"},
+                        [&] { layer.load_prepared(folder / "cpu", again.data(), stream.get()); });
+  EXPECT_EQ(bytes_of(again), bytes_of(memory));
+}
+
+}  // namespace
+}  // namespace moesaic

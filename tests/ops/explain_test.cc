@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `explain` says is what the plan does, for every architecture and recipe.
+#include "moesaic/explain.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "plan/moe_plan.h"
+#include "support/expect_error.h"
+#include "tables/arch_table.h"
+#include "tables/recipe_table.h"
+
+namespace moesaic {
+namespace {
+
+MoeConfig config_of(const char* recipe) {
+  MoeConfig c;
+  c.recipe = recipe;
+  c.hidden = 256, c.intermediate = 128, c.num_experts = 8, c.top_k = 2, c.max_tokens = 64;
+  return c;
+}
+
+/// The lines of one architecture.
+std::string paragraph(const std::string& text, int sm) {
+  const std::string head = fmt::format("SM{}:\n", sm);
+  const std::size_t begin = text.find(head);
+  if (begin == std::string::npos) return "";
+  return text.substr(begin + head.size(), text.find("SM", begin + 2) - begin - head.size());
+}
+
+TEST(Explain, StepsOfThePlanOrItsReason) {
+  int served = 0;
+  for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
+    const MoeConfig c = config_of(recipe.name);
+    const std::string text = explain(c, 16);
+    EXPECT_NE(text.find("CPU:\n  every step: cpu_fast_"), std::string::npos) << text;
+    for (const tables::ArchRow& arch : tables::kArchTable) {
+      std::string wanted;
+      try {
+        for (const plan::Choice& step : plan::plan_moe(c, 16, arch, {}, "").all()) {
+          wanted += fmt::format("  {}: {}/{}\n", tables::op_name(step.row->op), step.row->name,
+                                tables::config_name(*step.row, step.config()));
+        }
+        ++served;
+        EXPECT_EQ(paragraph(text, arch.sm), wanted);
+      } catch (const Error& error) {
+        EXPECT_NE(text.find(error.what()), std::string::npos) << recipe.name << " on " << arch.sm;
+      }
+    }
+  }
+  EXPECT_GE(served, 2 * static_cast<int>(tables::kArchTable.size()));  // bf16 and fp16 everywhere
+}
+
+TEST(Explain, WhatIsNoLayerIsRefused) {
+  MoeConfig c = config_of("bf16");
+  testing::expect_error(ErrorKind::kInvalidArgument, {"explain: tokens is 65", "max_tokens 64"},
+                        [&] { explain(c, 65); });
+  testing::expect_error(ErrorKind::kInvalidArgument, {"explain: tokens is 0"}, [&] { explain(c, 0); });
+  c.top_k = 9;
+  testing::expect_error(ErrorKind::kInvalidArgument, {"top_k is 9"}, [&] { explain(c, 1); });
+  // What the CPU cannot serve is said, not thrown.
+  c = config_of("nvfp4");
+  c.hidden = 40;
+  EXPECT_NE(explain(c, 1).find("CPU:\n  not served: "), std::string::npos);
+}
+
+}  // namespace
+}  // namespace moesaic
