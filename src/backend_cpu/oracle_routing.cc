@@ -174,7 +174,7 @@ float root_softplus(float x) {
 }
 
 void route_by_token(const Routing& routing, const RouteTask& task, std::int64_t token) {
-  const std::int64_t id = task.token_ids[token];
+  const std::int64_t id = task.token_ids != nullptr ? task.token_ids[token] : -1;
   std::vector<float> chosen_weights;
   for (int slot = 0; slot < task.top_k; ++slot) {
     const bool known = 0 <= id && id < routing.vocabulary;
