@@ -30,6 +30,14 @@ __device__ __forceinline__ void widen(const uint4& bits, float* v) {
   const float2 a = unpack<kIo>(bits.x), b = unpack<kIo>(bits.y), c = unpack<kIo>(bits.z), d = unpack<kIo>(bits.w);
   v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y, v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
 }
+/// FP32 numbers of a piece, and the piece of four.
+__device__ __forceinline__ void to_floats(const uint4& bits, float* v) {
+  v[0] = __uint_as_float(bits.x), v[1] = __uint_as_float(bits.y);
+  v[2] = __uint_as_float(bits.z), v[3] = __uint_as_float(bits.w);
+}
+__device__ __forceinline__ uint4 to_piece(const float* v) {
+  return {__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])};
+}
 /// Half a unit of 16-bit numbers.
 __device__ __forceinline__ void widen_half(int source, const uint4& bits, float* v) {
   if (source == abi::kSourceBf16) {
@@ -63,10 +71,7 @@ __device__ __forceinline__ void read_parts(const abi::QuantizeParams& p, const l
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        v[part][4 * i] = __uint_as_float(bits[part][i].x), v[part][4 * i + 1] = __uint_as_float(bits[part][i].y);
-        v[part][4 * i + 2] = __uint_as_float(bits[part][i].z), v[part][4 * i + 3] = __uint_as_float(bits[part][i].w);
-      }
+      for (int i = 0; i < 4; ++i) to_floats(bits[part][i], v[part] + 4 * i);
     }
     return;
   }
@@ -137,11 +142,7 @@ __device__ __forceinline__ void read_half(const abi::QuantizeParams& p, long lon
   if (p.aligned) {
     const uint4* from = reinterpret_cast<const uint4*>(static_cast<const float*>(p.x) + at);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint4 bits = count > 0 ? __ldg(from + i) : uint4{0, 0, 0, 0};
-      v[4 * i] = __uint_as_float(bits.x), v[4 * i + 1] = __uint_as_float(bits.y);
-      v[4 * i + 2] = __uint_as_float(bits.z), v[4 * i + 3] = __uint_as_float(bits.w);
-    }
+    for (int i = 0; i < 2; ++i) to_floats(count > 0 ? __ldg(from + i) : uint4{0, 0, 0, 0}, v + 4 * i);
   } else {
 #pragma unroll
     for (int i = 0; i < kHalf; ++i) v[i] = i < count ? load_source(p.x, p.source, at + i) : 0.0f;

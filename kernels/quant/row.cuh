@@ -91,10 +91,7 @@ struct KeptUnits {
         widen_half(p.source, pieces[index][2 + half][threadIdx.x], up);
         activate_half(p, v, up);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          pieces[index][2 * i + half][threadIdx.x] = {__float_as_uint(v[4 * i]), __float_as_uint(v[4 * i + 1]),
-                                                      __float_as_uint(v[4 * i + 2]), __float_as_uint(v[4 * i + 3])};
-        }
+        for (int i = 0; i < 2; ++i) pieces[index][2 * i + half][threadIdx.x] = to_piece(v + 4 * i);
       }
       amax = max_nan(amax, amax_of(v));
     }
@@ -105,12 +102,7 @@ struct KeptUnits {
   __device__ __forceinline__ void read_again(const abi::QuantizeParams& p, int index, float (&v)[kUnit]) const {
     if constexpr (kGated) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint4 bits = pieces[index][i][threadIdx.x];
-        float* to = v + i % 2 * kHalf + i / 2 * 4;
-        to[0] = __uint_as_float(bits.x), to[1] = __uint_as_float(bits.y);
-        to[2] = __uint_as_float(bits.z), to[3] = __uint_as_float(bits.w);
-      }
+      for (int i = 0; i < 4; ++i) to_floats(pieces[index][i][threadIdx.x], v + i % 2 * kHalf + i / 2 * 4);
     } else {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {

@@ -7,6 +7,7 @@
 
 #include "backend_cpu/backend_cpu.h"
 #include "backend_cpu/fast_kernels.h"
+#include "backend_cpu/fast_read.h"
 #include "backend_cpu/fast_round.h"
 #include "backend_cpu/fast_threads.h"
 #include "tables/quant_table.h"
@@ -27,10 +28,7 @@ struct DequantizeTask {
   std::int64_t scale_row(std::int64_t row) const {
     if (traits.block_rows == 0) return 0;
     if (run.group_offsets.empty()) return row / traits.block_rows;
-    const auto* offsets = static_cast<const std::int32_t*>(run.group_offsets.data);
-    const std::int64_t group = std::upper_bound(offsets + 1, offsets + run.group_offsets.shape[0], row) - offsets - 1;
-    if (group + 1 == run.group_offsets.shape[0]) return -1;  // in no group
-    return grouped_scale_row(offsets[group], group) + row - offsets[group];
+    return scale_row_in_group(run.group_offsets, row);
   }
 
   float scale_at(std::int64_t index) const {

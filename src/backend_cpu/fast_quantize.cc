@@ -11,6 +11,7 @@
 #include "backend_cpu/backend_cpu.h"
 #include "backend_cpu/fast_activation.h"
 #include "backend_cpu/fast_kernels.h"
+#include "backend_cpu/fast_read.h"
 #include "backend_cpu/fast_round.h"
 #include "backend_cpu/fast_threads.h"
 #include "tables/quant_table.h"
@@ -150,11 +151,7 @@ class QuantizeTask {
 
   // The row whose place in the scales a row of x takes; -1: it is in no group, and its scales are not kept.
   std::int64_t scale_row(std::int64_t row) const {
-    if (run_.group_offsets.empty()) return row;
-    const auto* offsets = data<const std::int32_t>(run_.group_offsets);
-    const std::int64_t group = std::upper_bound(offsets + 1, offsets + run_.group_offsets.shape[0], row) - offsets - 1;
-    if (group + 1 == run_.group_offsets.shape[0]) return -1;
-    return grouped_scale_row(offsets[group], group) + row - offsets[group];
+    return run_.group_offsets.empty() ? row : scale_row_in_group(run_.group_offsets, row);
   }
 
   // Padding columns of a row; without groups the constructor cleared everything.

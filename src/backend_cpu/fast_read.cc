@@ -2,6 +2,10 @@
 // Elements of stored matrices: numbers, codes in any order of nibbles, scales, zero points.
 #include "backend_cpu/fast_read.h"
 
+#include <algorithm>
+
+#include "moesaic/quantize.h"
+
 namespace moesaic::cpu {
 namespace {
 
@@ -89,6 +93,13 @@ int read_zero(const Quantization& q, std::int64_t row, std::int64_t col) {
   const std::int64_t index =
       nibble_position(q.zero_order, q.zero_row_stride, q.zero_col_stride, row / q.block_rows, col / q.block_cols);
   return nibble(q.zeros, index) + q.zero_offset;
+}
+
+std::int64_t scale_row_in_group(const TensorView& group_offsets, std::int64_t row) {
+  const auto* offsets = static_cast<const std::int32_t*>(group_offsets.data);
+  const std::int64_t group = std::upper_bound(offsets + 1, offsets + group_offsets.shape[0], row) - offsets - 1;
+  if (group + 1 == group_offsets.shape[0]) return -1;
+  return grouped_scale_row(offsets[group], group) + row - offsets[group];
 }
 
 }  // namespace moesaic::cpu

@@ -4,9 +4,8 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-
 #include "ops/activation_impl.h"
+#include "plan/moe_plan.h"
 
 namespace moesaic {
 namespace {
@@ -36,19 +35,6 @@ void check_run(ActivationKind kind, const ActivationRun& run) {
   }
 }
 
-void check_activation(const Activation& a) {
-  const int kind = static_cast<int>(a.kind);
-  if (kind > static_cast<int>(ActivationKind::kSitu)) refuse("kind", fmt::format("{}", kind), "an enumerator");
-  const ActivationParameters p = activation_parameters(a);
-  if (!(p.limit >= 0.0f)) refuse("limit", fmt::format("{}", p.limit), "0 or more");
-  for (const auto& [name, value] : {std::pair{"alpha", p.alpha}, std::pair{"beta", p.beta}}) {
-    const bool divides = a.kind == ActivationKind::kSitu && value == 0.0f;
-    if (!std::isfinite(value) || divides) {
-      refuse(name, fmt::format("{}", value), divides ? "a number other than 0: situ divides by it" : "a finite number");
-    }
-  }
-}
-
 cpu::GateUpColumns columns_of(GateUpOrder order, bool gated, std::int64_t cols) {
   if (!gated) return {0, 0, 1};
   switch (order) {
@@ -74,7 +60,7 @@ struct ActivationOp::Impl {
 
 ActivationOp ActivationOp::create(const Activation& activation, Device device, const ModuleOptions& modules,
                                   GateUpOrder order) {
-  check_activation(activation);
+  plan::check_activation("activation", activation);
   columns_of(order, true, 0);  // refuses numbers that are no order
   auto impl = std::make_unique<Impl>();
   impl->activation = activation;

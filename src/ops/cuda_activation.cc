@@ -11,10 +11,6 @@
 namespace moesaic::ops {
 namespace {
 
-int type_of(DType dtype) {
-  return dtype == DType::kF32 ? abi::kSourceF32 : dtype == DType::kBF16 ? abi::kSourceBf16 : abi::kSourceFp16;
-}
-
 bool is_aligned(const TensorView& t) {
   const auto bytes = static_cast<std::uintptr_t>(abi::kActivateWidth) * dtype_size(t.dtype);
   return reinterpret_cast<std::uintptr_t>(t.data) % bytes == 0;
@@ -42,8 +38,8 @@ class CudaActivation final : public ActivationImpl {
     abi::ActivateParams p{};
     p.x = run.x.data;
     p.out = run.out.data;
-    p.type = type_of(run.x.dtype);
-    p.out_type = type_of(run.out.dtype);
+    p.type = source_type(run.x.dtype);
+    p.out_type = source_type(run.out.dtype);
     p.cols = static_cast<int>(cols);
     p.row_stride = static_cast<int>(run.x.shape[1]);
     p.gate_offset = static_cast<int>(columns.gate);

@@ -51,7 +51,10 @@ static_assert(static_cast<int>(ActivationKind::kSitu) == 10 && static_cast<int>(
 class CudaMoe final : public MoeImpl {
  public:
   CudaMoe(const MoeConfig& config, const ModuleOptions& modules)
-      : config_(config), layout_(plan::prepared_layout(config)), io_(tables::get_recipe(config.recipe).io) {
+      : config_(config),
+        dispatched_config_(plan::dispatched_config(config)),
+        layout_(plan::prepared_layout(config)),
+        io_(tables::get_recipe(config.recipe).io) {
     const cuda::DeviceInfo info = cuda::device_info(config.device.index);
     const Served served = serve(info.sm, modules);
     ranges_ = plan::plan_ranges(config, served.arch, rates_of(info), served.force_kernel);
@@ -98,7 +101,7 @@ class CudaMoe final : public MoeImpl {
   }
 
   std::size_t dispatched_workspace_bytes(std::int64_t rows) const override {
-    return plan::workspace_bytes(plan::dispatched_config(config_), rows);
+    return plan::workspace_bytes(dispatched_config_, rows);
   }
 
   void run(const MoeRun& run, void* stream) const override;
@@ -124,6 +127,7 @@ class CudaMoe final : public MoeImpl {
   }
 
   MoeConfig config_;
+  MoeConfig dispatched_config_;  // made here, for `run` allocates nothing
   plan::PreparedLayout layout_;
   DType io_;
   std::vector<plan::PlanRange> ranges_;
@@ -330,13 +334,12 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
 
 void CudaMoe::run_dispatched(const MoeRun& run, void* stream) const {
   check_alignment(run);
-  const MoeConfig rows = plan::dispatched_config(config_);
   // As many tokens as give every held expert that many rows on average.
   const double per_token = static_cast<double>(config_.top_k) * num_local_experts(config_) / config_.num_experts;
   const auto tokens = static_cast<std::int64_t>(static_cast<double>(run.x.shape[0]) / per_token);
   const plan::MoeSteps& s = steps(std::clamp<std::int64_t>(tokens, 1, config_.max_tokens));
   const cuda::DeviceGuard guard(config_.device.index);
-  const Launches launches(rows, layout_, s, run, stream);
+  const Launches launches(dispatched_config_, layout_, s, run, stream);
   launches.mark_dispatched(kernel(dispatched_), dispatched_.config());
   launches.launch_gemm(kernel(s.gemm1), s.gemm1.config(), launches.routed_gemm(1));
   launches.launch_gemm(kernel(s.gemm2), s.gemm2.config(), launches.routed_gemm(2));

@@ -6,13 +6,10 @@
 
 #include "backend_cuda/device_memory.h"
 #include "kernels/abi/params.h"
+#include "ops/cuda_serve.h"
 
 namespace moesaic::ops {
 namespace {
-
-int source_type(DType dtype) {
-  return dtype == DType::kF32 ? abi::kSourceF32 : dtype == DType::kBF16 ? abi::kSourceBf16 : abi::kSourceFp16;
-}
 
 // One thread for each of `pieces`.
 void launch_for(const PrepareKernel& kernel, long long pieces, const void* params, void* stream) {

@@ -30,10 +30,6 @@ static_assert(static_cast<int>(ScaleLayout::k128x4) == abi::kLayout128x4 &&
 std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return div_up(a, b) * b; }
 
-int source_type(DType dtype) {
-  return dtype == DType::kF32 ? abi::kSourceF32 : dtype == DType::kBF16 ? abi::kSourceBf16 : abi::kSourceFp16;
-}
-
 bool is_aligned(const void* data, std::uintptr_t bytes) { return reinterpret_cast<std::uintptr_t>(data) % bytes == 0; }
 
 /// Where scales of [rows, cols] lie; grouped ones are padded by columns alone.

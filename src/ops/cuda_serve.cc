@@ -6,6 +6,7 @@
 
 #include "base/env.h"
 #include "base/log.h"
+#include "kernels/abi/params.h"
 #include "module/store.h"
 #include "moesaic/error.h"
 
@@ -27,6 +28,10 @@ Served serve(int sm, const ModuleOptions& modules) {
   tables::ArchRow row = tables::kArchTable.front();
   row.sm = sm;
   return {row, target ? target : ptx, kernel};
+}
+
+int source_type(DType dtype) {
+  return dtype == DType::kF32 ? abi::kSourceF32 : dtype == DType::kBF16 ? abi::kSourceBf16 : abi::kSourceFp16;
 }
 
 void LoadedKernels::load(const std::vector<plan::Choice>& wanted, const Served& served, Device device,

@@ -26,6 +26,9 @@ struct Served {
 /// Error(kUnsupported) with MOESAIC_STRICT.
 Served serve(int sm, const ModuleOptions& modules);
 
+/// abi::SourceType of bf16, f16 or f32.
+int source_type(DType dtype);
+
 /// Kernels on a device by (row, config).
 class LoadedKernels {
  public:
