@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C interface (C11): MoE layers, quantisers and checkpoints over DLTensor views, mirroring the C++ headers, whose
-// comments say what shapes and values mean.
+// The C interface (C11): MoE layers, routers, activations, quantisers and checkpoints over DLTensor views, mirroring
+// the C++ headers, whose comments say what shapes and values mean.
 //
 // Calls return a moesaic_status; moesaic_last_error() has the text of this thread's last failure. No call throws or
 // aborts. Tensors are views of the caller's memory: shapes, strides (in elements; NULL: compact) and byte_offset are
@@ -56,7 +56,8 @@ typedef enum moesaic_routing {
   MOESAIC_LLAMA4 = 5,
   MOESAIC_TOPK = 6,
   MOESAIC_SIGMOID = 7,
-  MOESAIC_MINIMAX2 = 8
+  MOESAIC_MINIMAX2 = 8,
+  MOESAIC_HASH = 9
 } moesaic_routing;
 
 typedef enum moesaic_gate_up_order {
@@ -125,6 +126,10 @@ typedef struct moesaic_moe moesaic_moe;
 typedef struct moesaic_weights moesaic_weights;
 /// A quantiser on a device (moesaic::Quantizer).
 typedef struct moesaic_quantizer moesaic_quantizer;
+/// A router on a device (moesaic::Router).
+typedef struct moesaic_router moesaic_router;
+/// An activation on a device (moesaic::ActivationOp).
+typedef struct moesaic_activation_op moesaic_activation_op;
 /// A checkpoint folder (moesaic::Checkpoint).
 typedef struct moesaic_checkpoint moesaic_checkpoint;
 
@@ -147,6 +152,13 @@ typedef struct moesaic_moe_config {
   int32_t router, weights_on_input;
   int32_t max_tokens;
   DLDevice device;  // kDLCPU or kDLCUDA
+  // moesaic::ExpertMap: experts [experts_first, experts_first + experts_count), count 0: all; or instead expert_slots
+  // [num_experts]: the index of every expert in the weights, -1: not held. The array is copied.
+  const int32_t* expert_slots;
+  size_t num_expert_slots;  // num_experts; 0 where expert_slots is NULL
+  int32_t experts_first, experts_count;
+  int32_t tp_rank, tp_size;  // moesaic::TensorParallel; `intermediate` and `shared_intermediate` are this rank's
+  int32_t vocabulary;        // MOESAIC_HASH: rows of the weights' token_experts
 } moesaic_moe_config;
 
 /// moesaic::ModuleOptions: where kernels come from. NULL and -1: the environment, then defaults.
@@ -191,7 +203,8 @@ typedef struct moesaic_expert {
   float input_scale, down_input_scale;  // 0: none
 } moesaic_expert;
 
-/// moesaic::MoeWeights. Experts one by one, or fused tensors (moesaic::expert_views), not both.
+/// moesaic::MoeWeights, of the experts that the layer holds (below, E is their number, but for the router). Experts one
+/// by one, or fused tensors (moesaic::expert_views), not both.
 typedef struct moesaic_weight_views {
   size_t struct_size;
   const moesaic_expert* const* experts;  // [num_experts]
@@ -203,10 +216,13 @@ typedef struct moesaic_weight_views {
   const DLTensor* router;     // [E, H], any strides, or NULL
   const DLTensor *router_bias, *selection_bias;  // [E] or NULL
   const moesaic_expert* shared;
-  const DLTensor* shared_gate;  // [H]
+  const DLTensor* shared_gate;    // [H]
+  const DLTensor* token_experts;  // [vocabulary, k] i32, compact: MOESAIC_HASH
 } moesaic_weight_views;
 
-/// moesaic::MoeRun. NULL: not given. Tensors are compact and on the layer's device.
+/// moesaic::MoeRun. NULL: not given. Tensors are compact and on the layer's device. T tokens that are routed, or rows
+/// that were dispatched before: x and out are [R, H] with expert_offsets, [L, max, H] with expert_counts; L is the
+/// number of experts held.
 typedef struct moesaic_moe_run {
   size_t struct_size;
   const DLTensor* x;                        // [T, H]
@@ -217,6 +233,9 @@ typedef struct moesaic_moe_run {
   void* workspace;
   size_t workspace_bytes;
   const DLTensor *logits_out, *topk_ids_out, *topk_weights_out;
+  const DLTensor* token_ids;       // [T] i64 or i32: MOESAIC_HASH
+  const DLTensor* expert_offsets;  // [L + 1] i32: rows [offsets[e], offsets[e + 1]) are local expert e's
+  const DLTensor* expert_counts;   // [L] i32: the first counts[e] of expert e's rows are used
 } moesaic_moe_run;
 
 /// moesaic::QuantSpec, and an optional gated activation that is applied first (moesaic_activation, or -1).
@@ -242,6 +261,56 @@ typedef struct moesaic_quantize_run {
   const DLTensor *x, *codes, *scales, *zeros, *global_scale, *row_scales, *group_offsets;
 } moesaic_quantize_run;
 
+/// moesaic::RouterConfig. The fields of routing and of the experts held are those of moesaic_moe_config.
+typedef struct moesaic_router_config {
+  size_t struct_size;
+  int32_t num_experts, top_k;
+  int32_t routing;  // moesaic_routing
+  int32_t n_group, topk_group;
+  float scaling;
+  int32_t renormalize;
+  int32_t vocabulary;           // MOESAIC_HASH: rows of token_experts
+  const int32_t* expert_slots;  // [num_experts] or NULL; copied
+  size_t num_expert_slots;
+  int32_t experts_first, experts_count;
+  int32_t shared_slots;  // appended to every token: ids E, E + 1, ...
+  float shared_weight;
+  int32_t max_tokens;
+  DLDevice device;  // kDLCPU or kDLCUDA
+} moesaic_router_config;
+
+/// moesaic::RouteRun. NULL: not given. Tensors are compact and on the router's device. S = top_k + shared_slots; L is
+/// the number of experts held. Either logits (with what the method needs) or given ids; of the last four all or none.
+typedef struct moesaic_route_run {
+  size_t struct_size;
+  const DLTensor* logits;                     // [T, E] f32
+  const DLTensor* selection_bias;             // [E] f32
+  const DLTensor* token_ids;                  // [T] i64 or i32: MOESAIC_HASH
+  const DLTensor* token_experts;              // [vocabulary, k] i32: MOESAIC_HASH
+  const DLTensor *given_ids, *given_weights;  // [T, S] i32, f32
+  const DLTensor *ids, *weights;              // [T, S] i32, f32, written
+  const DLTensor* row_offsets;                // [L + shared_slots + 1] i32, written
+  const DLTensor *row_token, *row_weight;     // [T * S] i32, f32, written
+  const DLTensor* slot_row;                   // [T, S] i32, written
+  void* workspace;
+  size_t workspace_bytes;
+} moesaic_route_run;
+
+/// moesaic::Activation, and how columns hold gate and up. alpha, beta, limit: NaN is the kind's default.
+typedef struct moesaic_activation_spec {
+  size_t struct_size;
+  int32_t activation;  // moesaic_activation
+  float alpha, beta, limit;
+  int32_t gate_up_order;  // moesaic_gate_up_order; read by gated kinds only
+} moesaic_activation_spec;
+
+/// moesaic::ActivationRun. Tensors are compact, on the op's device, and do not overlap.
+typedef struct moesaic_activation_run {
+  size_t struct_size;
+  const DLTensor* x;    // bf16, f16 or f32: gated kinds [T, 2I], others [T, I]
+  const DLTensor* out;  // [T, I] bf16, f16 or f32, written
+} moesaic_activation_run;
+
 /// Called with each log line; from any thread, one call at a time.
 typedef void (*moesaic_log_callback)(moesaic_log_level level, const char* message, void* user);
 
@@ -259,8 +328,7 @@ const char* moesaic_last_error(void);
 /// Replaces the log callback (default: stderr); NULL restores the default.
 moesaic_status moesaic_set_log_callback(moesaic_log_callback callback, void* user);
 
-// --- defaults: each writes `size` bytes, sizeof the struct
-// ------------------------------------------------------------
+// --- defaults: each writes `size` bytes, sizeof the struct ----------------------------------------------------------
 
 /// Defaults of moesaic::MoeConfig; sizes are 0.
 moesaic_status moesaic_moe_config_init(moesaic_moe_config* config, size_t size);
@@ -280,6 +348,14 @@ moesaic_status moesaic_quant_spec_init(moesaic_quant_spec* spec, size_t size);
 moesaic_status moesaic_quant_sizes_init(moesaic_quant_sizes* sizes, size_t size);
 /// Nothing given.
 moesaic_status moesaic_quantize_run_init(moesaic_quantize_run* run, size_t size);
+/// Defaults of moesaic::RouterConfig; sizes are 0.
+moesaic_status moesaic_router_config_init(moesaic_router_config* config, size_t size);
+/// Nothing given.
+moesaic_status moesaic_route_run_init(moesaic_route_run* run, size_t size);
+/// SwiGLU, gate first.
+moesaic_status moesaic_activation_spec_init(moesaic_activation_spec* spec, size_t size);
+/// Nothing given.
+moesaic_status moesaic_activation_run_init(moesaic_activation_run* run, size_t size);
 
 // --- weights --------------------------------------------------------------------------------------------------------
 
@@ -314,6 +390,8 @@ moesaic_status moesaic_moe_save_prepared(const moesaic_moe* moe, const void* pre
 moesaic_status moesaic_moe_load_prepared(const moesaic_moe* moe, const char* path, void* prepared, void* stream);
 /// Workspace of a run of `tokens` tokens, bytes, at a multiple of 256 bytes.
 moesaic_status moesaic_moe_workspace_bytes(const moesaic_moe* moe, int64_t tokens, size_t* bytes);
+/// The same for a run of `rows` dispatched rows: R, or L * max.
+moesaic_status moesaic_moe_dispatched_workspace_bytes(const moesaic_moe* moe, int64_t rows, size_t* bytes);
 /// Enqueues the layer. Fails before anything is enqueued.
 moesaic_status moesaic_moe_run_layer(const moesaic_moe* moe, const moesaic_moe_run* run, void* stream);
 /// Kernels that a run of `tokens` uses, one a line. `needed`: bytes with the final NUL; `text` may be NULL to ask for
@@ -326,6 +404,32 @@ moesaic_status moesaic_reference_moe(const moesaic_moe_config* config, const moe
 /// moesaic_moe_kernels.
 moesaic_status moesaic_explain(const moesaic_moe_config* config, int64_t tokens, char* text, size_t capacity,
                                size_t* needed);
+
+// --- routing alone --------------------------------------------------------------------------------------------------
+
+/// moesaic::Router::create. `modules` NULL: everything from the environment.
+moesaic_status moesaic_router_create(const moesaic_router_config* config, const moesaic_module_options* modules,
+                                     moesaic_router** router);
+/// NULL is legal.
+void moesaic_router_destroy(moesaic_router* router);
+/// Workspace of a run of `tokens` tokens with sorted rows, bytes, at a multiple of 256 bytes; without them none.
+moesaic_status moesaic_router_workspace_bytes(const moesaic_router* router, int64_t tokens, size_t* bytes);
+/// Enqueues: ids and weights, and the rows of every expert in order where asked for. Fails before anything is enqueued.
+moesaic_status moesaic_router_route(const moesaic_router* router, const moesaic_route_run* run, void* stream);
+/// Kernels that a run with sorted rows uses, one a line. Text as in moesaic_moe_kernels.
+moesaic_status moesaic_router_kernels(const moesaic_router* router, int64_t tokens, char* text, size_t capacity,
+                                      size_t* needed);
+
+// --- the activation alone -------------------------------------------------------------------------------------------
+
+/// moesaic::ActivationOp::create. `modules` NULL: everything from the environment.
+moesaic_status moesaic_activation_op_create(const moesaic_activation_spec* spec, DLDevice device,
+                                            const moesaic_module_options* modules, moesaic_activation_op** op);
+/// NULL is legal.
+void moesaic_activation_op_destroy(moesaic_activation_op* op);
+/// Enqueues. Fails before anything is enqueued.
+moesaic_status moesaic_activation_op_run(const moesaic_activation_op* op, const moesaic_activation_run* run,
+                                         void* stream);
 
 // --- quantisers -----------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,12 @@
 
 #include <memory>
 
+#include "moesaic/activation.h"
 #include "moesaic/checkpoint.h"
 #include "moesaic/moe.h"
 #include "moesaic/moesaic.h"
 #include "moesaic/quantize.h"
+#include "moesaic/route.h"
 
 struct moesaic_moe {
   moesaic::FusedMoe moe;
@@ -22,6 +24,16 @@ struct moesaic_weights {
 struct moesaic_quantizer {
   moesaic::Quantizer quantizer;
   moesaic::QuantSpec spec;
+  moesaic::Device device;
+};
+
+struct moesaic_router {
+  moesaic::Router router;
+  moesaic::Device device;
+};
+
+struct moesaic_activation_op {
+  moesaic::ActivationOp op;
   moesaic::Device device;
 };
 

@@ -30,6 +30,9 @@ MoeRun read_run(const char* operation, const moesaic_moe_run* run, Device device
   to.logits_out = reader.compact("run.logits_out", r.logits_out);
   to.topk_ids_out = reader.compact("run.topk_ids_out", r.topk_ids_out);
   to.topk_weights_out = reader.compact("run.topk_weights_out", r.topk_weights_out);
+  to.token_ids = reader.compact("run.token_ids", r.token_ids);
+  to.expert_offsets = reader.compact("run.expert_offsets", r.expert_offsets);
+  to.expert_counts = reader.compact("run.expert_counts", r.expert_counts);
   return to;
 }
 
@@ -111,6 +114,15 @@ moesaic_status moesaic_moe_workspace_bytes(const moesaic_moe* moe, int64_t token
     check_given(kOperation, "moe", moe, "a handle");
     check_given(kOperation, "bytes", bytes, "where the size goes");
     *bytes = moe->moe.workspace_bytes(tokens);
+  });
+}
+
+moesaic_status moesaic_moe_dispatched_workspace_bytes(const moesaic_moe* moe, int64_t rows, size_t* bytes) {
+  constexpr const char* kOperation = "moe_dispatched_workspace_bytes";
+  return guarded(kOperation, [&] {
+    check_given(kOperation, "moe", moe, "a handle");
+    check_given(kOperation, "bytes", bytes, "where the size goes");
+    *bytes = moe->moe.dispatched_workspace_bytes(rows);
   });
 }
 

@@ -26,7 +26,7 @@ static_assert(MOESAIC_SOFTMAX_TOPK == int(RoutingMethod::kSoftmaxTopK) &&
               MOESAIC_DEEPSEEK_V3 == int(RoutingMethod::kDeepSeekV3) &&
               MOESAIC_DEEPSEEK_V2 == int(RoutingMethod::kDeepSeekV2) && MOESAIC_LLAMA4 == int(RoutingMethod::kLlama4) &&
               MOESAIC_TOPK == int(RoutingMethod::kTopK) && MOESAIC_SIGMOID == int(RoutingMethod::kSigmoid) &&
-              MOESAIC_MINIMAX2 == int(RoutingMethod::kMiniMax2));
+              MOESAIC_MINIMAX2 == int(RoutingMethod::kMiniMax2) && MOESAIC_HASH == int(RoutingMethod::kHash));
 static_assert(MOESAIC_NVFP4 == int(QuantFormat::kNvfp4) && MOESAIC_NVFP4_ROW == int(QuantFormat::kNvfp4Row) &&
               MOESAIC_MXFP4 == int(QuantFormat::kMxfp4) && MOESAIC_MXFP8 == int(QuantFormat::kMxfp8) &&
               MOESAIC_MXFP8_E5M2 == int(QuantFormat::kMxfp8E5m2) &&
@@ -52,6 +52,48 @@ Activation to_activation(const char* operation, std::int32_t kind, float alpha, 
   return {enumerator(operation, "activation", kind, ActivationKind::kSitu), given(alpha), given(beta), given(limit)};
 }
 
+/// Of a layer or a router: their structs name these fields alike.
+template <typename Config>
+Routing to_routing(const char* operation, const Config& c) {
+  Routing to;
+  to.method = enumerator(operation, "config.routing", c.routing, RoutingMethod::kHash);
+  to.n_group = c.n_group;
+  to.topk_group = c.topk_group;
+  to.scaling = c.scaling;
+  to.renormalize = c.renormalize != 0;
+  to.vocabulary = c.vocabulary;
+  return to;
+}
+
+template <typename Config>
+ExpertMap to_experts(const char* operation, const Config& c) {
+  ExpertMap to;
+  to.first = c.experts_first;
+  to.count = c.experts_count;
+  if (c.expert_slots == nullptr && c.num_expert_slots == 0) return to;
+  check_given(operation, "config.expert_slots", c.expert_slots, "num_expert_slots numbers");
+  // Before any is read: a wrong number is more likely than a map of another size.
+  if (c.num_experts < 1 || c.num_expert_slots != static_cast<std::size_t>(c.num_experts)) {
+    refuse(operation, "config.num_expert_slots", fmt::format("{}", c.num_expert_slots),
+           fmt::format("num_experts, {}", c.num_experts));
+  }
+  if (c.experts_first != 0 || c.experts_count != 0) {
+    refuse(operation, "config.expert_slots", "given together with experts_first and experts_count", "one of them");
+  }
+  to.slots.assign(c.expert_slots, c.expert_slots + c.num_expert_slots);
+  return to;
+}
+
+template <typename Config>
+void from_routing(const Routing& from, Config& c) {
+  c.routing = static_cast<std::int32_t>(from.method);
+  c.n_group = from.n_group;
+  c.topk_group = from.topk_group;
+  c.scaling = from.scaling;
+  c.renormalize = from.renormalize;
+  c.vocabulary = from.vocabulary;
+}
+
 std::optional<std::string> optional_text(const char* text) {
   return text == nullptr ? std::nullopt : std::optional<std::string>(text);
 }
@@ -66,14 +108,11 @@ moesaic_moe_config defaults() {
   c.recipe = "bf16";
   c.int4_group_size = d.int4.size;
   c.activation = static_cast<std::int32_t>(d.activation.kind);
-  c.routing = static_cast<std::int32_t>(d.routing.method);
-  c.n_group = d.routing.n_group;
-  c.topk_group = d.routing.topk_group;
-  c.scaling = d.routing.scaling;
-  c.renormalize = d.routing.renormalize;
+  from_routing(d.routing, c);
   c.router = d.router;
   c.max_tokens = d.max_tokens;
   c.device.device_type = kDLCPU;
+  c.tp_size = d.tp.size;
   return c;
 }
 template <>
@@ -119,6 +158,31 @@ template <>
 moesaic_quantize_run defaults() {
   return zeros<moesaic_quantize_run>();
 }
+template <>
+moesaic_router_config defaults() {
+  const RouterConfig d;
+  auto c = zeros<moesaic_router_config>();
+  from_routing(d.routing, c);
+  c.shared_weight = d.shared_weight;
+  c.max_tokens = d.max_tokens;
+  c.device.device_type = kDLCPU;
+  return c;
+}
+template <>
+moesaic_route_run defaults() {
+  return zeros<moesaic_route_run>();
+}
+template <>
+moesaic_activation_spec defaults() {
+  auto s = zeros<moesaic_activation_spec>();
+  s.activation = static_cast<std::int32_t>(Activation{}.kind);
+  s.alpha = s.beta = s.limit = kDefault;
+  return s;
+}
+template <>
+moesaic_activation_run defaults() {
+  return zeros<moesaic_activation_run>();
+}
 
 Device to_device(const char* operation, DLDevice device) {
   if (device.device_type == kDLCPU) return {DeviceType::kCpu, 0};
@@ -136,17 +200,15 @@ MoeConfig to_config(const char* operation, const moesaic_moe_config* config) {
   to.recipe = c.recipe;
   to.int4 = {c.int4_group_size, c.int4_zero_points != 0};
   to.activation = to_activation(operation, c.activation, c.alpha, c.beta, c.limit);
-  to.routing.method = enumerator(operation, "config.routing", c.routing, RoutingMethod::kMiniMax2);
-  to.routing.n_group = c.n_group;
-  to.routing.topk_group = c.topk_group;
-  to.routing.scaling = c.scaling;
-  to.routing.renormalize = c.renormalize != 0;
+  to.routing = to_routing(operation, c);
   to.shared.intermediate = c.shared_intermediate;
   to.shared.gated = c.shared_gated != 0;
   to.shared.recipe = optional_text(c.shared_recipe).value_or("");
   to.router = c.router != 0;
   to.weights_on_input = c.weights_on_input != 0;
   to.max_tokens = c.max_tokens;
+  to.experts = to_experts(operation, c);
+  to.tp = {c.tp_rank, c.tp_size};
   to.device = to_device(operation, c.device);
   return to;
 }
@@ -164,11 +226,7 @@ void from_config(const char* operation, const MoeConfig& from, moesaic_moe_confi
   c.alpha = from.activation.alpha.value_or(kDefault);
   c.beta = from.activation.beta.value_or(kDefault);
   c.limit = from.activation.limit.value_or(kDefault);
-  c.routing = static_cast<std::int32_t>(from.routing.method);
-  c.n_group = from.routing.n_group;
-  c.topk_group = from.routing.topk_group;
-  c.scaling = from.routing.scaling;
-  c.renormalize = from.routing.renormalize;
+  from_routing(from.routing, c);
   c.shared_intermediate = from.shared.intermediate;
   c.shared_gated = from.shared.gated;
   c.shared_recipe = from.shared.recipe.empty() ? nullptr : tables::get_recipe(from.shared.recipe).name;
@@ -209,6 +267,25 @@ QuantizerSpec to_quant_spec(const char* operation, const moesaic_quant_spec* spe
   return to;
 }
 
+RouterConfig to_router_config(const char* operation, const moesaic_router_config* config) {
+  const moesaic_router_config c = read_struct(operation, "config", config);
+  RouterConfig to;
+  to.num_experts = c.num_experts, to.top_k = c.top_k;
+  to.routing = to_routing(operation, c);
+  to.experts = to_experts(operation, c);
+  to.shared_slots = c.shared_slots;
+  to.shared_weight = c.shared_weight;
+  to.max_tokens = c.max_tokens;
+  to.device = to_device(operation, c.device);
+  return to;
+}
+
+OrderedActivation to_activation_spec(const char* operation, const moesaic_activation_spec* spec) {
+  const moesaic_activation_spec s = read_struct(operation, "spec", spec);
+  return {to_activation(operation, s.activation, s.alpha, s.beta, s.limit),
+          enumerator(operation, "spec.gate_up_order", s.gate_up_order, GateUpOrder::kInterleavedUpFirst)};
+}
+
 }  // namespace moesaic::capi
 
 // NOLINTBEGIN(bugprone-macro-parentheses): a type
@@ -230,3 +307,7 @@ MOESAIC_DEFINE_INIT(moesaic_moe_run)
 MOESAIC_DEFINE_INIT(moesaic_quant_spec)
 MOESAIC_DEFINE_INIT(moesaic_quant_sizes)
 MOESAIC_DEFINE_INIT(moesaic_quantize_run)
+MOESAIC_DEFINE_INIT(moesaic_router_config)
+MOESAIC_DEFINE_INIT(moesaic_route_run)
+MOESAIC_DEFINE_INIT(moesaic_activation_spec)
+MOESAIC_DEFINE_INIT(moesaic_activation_run)

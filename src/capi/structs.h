@@ -13,6 +13,7 @@
 #include "moesaic/module.h"
 #include "moesaic/moe.h"
 #include "moesaic/quantize.h"
+#include "moesaic/route.h"
 
 namespace moesaic::capi {
 
@@ -37,6 +38,14 @@ template <>
 moesaic_quant_sizes defaults();
 template <>
 moesaic_quantize_run defaults();
+template <>
+moesaic_router_config defaults();
+template <>
+moesaic_route_run defaults();
+template <>
+moesaic_activation_spec defaults();
+template <>
+moesaic_activation_run defaults();
 
 /// sizeof the struct in the first header that had it: callers cannot have less. LP64.
 template <typename Struct>
@@ -59,6 +68,19 @@ template <>
 inline constexpr std::size_t kFirstSize<moesaic_quant_sizes> = 48;
 template <>
 inline constexpr std::size_t kFirstSize<moesaic_quantize_run> = 64;
+template <>
+inline constexpr std::size_t kFirstSize<moesaic_router_config> = 88;
+template <>
+inline constexpr std::size_t kFirstSize<moesaic_route_run> = 120;
+template <>
+inline constexpr std::size_t kFirstSize<moesaic_activation_spec> = 32;
+template <>
+inline constexpr std::size_t kFirstSize<moesaic_activation_run> = 24;
+
+// What was added later lies behind the first struct, its padding at the end included: an older caller's is not read.
+static_assert(offsetof(moesaic_moe_config, expert_slots) == kFirstSize<moesaic_moe_config>);
+static_assert(offsetof(moesaic_weight_views, token_experts) == kFirstSize<moesaic_weight_views>);
+static_assert(offsetof(moesaic_moe_run, token_ids) == kFirstSize<moesaic_moe_run>);
 
 /// Refuses sizes that no header has had. Larger ones are of a newer header.
 template <typename Struct>
@@ -116,5 +138,13 @@ struct QuantizerSpec {
   std::optional<Activation> activation;
 };
 QuantizerSpec to_quant_spec(const char* operation, const moesaic_quant_spec* spec);
+
+RouterConfig to_router_config(const char* operation, const moesaic_router_config* config);
+
+struct OrderedActivation {
+  Activation activation;
+  GateUpOrder order;
+};
+OrderedActivation to_activation_spec(const char* operation, const moesaic_activation_spec* spec);
 
 }  // namespace moesaic::capi

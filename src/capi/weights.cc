@@ -62,6 +62,7 @@ moesaic_status moesaic_weights_create(const moesaic_weight_views* views, moesaic
     w.selection_bias = reader.vector("views.selection_bias", v.selection_bias);
     if (v.shared != nullptr) w.shared = reader.expert("views.shared", v.shared);
     w.shared_gate = reader.vector("views.shared_gate", v.shared_gate);
+    w.token_experts = reader.compact("views.token_experts", v.token_experts);
     *weights = new moesaic_weights{std::move(w), reader.device(), nullptr};
   });
 }

@@ -6,9 +6,8 @@
 #include <thread>
 
 #include "base/log.h"
-#include "check.h"
+#include "fixture.h"
 #include "moesaic/checkpoint.h"
-#include "moesaic/moe.h"
 #include "moesaic/quantize.h"
 #include "support/temporary_folder.h"
 
@@ -18,46 +17,6 @@ extern "C" void capi_fail(const char* file, int line, const char* what, const ch
 
 namespace moesaic {
 namespace {
-
-class CapiTest : public ::testing::Test {
- protected:
-  CapiTest() { capi_fill(&data); }
-
-  MoeConfig config() const {
-    MoeConfig c;
-    c.hidden = kHidden, c.intermediate = kIntermediate, c.num_experts = kExperts, c.top_k = kTopK, c.max_tokens = 16;
-    return c;
-  }
-  MoeWeights weights() {
-    MoeWeights w;
-    w.experts =
-        expert_views(TensorView(data.w13, DType::kBF16, {kExperts, 2 * kIntermediate, kHidden}),
-                     TensorView(data.w2, DType::kBF16, {kExperts, kHidden, kIntermediate}), GateUpOrder::kGateFirst,
-                     true, false, TensorView(data.b13, DType::kF32, {kExperts, 2 * kIntermediate}),
-                     TensorView(data.b2, DType::kF32, {kExperts, kHidden}));
-    w.router = {data.router, DType::kBF16, kExperts, kHidden, kHidden, 1};
-    return w;
-  }
-  std::vector<float> run(const MoeConfig& c, const MoeWeights& w) {
-    const FusedMoe layer = FusedMoe::create(c);
-    std::vector<std::uint64_t> memory((layer.prepared_bytes() + layer.workspace_bytes(kTokens)) / 8 + 128);
-    auto address = (reinterpret_cast<std::uintptr_t>(memory.data()) + 255) / 256 * 256;
-    auto* prepared = reinterpret_cast<char*>(address);
-    auto* workspace = prepared + (layer.prepared_bytes() + 255) / 256 * 256;
-    layer.prepare(w, prepared);
-    std::vector<float> y(kTokens * kHidden);
-    MoeRun r;
-    r.x = TensorView(data.x, DType::kBF16, {kTokens, kHidden});
-    r.out = TensorView(y.data(), DType::kF32, {kTokens, kHidden});
-    r.prepared = prepared;
-    r.workspace = workspace;
-    r.workspace_bytes = layer.workspace_bytes(kTokens);
-    layer.run(r);
-    return y;
-  }
-
-  capi_data data;
-};
 
 TEST_F(CapiTest, LayerGivesWhatTheCxxInterfaceGives) {
   std::vector<float> fused(kTokens * kHidden), views(kTokens * kHidden);
@@ -73,7 +32,7 @@ TEST_F(CapiTest, ReferenceInBothModes) {
     std::vector<double> got(kTokens * kHidden), wanted(kTokens * kHidden);
     capi_reference(&data, static_cast<int>(mode), got.data());
     MoeRun r;
-    r.x = TensorView(data.x, DType::kBF16, {kTokens, kHidden});
+    r.x = x();
     r.out = TensorView(wanted.data(), DType::kF64, {kTokens, kHidden});
     reference_moe(config(), weights(), mode, r);
     EXPECT_EQ(got, wanted);
@@ -184,6 +143,9 @@ TEST_F(CapiTest, NullPointersAndEnumerators) { capi_null_pointers(); }
 TEST_F(CapiTest, WrongTensors) { capi_wrong_tensors(&data); }
 TEST_F(CapiTest, WrongMatrices) { capi_wrong_matrices(); }
 TEST_F(CapiTest, WrongQuantizerArguments) { capi_wrong_quantizer_arguments(); }
+TEST_F(CapiTest, WrongParts) { capi_wrong_parts(&data); }
+TEST_F(CapiTest, WrongRouterArguments) { capi_wrong_router_arguments(&data); }
+TEST_F(CapiTest, WrongActivationArguments) { capi_wrong_activation_arguments(&data); }
 TEST_F(CapiTest, LogCallback) {
   capi_log([] { base::log(LogLevel::kWarning, "one line"); });
 }

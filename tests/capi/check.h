@@ -11,7 +11,16 @@
 extern "C" {
 #endif
 
-enum { kTokens = 7, kHidden = 64, kIntermediate = 32, kExperts = 4, kTopK = 2 };
+enum {
+  kTokens = 7,
+  kHidden = 64,
+  kIntermediate = 32,
+  kExperts = 4,
+  kTopK = 2,
+  kVocabulary = 11,
+  kSharedSlots = 1,
+  kSlots = kTopK + kSharedSlots
+};
 
 /// Weights and input of one layer, bf16 unless said otherwise.
 typedef struct capi_data {
@@ -20,7 +29,20 @@ typedef struct capi_data {
   float b13[kExperts][2 * kIntermediate], b2[kExperts][kHidden];
   uint16_t router[kExperts][kHidden];
   uint16_t x[kTokens][kHidden];
+  float logits[kTokens][kExperts], selection_bias[kExperts];
+  int64_t token_ids[kTokens];  // the last is outside the table
+  int32_t token_experts[kVocabulary][kTopK];
 } capi_data;
+
+/// What a router writes for kTokens tokens, kSharedSlots shared slots included.
+typedef struct capi_routing {
+  int32_t ids[kTokens][kSlots];
+  float weights[kTokens][kSlots];
+  int32_t row_offsets[kExperts + kSharedSlots + 1];  // as many as there are experts held
+  int32_t row_token[kTokens * kSlots];
+  float row_weight[kTokens * kSlots];
+  int32_t slot_row[kTokens][kSlots];
+} capi_routing;
 
 /// Reports to GoogleTest.
 void capi_fail(const char* file, int line, const char* what, const char* text);
@@ -46,6 +68,8 @@ void capi_config(moesaic_moe_config* config);
 moesaic_weights* capi_fused_weights(capi_data* data);
 /// Experts as strided views of the same memory, at byte offsets.
 moesaic_weights* capi_expert_weights(capi_data* data);
+/// Experts `ids`, and of each the slice `rank` of `size` of I, as strided views.
+moesaic_weights* capi_part_weights(capi_data* data, const int* ids, int count, int rank, int size);
 /// Creates, prepares and runs; y [T, H] f32.
 void capi_run(const moesaic_moe_config* config, const moesaic_weights* weights, capi_data* data, float* y);
 
@@ -59,6 +83,21 @@ void capi_swizzle(const uint8_t* linear, int rows, int cols, uint8_t* tiles);
 void capi_checkpoint(const char* folder, int32_t* layers, float* y, int64_t tokens, uint16_t* x);
 /// Prepares, saves, replaces an expert, loads: what a run then gives.
 void capi_prepared_file(capi_data* data, const char* path, float* replaced, float* loaded);
+/// Layers that hold a part; y [T, H] f32. `slots` [E]; slices of two ranks.
+void capi_expert_slice(capi_data* data, int first, int count, float* y);
+void capi_expert_slots(capi_data* data, const int32_t* slots, float* y);
+void capi_tensor_slice(capi_data* data, int rank, float* y);
+/// Rows of experts 1 to 3: `numbers` are their counts of rows [3, max, H], or where `max` is 0 offsets of rows [R, H].
+void capi_dispatched(capi_data* data, int64_t max, int64_t rows, int32_t* numbers, float* y);
+/// Routing by token id, then by ids that are given.
+void capi_token_ids(capi_data* data, float* y);
+void capi_wrong_parts(capi_data* data);
+/// Routes with every method; experts as `slots` has them, all where it is NULL.
+void capi_router(capi_data* data, int method, const int32_t* slots, capi_routing* routing);
+void capi_wrong_router_arguments(capi_data* data);
+/// data->x as [T, columns] through an activation; out [T, I] f32.
+void capi_activation(capi_data* data, int kind, int order, float limit, int64_t outputs, float* out);
+void capi_wrong_activation_arguments(capi_data* data);
 void capi_texts(void);
 void capi_struct_sizes(void);
 void capi_null_pointers(void);

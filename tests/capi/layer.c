@@ -54,6 +54,13 @@ void capi_fill(capi_data* d) {
   fill_bf16(&d->x[0][0], sizeof(d->x) / 2, &state);
   for (size_t i = 0; i < sizeof(d->b13) / 4; ++i) (&d->b13[0][0])[i] = next_number(&state);
   for (size_t i = 0; i < sizeof(d->b2) / 4; ++i) (&d->b2[0][0])[i] = next_number(&state);
+  for (size_t i = 0; i < sizeof(d->logits) / 4; ++i) (&d->logits[0][0])[i] = 4 * next_number(&state);
+  for (int e = 0; e < kExperts; ++e) d->selection_bias[e] = next_number(&state);
+  for (int t = 0; t < kTokens; ++t) d->token_ids[t] = (5 * t + 3) % kVocabulary;
+  d->token_ids[kTokens - 1] = kVocabulary;
+  for (int v = 0; v < kVocabulary; ++v) {
+    for (int s = 0; s < kTopK; ++s) d->token_experts[v][s] = (v / 3 + s + 1) % kExperts;
+  }
 }
 
 void capi_config(moesaic_moe_config* c) {

@@ -5,37 +5,55 @@
 
 #include "check.h"
 
-// Every struct at its first size, smaller, larger with zeros, larger with something that this library cannot know.
-#define CHECK_STRUCT(Struct)                                                                      \
-  do {                                                                                            \
-    Struct* s = (Struct*)(void*)aligned_alloc(16, 1024);                                          \
-    CHECK_OK(Struct##_init(s, sizeof(Struct)));                                                   \
-    CHECK(s->struct_size == sizeof(Struct));                                                      \
-    CHECK_REFUSED(Struct##_init(s, sizeof(Struct) - 1), MOESAIC_INVALID_ARGUMENT, "struct_size"); \
-    CHECK_REFUSED(Struct##_init(s, 0), MOESAIC_INVALID_ARGUMENT, "struct_size");                  \
-    CHECK_REFUSED(Struct##_init(NULL, sizeof(Struct)), MOESAIC_INVALID_ARGUMENT, "NULL");         \
-    CHECK_OK(Struct##_init(s, sizeof(Struct) + 8));                                               \
-    CHECK(s->struct_size == sizeof(Struct) + 8);                                                  \
-    for (size_t i = 0; i < 8; ++i) CHECK(((unsigned char*)s)[sizeof(Struct) + i] == 0);           \
-    free(s);                                                                                      \
+// Every struct at today's size, at its first header's, smaller than that, larger.
+#define CHECK_STRUCT(Struct, first_size)                                                      \
+  do {                                                                                        \
+    Struct* s = (Struct*)(void*)aligned_alloc(16, 1024);                                      \
+    memset(s, 0xee, 1024);                                                                    \
+    CHECK_OK(Struct##_init(s, first_size));                                                   \
+    CHECK(s->struct_size == (first_size) && ((unsigned char*)s)[first_size] == 0xee);         \
+    CHECK_OK(Struct##_init(s, sizeof(Struct)));                                               \
+    CHECK(s->struct_size == sizeof(Struct));                                                  \
+    CHECK_REFUSED(Struct##_init(s, (first_size)-1), MOESAIC_INVALID_ARGUMENT, "struct_size"); \
+    CHECK_REFUSED(Struct##_init(s, 0), MOESAIC_INVALID_ARGUMENT, "struct_size");              \
+    CHECK_REFUSED(Struct##_init(NULL, sizeof(Struct)), MOESAIC_INVALID_ARGUMENT, "NULL");     \
+    CHECK_OK(Struct##_init(s, sizeof(Struct) + 8));                                           \
+    CHECK(s->struct_size == sizeof(Struct) + 8);                                              \
+    for (size_t i = 0; i < 8; ++i) CHECK(((unsigned char*)s)[sizeof(Struct) + i] == 0);       \
+    free(s);                                                                                  \
   } while (0)
 
 void capi_struct_sizes(void) {
-  CHECK_STRUCT(moesaic_moe_config);
-  CHECK_STRUCT(moesaic_module_options);
-  CHECK_STRUCT(moesaic_matrix);
-  CHECK_STRUCT(moesaic_expert);
-  CHECK_STRUCT(moesaic_weight_views);
-  CHECK_STRUCT(moesaic_moe_run);
-  CHECK_STRUCT(moesaic_quant_spec);
-  CHECK_STRUCT(moesaic_quant_sizes);
-  CHECK_STRUCT(moesaic_quantize_run);
-  // A configuration of a newer header: served while what it adds is 0.
+  CHECK_STRUCT(moesaic_moe_config, 120);
+  CHECK_STRUCT(moesaic_module_options, 64);
+  CHECK_STRUCT(moesaic_matrix, 136);
+  CHECK_STRUCT(moesaic_expert, 64);
+  CHECK_STRUCT(moesaic_weight_views, 112);
+  CHECK_STRUCT(moesaic_moe_run, 96);
+  CHECK_STRUCT(moesaic_quant_spec, 48);
+  CHECK_STRUCT(moesaic_quant_sizes, 48);
+  CHECK_STRUCT(moesaic_quantize_run, 64);
+  CHECK_STRUCT(moesaic_router_config, 88);
+  CHECK_STRUCT(moesaic_route_run, 120);
+  CHECK_STRUCT(moesaic_activation_spec, 32);
+  CHECK_STRUCT(moesaic_activation_run, 24);
+  // Configurations of other headers. The first had nothing behind the device; its padding is anything.
+  moesaic_moe* moe = NULL;
+  moesaic_moe_config whole;
+  capi_config(&whole);
+  whole.struct_size = 120;
+  moesaic_moe_config* first = (moesaic_moe_config*)malloc(120);
+  memcpy(first, &whole, 120);
+  memset((char*)first + 116, 0xff, 4);
+  CHECK_OK(moesaic_moe_create(first, NULL, &moe));
+  moesaic_moe_destroy(moe);
+  free(first);
+  // One of a newer header is served while what it adds is 0.
   struct {
     moesaic_moe_config config;
     int64_t added;
   } newer;
-  moesaic_moe* moe = NULL;
+  moe = NULL;
   capi_config(&newer.config);
   newer.config.struct_size = sizeof(newer);
   newer.added = 0;
@@ -72,6 +90,8 @@ void capi_null_pointers(void) {
   config.activation = MOESAIC_SWIGLU;
   config.routing = -1;
   CHECK_REFUSED(moesaic_moe_create(&config, NULL, &moe), MOESAIC_INVALID_ARGUMENT, "routing is -1");
+  config.routing = MOESAIC_HASH + 1;
+  CHECK_REFUSED(moesaic_moe_create(&config, NULL, &moe), MOESAIC_INVALID_ARGUMENT, "routing is 10");
   config.routing = MOESAIC_LLAMA4;
   config.device.device_type = kDLMetal;
   CHECK_REFUSED(moesaic_moe_create(&config, NULL, &moe), MOESAIC_INVALID_ARGUMENT, "device");
@@ -105,6 +125,8 @@ void capi_null_pointers(void) {
   moesaic_moe_destroy(NULL);
   moesaic_weights_destroy(NULL);
   moesaic_quantizer_destroy(NULL);
+  moesaic_router_destroy(NULL);
+  moesaic_activation_op_destroy(NULL);
   moesaic_checkpoint_close(NULL);
 }
 
