@@ -14,17 +14,21 @@
 namespace moesaic::cpu {
 namespace {
 
-// Hands out consecutive parts, each 64-byte aligned.
+// Hands out consecutive parts, each 64-byte aligned. With memory, the bytes between them become 0.
 class Parts {
  public:
+  explicit Parts(std::byte* memory = nullptr) : memory_(memory) {}
   std::size_t take(std::int64_t count, std::size_t size) {
     const std::size_t offset = next_;
-    next_ += static_cast<std::size_t>(round_up(count * static_cast<std::int64_t>(size), 64));
+    const std::int64_t used = count * static_cast<std::int64_t>(size), aligned = round_up(used, 64);
+    next_ += static_cast<std::size_t>(aligned);
+    if (memory_ != nullptr) std::memset(memory_ + offset + used, 0, static_cast<std::size_t>(aligned - used));
     return offset;
   }
   std::size_t total() const { return next_; }
 
  private:
+  std::byte* memory_;
   std::size_t next_ = 0;
 };
 
@@ -49,14 +53,49 @@ PackedMatrix packed_matrix(Parts& parts, const PanelFormat& format, std::int64_t
   return matrix;
 }
 
-PackedExpert packed_expert(const PanelFormat& format, std::int64_t hidden, std::int64_t intermediate, bool gated) {
-  Parts parts;
+PackedExpert packed_expert(Parts parts, const PanelFormat& format, std::int64_t hidden, std::int64_t intermediate,
+                           bool gated) {
   PackedExpert expert;
   expert.format = format;
   expert.up = packed_matrix(parts, format, intermediate, hidden, gated);
   expert.down = packed_matrix(parts, format, hidden, intermediate, false);
   expert.bytes = parts.total();
   return expert;
+}
+
+PackedExpert routed_expert(Parts parts, const MoeConfig& config) {
+  return packed_expert(parts, panel_format(config.recipe, config.int4), config.hidden, config.intermediate,
+                       is_gated(config.activation.kind));
+}
+
+PackedExpert shared_expert(Parts parts, const MoeConfig& config) {
+  return packed_expert(parts, panel_format(shared_recipe(config), config.int4), config.hidden,
+                       config.shared.intermediate, is_gated(config.activation.kind));
+}
+
+// Everything outside of the experts' own parts.
+PreparedLayout lay_out(Parts parts, const MoeConfig& config) {
+  PreparedLayout layout;
+  layout.io = tables::get_recipe(config.recipe).io == DType::kF16 ? Io::kFp16 : Io::kBf16;
+  layout.router_rows = round_up(config.num_experts + 1, kProjectRows);
+  layout.router_cols = round_up(config.hidden, 8);
+  layout.expert = routed_expert(Parts(), config);
+  parts.take(1, sizeof(PreparedHeader));
+  layout.router = parts.take(layout.router_rows * layout.router_cols, sizeof(float));
+  layout.router_bias = parts.take(layout.router_rows, sizeof(float));
+  layout.selection_bias = parts.take(config.num_experts, sizeof(float));
+  layout.static_scales = parts.take(1, sizeof(StaticScales));
+  layout.expert_scales = parts.take(num_local_experts(config), sizeof(ExpertScales));
+  if (config.routing.method == RoutingMethod::kHash) {
+    layout.token_experts = parts.take(std::int64_t{config.routing.vocabulary} * config.top_k, sizeof(std::int32_t));
+  }
+  layout.experts = parts.take(num_local_experts(config), layout.expert.bytes);
+  if (config.shared.intermediate > 0) {
+    layout.shared_expert = shared_expert(Parts(), config);
+    layout.shared = parts.take(1, layout.shared_expert.bytes);
+  }
+  layout.bytes = parts.total();
+  return layout;
 }
 
 }  // namespace
@@ -81,31 +120,15 @@ PanelFormat panel_format(const std::string& recipe, const Int4Groups& int4) {
   }
 }
 
-PreparedLayout prepared_layout(const MoeConfig& config) {
-  const bool gated = is_gated(config.activation.kind);
-  Parts parts;
-  PreparedLayout layout;
-  layout.io = tables::get_recipe(config.recipe).io == DType::kF16 ? Io::kFp16 : Io::kBf16;
-  layout.router_rows = round_up(config.num_experts + 1, kProjectRows);
-  layout.router_cols = round_up(config.hidden, 8);
-  layout.expert = packed_expert(panel_format(config.recipe, config.int4), config.hidden, config.intermediate, gated);
-  parts.take(1, sizeof(PreparedHeader));
-  layout.router = parts.take(layout.router_rows * layout.router_cols, sizeof(float));
-  layout.router_bias = parts.take(layout.router_rows, sizeof(float));
-  layout.selection_bias = parts.take(config.num_experts, sizeof(float));
-  layout.static_scales = parts.take(1, sizeof(StaticScales));
-  layout.expert_scales = parts.take(num_local_experts(config), sizeof(ExpertScales));
-  if (config.routing.method == RoutingMethod::kHash) {
-    layout.token_experts = parts.take(std::int64_t{config.routing.vocabulary} * config.top_k, sizeof(std::int32_t));
+PreparedLayout prepared_layout(const MoeConfig& config) { return lay_out(Parts(), config); }
+
+// Laying everything out once more over the memory is what zeroes it: the gaps are written down nowhere else.
+void clear_gaps(const MoeConfig& config, std::byte* prepared) {
+  const PreparedLayout layout = lay_out(Parts(prepared), config);
+  for (int e = 0; e < num_local_experts(config); ++e) {
+    routed_expert(Parts(prepared + layout.experts + static_cast<std::size_t>(e) * layout.expert.bytes), config);
   }
-  layout.experts = parts.take(num_local_experts(config), layout.expert.bytes);
-  if (config.shared.intermediate > 0) {
-    layout.shared_expert = packed_expert(panel_format(shared_recipe(config), config.int4), config.hidden,
-                                         config.shared.intermediate, gated);
-    layout.shared = parts.take(1, layout.shared_expert.bytes);
-  }
-  layout.bytes = parts.total();
-  return layout;
+  if (config.shared.intermediate > 0) shared_expert(Parts(prepared + layout.shared), config);
 }
 
 PreparedHeader prepared_header(const MoeConfig& config) {

@@ -53,6 +53,9 @@ struct PreparedLayout {
 
 PreparedLayout prepared_layout(const MoeConfig& config);
 
+/// Zeroes what lies between the parts of prepared memory, so that a file of it depends on the weights alone.
+void clear_gaps(const MoeConfig& config, std::byte* prepared);
+
 /// At the start of prepared memory: `fast_run` refuses memory whose header differs from the one of its configuration.
 struct PreparedHeader {
   char tag[8];

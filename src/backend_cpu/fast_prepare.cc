@@ -294,6 +294,7 @@ void fast_prepare(const MoeConfig& config, const MoeWeights& weights, void* prep
   }
   const PreparedLayout layout = prepared_layout(config);
   auto* memory = static_cast<std::byte*>(prepared);
+  clear_gaps(config, memory);
   pack_router(layout, config, weights, memory);
   set_static_scales(layout, config, weights, memory);
   if (config.routing.method == RoutingMethod::kHash) {

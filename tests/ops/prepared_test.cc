@@ -28,7 +28,7 @@ MoeConfig small_config(const std::string& recipe = "bf16") {
 /// Memory at a multiple of 256 bytes.
 class Memory {
  public:
-  explicit Memory(std::size_t size) : size_(size), bytes_(size + 256, 0xa5) {}
+  explicit Memory(std::size_t size, unsigned char content = 0xa5) : size_(size), bytes_(size + 256, content) {}
   char* data() {
     const auto address = reinterpret_cast<std::uintptr_t>(bytes_.data());
     return reinterpret_cast<char*>(bytes_.data() + (256 - address % 256) % 256);
@@ -94,6 +94,32 @@ TEST_P(PreparedRecipes, SavedAndLoadedAreTheSameBytes) {
   layer.load_prepared(path, again.data());
   EXPECT_EQ(again.text(), memory.text());
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
+}
+
+// Parts begin at multiples of 64 bytes: what lies between them is a file's, too.
+TEST_P(PreparedRecipes, FilesSayNothingOfTheMemoryBefore) {
+  MoeConfig c = small_config(GetParam());
+  c.num_experts = 5;
+  c.shared.intermediate = 32;
+  c.shared.gated = true;
+  c.routing.method = RoutingMethod::kHash;
+  c.routing.vocabulary = 7;
+  const std::vector<std::int32_t> table(static_cast<std::size_t>(c.routing.vocabulary * c.top_k), 1);
+  Layer weights(c, testing::fresh_seed());
+  weights.owned.weights.token_experts = TensorView(table.data(), DType::kI32, {c.routing.vocabulary, c.top_k});
+  const FusedMoe layer = FusedMoe::create(c);
+  const testing::TemporaryFolder folder;
+  std::string files[2];
+  for (const int i : {0, 1}) {
+    Memory memory(layer.prepared_bytes(), i == 0 ? 0x00 : 0xa5);
+    layer.prepare(weights.weights(), memory.data());
+    const std::string path = folder.path() + "/layer.prepared";
+    layer.save_prepared(memory.data(), path);
+    std::ifstream file(path, std::ios::binary);
+    files[i] = {std::istreambuf_iterator<char>(file), {}};
+  }
+  ASSERT_GT(files[0].size(), layer.prepared_bytes());
+  EXPECT_TRUE(files[0] == files[1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Recipes, PreparedRecipes,
