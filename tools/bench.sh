@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Speed of the published layer shapes of docs/performance-log.md: tables on the screen, JSON beside the executable.
+# Speed of the published layer shapes of docs/performance-log.md: tables on the screen, JSON and a plot beside the
+# executable.
 # Usage: tools/bench.sh MOESAIC [DEVICE]   (DEVICE: cuda:0 where there is a GPU, else cpu)
 set -euo pipefail
 moesaic=$1
@@ -20,3 +21,5 @@ for p in r["points"]:
     print(f"  {p['tokens']:6d} {p['time_us']:8.1f} {p['floor_us']:9.1f} {100 * p['fraction_of_floor']:8.0f}% {p['weight_tb_per_s']:6.2f} {p['tflop_per_s']:8.1f}")
 PY
 done
+python3 "$(dirname "$0")/../bench/plot.py" "$out"/{mixtral-8x7b,qwen3-30b-a3b}.json -o "$out/moe.svg"
+echo "drawn: $out/moe.svg"
