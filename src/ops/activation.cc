@@ -4,6 +4,9 @@
 
 #include <fmt/format.h>
 
+#include <limits>
+
+#include "base/tensor_text.h"
 #include "ops/activation_impl.h"
 #include "plan/moe_plan.h"
 
@@ -15,13 +18,18 @@ namespace {
 }
 
 void check_matrix(const char* name, const TensorView& t) {
-  if (t.rank != 2 || t.shape[0] < 0 || t.shape[1] < 0) {
-    refuse(name, fmt::format("of {} dimensions", t.rank), "a matrix [T, columns]");
+  constexpr std::int64_t kLargest = std::numeric_limits<std::int32_t>::max();  // no product of two overflows
+  const auto fits = [](std::int64_t size) { return size >= 0 && size <= kLargest; };
+  if (t.rank != 2 || !fits(t.shape[0]) || !fits(t.shape[1])) {
+    refuse(name, base::tensor_text(t), fmt::format("a matrix [T, columns], each 0 to {}", kLargest));
   }
   if (t.dtype != DType::kBF16 && t.dtype != DType::kF16 && t.dtype != DType::kF32) {
     refuse(name, dtype_name(t.dtype), "bf16, f16 or f32");
   }
   if (t.data == nullptr && t.num_elements() > 0) refuse(name, "a null pointer", "memory");
+  if (!base::is_aligned_for(t.data, t.dtype)) {
+    refuse(name, fmt::format("at {}", t.data), fmt::format("a multiple of {} bytes", dtype_size(t.dtype)));
+  }
 }
 
 void check_run(ActivationKind kind, const ActivationRun& run) {

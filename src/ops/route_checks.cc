@@ -2,6 +2,7 @@
 // Argument checks of Router.
 #include <fmt/format.h>
 
+#include "base/tensor_text.h"
 #include "ops/route_impl.h"
 #include "plan/moe_plan.h"
 
@@ -12,12 +13,7 @@ namespace {
   throw Error(ErrorKind::kInvalidArgument, fmt::format("router: {} is {}, wanted {}", argument, got, wanted));
 }
 
-std::string shape_text(const TensorView& t) {
-  if (t.empty()) return "empty";
-  std::string text = fmt::format("{} [", dtype_name(t.dtype));
-  for (int i = 0; i < t.rank; ++i) text += fmt::format("{}{}", i > 0 ? ", " : "", t.shape[static_cast<std::size_t>(i)]);
-  return text + "]";
-}
+using base::tensor_text;
 
 void check(const char* name, const TensorView& t, DType dtype, std::initializer_list<std::int64_t> shape) {
   bool fits = t.dtype == dtype && t.rank == static_cast<int>(shape.size());
@@ -27,12 +23,15 @@ void check(const char* name, const TensorView& t, DType dtype, std::initializer_
     fits = fits && t.shape[i++] == size;
     wanted += fmt::format("{}{}", wanted.empty() ? "" : ", ", size);
   }
-  if (!fits) refuse(name, shape_text(t), fmt::format("{} [{}]", dtype_name(dtype), wanted));
+  if (!fits) refuse(name, tensor_text(t), fmt::format("{} [{}]", dtype_name(dtype), wanted));
   if (t.data == nullptr && t.num_elements() > 0) refuse(name, "a null pointer", fmt::format("memory of [{}]", wanted));
+  if (!base::is_aligned_for(t.data, dtype)) {
+    refuse(name, fmt::format("at {}", t.data), fmt::format("a multiple of {} bytes", dtype_size(dtype)));
+  }
 }
 
 void check_absent(const char* name, const TensorView& t, const char* why) {
-  if (!t.empty()) refuse(name, shape_text(t), fmt::format("none: {}", why));
+  if (!t.empty()) refuse(name, tensor_text(t), fmt::format("none: {}", why));
 }
 
 void check_scores(const RouterConfig& c, const RouteRun& run, std::int64_t tokens) {
@@ -57,7 +56,7 @@ void check_rows(const RouterConfig& c, const RouteRun& run, std::int64_t tokens,
   for (const auto& [name, view] : {std::pair{"row_token", &run.row_token}, std::pair{"row_weight", &run.row_weight},
                                    std::pair{"slot_row", &run.slot_row}}) {
     if (view->empty() == sorted) {
-      refuse(name, shape_text(*view), "all of row_offsets, row_token, row_weight and slot_row, or none");
+      refuse(name, tensor_text(*view), "all of row_offsets, row_token, row_weight and slot_row, or none");
     }
   }
   if (!sorted) return;

@@ -4,6 +4,7 @@
 
 #include "backend_cpu/backend_cpu.h"
 #include "moesaic/route.h"
+#include "ops/moe_impl.h"
 #include "ops/route_impl.h"
 
 namespace moesaic {
@@ -64,6 +65,10 @@ void Router::run(const RouteRun& run, void* stream) const {
     throw Error(ErrorKind::kInvalidArgument,
                 fmt::format("router: workspace is {} bytes{}, wanted {} for {} tokens", run.workspace_bytes,
                             run.workspace == nullptr ? " at a null pointer" : "", needed, tokens));
+  }
+  if (needed > 0 && reinterpret_cast<std::uintptr_t>(run.workspace) % ops::kMemoryAlignment != 0) {
+    throw Error(ErrorKind::kInvalidArgument, fmt::format("router: workspace is at {}, wanted a multiple of {} bytes",
+                                                         run.workspace, ops::kMemoryAlignment));
   }
   impl_->device->run(run, stream);
 }

@@ -87,6 +87,9 @@ TEST(ActivationOp, RefusesByName) {
   refused([](ActivationRun& r) { r.x.dtype = DType::kI32; }, "x is i32");
   refused([](ActivationRun& r) { r.out.rank = 1; }, "out");
   refused([](ActivationRun& r) { r.out.data = nullptr; }, "out");
+  refused([](ActivationRun& r) { r.x.data = static_cast<char*>(r.x.data) + 2; }, "a multiple of 4 bytes");
+  refused([](ActivationRun& r) { r.out.rank = 100; }, "rank 100");
+  refused([](ActivationRun& r) { r.out.shape[1] = std::int64_t{1} << 62; }, "4611686018427387904");
   testing::expect_error(ErrorKind::kInvalidArgument, {"limit"}, [] {
     ActivationOp::create({ActivationKind::kSwigluStep, {}, {}, -1.0f}, {});
   });

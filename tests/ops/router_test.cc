@@ -137,6 +137,8 @@ TEST(Router, RefusesByName) {
   refused([](RouteRun& r) { r.row_token = {}; }, "row_token");
   refused([](RouteRun& r) { r.row_offsets = {}; }, "row_token");
   refused([](RouteRun& r) { r.slot_row.shape[1] = 3; }, "slot_row");
+  refused([](RouteRun& r) { r.logits.rank = 100; }, "rank 100");
+  refused([](RouteRun& r) { r.row_weight.data = static_cast<char*>(r.row_weight.data) + 1; }, "a multiple of 4 bytes");
   testing::expect_error(ErrorKind::kInvalidArgument, {"router: ", "workspace for 11"},
                         [&] { router.workspace_bytes(11); });
   config.top_k = 9;
