@@ -14,7 +14,7 @@ struct ModuleOptions {
   std::optional<std::string> cache_dir;  // else MOESAIC_CACHE_DIR, else the XDG cache folder
   std::optional<bool> jit;               // false: a kernel that is in no bundle and not cached is an error; MOESAIC_JIT
   std::optional<std::string> nvrtc;      // path of libnvrtc; else MOESAIC_NVRTC, CUDA_HOME, the loader path, ...
-  std::optional<std::string> force_kernel;  // row name that must serve its op; MOESAIC_FORCE_KERNEL
+  std::optional<std::string> force_kernel;  // row, or row/config, that must serve its op; MOESAIC_FORCE_KERNEL
   std::optional<std::string> force_target;  // compile and load for this target, e.g. "compute_80" (PTX, tests)
 };
 

@@ -167,17 +167,24 @@ std::vector<ExpertWeights> expert_views(const TensorView& w13, const TensorView&
 
 /// Arguments of one run. Memory is the caller's and on the layer's device.
 struct MoeRun {
-  TensorView x;              // [T, H] io type of the recipe; T = 0 is legal
+  TensorView x;              // [T, H] io type of the recipe, or codes, see x_scale; T = 0 is legal
   TensorView router_logits;  // [T, E] f32, or empty: computed from the prepared router
   TensorView token_ids;      // [T] i64 or i32: kHash, unless routing is skipped
   TensorView topk_ids;       // [T, k] i32 with topk_weights [T, k] f32: routing is skipped; ids outside [0, E) count
   TensorView topk_weights;   //   nothing, an id listed twice counts twice
   TensorView out;            // [T, H] io type or f32
+  // x that the caller has quantised as the recipe's activations are: codes u8 [T, H], of 4 bits [T, H / 2] with the
+  // even column in the low nibble. Scales: fp8 per token [T] f32, in recipe fp8_tensor also [1] f32 for all; 1 x 128
+  // [T, ceil(H / 128)] f32; MX [T, H / 32] u8; NVFP4 [T, H / 16] u8 and x_row_scale. Codes cannot be projected, so
+  // router_logits or topk_ids is given, and shared experts have no gate; theirs is the same format of activations.
+  TensorView x_scale;
+  TensorView x_row_scale;  // NVFP4: f32 [T] or [1], value = code * scale * x_row_scale
   // Rows that were dispatched before, instead of routing; T, above, is not theirs. No weights, no weighted sum, no
   // shared experts: out has the rows of x. Rows of no expert become 0. At most max_tokens * k rows.
   TensorView expert_offsets;  // [L + 1] i32: x, out [R, H]; rows [offsets[e], offsets[e + 1]) are local expert e's;
                               //   offsets[0] = 0, ascending, none above R
-  TensorView expert_counts;   // [L] i32: x, out [L, max, H]; the first counts[e] of expert e's rows, 0 to max, are used
+  TensorView expert_counts;  // [L] i32: x, out [L, max, H]; the first counts[e] of expert e's rows, 0 to max, are used.
+                             //   Scales of codes: [L * max, ...] or [L, max, ...]
   const void* prepared = nullptr;
   void* workspace = nullptr;  // any content
   std::size_t workspace_bytes = 0;
@@ -189,6 +196,9 @@ struct MoeRun {
 
 /// True when the run's rows were dispatched before.
 bool is_dispatched(const MoeRun& run) noexcept;
+
+/// True when the run's x are codes.
+bool gives_codes(const MoeRun& run) noexcept;
 
 /// A layer bound to a device: kernels chosen and loaded, nothing else held. Copies share the kernels.
 /// `run` is const and reentrant: one layer, many threads and streams, one workspace each.

@@ -13,10 +13,19 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 2;
+inline constexpr int kModuleAbi = 3;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
+
+/// How weights of the grouped GEMMs are stored and scaled; layouts: kernels/abi/params.h.
+enum Weights : int {
+  kWeights16 = 0,         // io type
+  kWeightsE4m3 = 1,       // e4m3: one scale a row, or powers of two per 32 of K
+  kWeightsE4m3Block = 2,  // e4m3: FP32 scales per 128 x 128, of activations per 1 x 128
+  kWeightsE2m1 = 3,       // e2m1: powers of two per 32 of K, or e4m3 per 16
+  kWeightsInt4 = 4,       // int4: 16-bit scales per group of K
+};
 
 /// Conversion instructions that a target has beyond the portable ones.
 enum Convert : int { kConvertFp8 = 1, kConvertFp4 = 2 };
@@ -26,8 +35,9 @@ enum Role : int { kRoleGated = 1, kRoleAmax = 2 };
 
 /// What varies between builds of one kernel text. Fields that a row does not use are 0.
 struct KernelConfig {
-  int io = 0;            // Io: type of activations, weights and output
-  int role = 0;          // gemm: 1 or 2; route: Role of kernels/common/route.cuh; quantise: Role bits; others 0
+  int io = 0;            // Io: type of activations (and of kWeights16)
+  int weights = 0;       // Weights of GEMMs and of their prepare kernel
+  int role = 0;          // route: Role of kernels/common/route.cuh; quantise: Role bits; others 0
   int tile_tokens = 0;   // tokens (rows of the activation matrix) per tile
   int tile_rows = 0;     // weight rows per tile
   int tile_k = 0;        // elements of K per stage
@@ -45,11 +55,28 @@ MOESAIC_HD constexpr int threads(const KernelConfig& c) { return 32 * c.warps_to
 /// four tokens of a fragment on different banks.
 MOESAIC_HD constexpr int sum_pitch(const KernelConfig& c) { return c.tile_rows + 4; }
 
-/// Dynamic shared memory in bytes of tiled GEMMs: the ring of activations and weights, reused for GEMM 1's sums, the
-/// tokens of one warps_tokens index at a time. Other kernels use static shared memory.
+MOESAIC_HD constexpr int weight_bits(int weights) {
+  return weights == kWeights16 ? 16 : weights == kWeightsE2m1 || weights == kWeightsInt4 ? 4 : 8;
+}
+
+/// Bytes that one stage of a tiled GEMM has for the scales of one row block, and for int4 zero points behind them.
+MOESAIC_HD constexpr int scale_slot(const KernelConfig& c) {
+  return c.weights == kWeightsE4m3 ? c.tile_k / 2 : weight_bits(c.weights) == 4 ? c.tile_k : 0;
+}
+MOESAIC_HD constexpr int zero_slot(const KernelConfig& c) { return c.weights == kWeightsInt4 ? c.tile_k / 2 : 0; }
+
+/// One stage: activations, weights, scales of row blocks, zero points, scales of tokens.
+MOESAIC_HD constexpr int stage_bytes(const KernelConfig& c) {
+  const int operands = c.tile_tokens * c.tile_k * 2 + c.tile_rows * c.tile_k / 8 * weight_bits(c.weights);
+  const int token_scales = c.weights == kWeightsE4m3Block ? c.tile_tokens * 4 : 0;
+  return operands + c.tile_rows / 16 * (scale_slot(c) + zero_slot(c)) + token_scales;
+}
+
+/// Dynamic shared memory in bytes of tiled GEMMs: the ring, reused for GEMM 1's sums, the tokens of one warps_tokens
+/// index at a time. Other kernels use static shared memory.
 MOESAIC_HD constexpr int smem_bytes(const KernelConfig& c) {
-  const int ring = c.stages * (c.tile_tokens + c.tile_rows) * c.tile_k * 2;
-  const int sums = c.stages > 0 && c.role == 1 ? c.tile_tokens / c.warps_tokens * sum_pitch(c) * 4 : 0;
+  if (c.stages == 0) return 0;
+  const int ring = c.stages * stage_bytes(c), sums = c.tile_tokens / c.warps_tokens * sum_pitch(c) * 4;
   return ring > sums ? ring : sums;
 }
 

@@ -11,16 +11,55 @@ namespace moesaic::abi {
 enum SourceType : int { kSourceF32 = 0, kSourceBf16 = 1, kSourceFp16 = 2 };
 
 // --- prepared weights -----------------------------------------------------------------------------------------------
-// A matrix [rows][k] becomes blocks of 16 rows x 32 k, [row block][k block][step 2][lane 32][8 elements]: 1024 bytes,
-// in which every lane's operand of one mma.sync m16n8k16 is one 16-byte load. Lane = 4 g + t holds, for step s,
-//   W[g][c], W[g][c+1], W[g+8][c], W[g+8][c+1], W[g][c+2], W[g][c+3], W[g+8][c+2], W[g+8][c+3],  c = 8 t + 4 s:
-// the order of k inside a block is ours to choose as long as both operands agree, and with this one the other operand
-// of lane t for both steps is also one 16-byte load, x[row][32 kb + 8 t .. + 7].
+// A matrix [rows][k] becomes blocks of 16 rows in which everything that a lane needs for whole mma.sync m16n8k16 is one
+// 16-byte load. Lane = 4 g + t. Within 32 elements of k, step s (0, 1) multiplies k = c .. c + 3, c = 8 t + 4 s, of
+// rows g and g + 8: the order of k inside a block is ours to choose as long as both operands agree, and with this one
+// the other operand of lane t for both steps is also one 16-byte load, x[row][8 t .. 8 t + 7].
+//
+//   16 bit   [row block][k / 32][step 2][lane 32][8 elements]: 1024 bytes. W[g][c], W[g][c+1], W[g+8][c], W[g+8][c+1],
+//            W[g][c+2], W[g][c+3], W[g+8][c+2], W[g+8][c+3].
+//   e4m3     [row block][k / 32][lane 32][4 words]: 512 bytes. Word 2 s + r: row g + 8 r, bytes from the lowest
+//            W[c+2], W[c], W[c+3], W[c+1].
+//   4 bit    [row block][k / 64][lane 32][4 words]: 512 bytes. Word 2 h + r: row g + 8 r, k = 64 kb + 32 h + 8 t +
+//   0..7;
+//            k + 2 j is in the low, k + 2 j + 1 at the same place of the high half of the word.
+//            int4: nibble j. e2m1: where few instructions bring sign and magnitude to bits 15 and 8..6, see
+//            e2m1_half.
+//
+// Scales beside them, in the order of row blocks:
+//   e4m3, powers of two     [row block][k / 32][g 8][r 2] bytes: exponent field of a bf16 number, see kE4m3Exponent
+//   e4m3, 128 x 128         [row block][k / 128][r 2] f32
+//   e2m1, powers of two     [row block][k / 64][g 8][h 2][r 2] bytes: exponent field, kMxfp4Exponent
+//   e2m1, e4m3 per 16       [row block][k / 64][g 8][q 2][h 2][r 2] bytes for k = 64 kb + 32 h + 16 q + 0..15: 5 bits
+//   of
+//                           exponent, 3 of fraction, normalised: nvfp4_scale_byte. Codes of a block of scale 0 are 0
+//   int4                    [row block][group][g 8][r 2] fp16, divided by a power of two of their row
+//   int4 zero points        [row block][group][g 8][r 2] bytes 0..16
+// And for every prepared row an FP32 multiplier: what is the same along K (scales of tensors, channels, powers of two
+// taken out of the others). NaN where a code or scale of the row is NaN.
 // Gated GEMM 1: a block is 8 gate rows, then the 8 up rows of the same outputs, so that both meet in one thread.
-// Rows and k beyond the matrix are zero.
+// Rows and k beyond the matrix are zero; their multiplier is 1.
 inline constexpr int kBlockRows = 16;
 inline constexpr int kBlockK = 32;
 inline constexpr int kBlockBytes = kBlockRows * kBlockK * 2;
+
+/// Elements of K in one unit of prepared codes, and its bytes for 16 rows.
+MOESAIC_HD constexpr int unit_k(int weights) { return weights == kWeightsE2m1 || weights == kWeightsInt4 ? 64 : 32; }
+MOESAIC_HD constexpr int unit_bytes(int weights) { return weights == kWeights16 ? kBlockBytes : 512; }
+
+// Codes decode by moving bits into bf16 numbers 2^120 (e4m3) or 2^126 (e2m1) too small, which a multiplication by the
+// block's scale brings back, exactly. A power of two relative to the row's largest, 2^d with d <= 0, is stored as
+// max(0, base + d): scales so far below the largest that 0 replaces them are lost beside it.
+inline constexpr int kE4m3Exponent = 247, kMxfp4Exponent = 253;
+/// NVFP4: a scale (1 + m / 8) 2^e, e in [-9, 8], is byte (e + 10) << 3 | m; operands are code * scale * 2^-8, which the
+/// row's multiplier makes up for. kNvfp4Exponent: exponent field for e = -10.
+inline constexpr int kNvfp4Exponent = 235, kNvfp4Shift = 8;
+
+/// The 16 bits of a half word that hold codes c0 .. c3 of e2m1.
+MOESAIC_HD constexpr unsigned e2m1_half(unsigned c0, unsigned c1, unsigned c2, unsigned c3) {
+  return (c0 >> 3) << 15 | (c0 & 7u) << 6 | (c1 >> 3) << 12 | (c1 & 7u) << 3 | (c2 >> 3) << 9 | (c2 & 7u) |
+         (c3 >> 3) << 14 | (c3 >> 2 & 1u) << 13 | (c3 & 3u) << 10;
+}
 
 MOESAIC_HD constexpr int div_up(int a, int b) { return (a + b - 1) / b; }
 MOESAIC_HD constexpr int round_up(int a, int b) { return div_up(a, b) * b; }
@@ -50,6 +89,43 @@ struct PrepareVectorParams {
   float* out;
 };
 
+/// How a quantised matrix decodes: moesaic::Quantization.
+struct CodeSource {
+  const void* codes;
+  const void* scales;                            // nullptr: 1
+  const void* zeros;                             // nullptr: 8
+  long long row_stride, col_stride;              // of codes
+  long long scale_row_stride, scale_col_stride;  // in scales
+  long long zero_row_stride, zero_col_stride;
+  int block_rows, block_cols;  // of a scale
+  int order, zero_order;       // moesaic::NibbleOrder
+  int scale_format;            // moesaic::ScaleFormat
+  int zero_offset;
+  float multiplier;
+};
+
+/// Which block scales a prepared matrix has.
+enum BlockScale : int {
+  kScaleNone = 0,   // one scale a row
+  kScaleE8m0 = 1,   // powers of two per 32
+  kScaleE4m3 = 2,   // e4m3 per 16
+  kScaleFloat = 3,  // f32 per 128 x 128
+  kScaleGroup = 4,  // fp16 per `group` elements
+};
+
+/// One quantised matrix, or a gate and an up matrix, of one expert -> codes, scales, zero points, multipliers.
+struct PrepareCodesParams {
+  CodeSource gate;
+  CodeSource up;    // codes nullptr: not gated
+  int rows, k;      // of each source
+  int block_scale;  // BlockScale
+  int group;        // elements of k that share a scale: 16, 32, 64, 128; kScaleNone: 0
+  void* codes;
+  void* scales;          // nullptr with kScaleNone
+  unsigned char* zeros;  // nullptr: no zero points
+  float* multipliers;    // [16 * row blocks]
+};
+
 // --- routing --------------------------------------------------------------------------------------------------------
 
 /// A run of rows of one expert, at most `tile_tokens` long.
@@ -75,7 +151,7 @@ struct RouteParams {
   unsigned short* segment_counts;  // [segments][held_experts + shared_slots], two-launch form only
   int* row_token;                  // [rows] token of a row
   float* row_weight;               // [rows] routing weight of a row
-  int* slot_row;                   // [tokens][slots] row of a slot, -1: its expert is not held
+  int* slot_row;                   // [tokens][slots] row of a slot, -1: its expert is not held; dispatched: or nullptr
   int* row_offsets;                // [held_experts + shared_slots + 1] first row of an expert, or nullptr
   Tile* tiles;                     // in expert order; nullptr: not wanted
   int* num_tiles;
@@ -103,27 +179,77 @@ struct ProjectParams {
   int tokens, rows, k;
 };
 
+// --- operands of grouped GEMMs --------------------------------------------------------------------------------------
+
+/// Rows -> the bf16 operand of a GEMM: quantised (or, `codes`, decoded) values without their row's scale, which is
+/// exact in bf16; formats of abi::Quant. Values are operand * token_scale, or * token_block_scale with
+/// kQuantFp8Block1x128. MX: the row's largest power of two is in token_scale, so that no operand leaves bf16's range.
+struct OperandParams {
+  const void* x;               // [rows][x_stride] of `source` type, or nullptr
+  const unsigned char* codes;  // given instead: [rows][cols], or 4 bits [rows][cols / 2], dense
+  const void* given_scales;    // of given codes, [rows][blocks] (bytes, f32; strides below), [rows] f32 (kQuantFp8Row)
+  const float* given_rows;     // f32 scales of given codes of kQuantNvfp4Row, given_rows_stride apart (0: one for all)
+  const float* static_scale;   // [1] value = code * scale: quantise by it unless it is 0; nullptr: none
+  void* operand;               // [rows][stride] bf16, zero from cols to stride
+  float* token_scale;          // [rows], or nullptr with kQuantFp8Block1x128
+  float* token_block_scale;    // [rows][div_up(cols, 128)] with kQuantFp8Block1x128
+  const Tile* tiles;           // with num_tiles: rows end where the last tile does; nullptr: `rows`
+  const int* num_tiles;
+  long long x_stride, stride;                    // elements
+  long long given_row_stride, given_col_stride;  // of given_scales, in scales; kQuantFp8Row: 0 is one for all rows
+  int given_rows_stride;
+  int source;  // SourceType
+  int format;  // Quant: kQuantNvfp4Row, kQuantMxfp8, kQuantMxfp8E5m2, kQuantFp8Row, kQuantFp8Block1x128
+  int rows, cols;
+};
+
+/// Static scales of expert `index`, for the inputs of both GEMMs, are stored; then, unless `common` is nullptr, those
+/// that all have in common: the largest, or twice 0 when a scale is 0, for they count only when every expert has both.
+struct StaticScalesParams {
+  float values[2];
+  float* scales;  // [count][2]
+  float* common;  // [2]
+  int index, count;
+};
+
 // --- grouped GEMMs --------------------------------------------------------------------------------------------------
 
+/// What becomes of sums.
+enum Epilogue : int {
+  kEpilogueRows = 0,    // alpha sum + bias
+  kEpilogueHidden = 1,  // GEMM 1: routing weight on input, bias, activation
+};
+
+/// out[row][n] = epilogue(row_scale[row] multiplier[n] sum_k operand[row][k] W[n][k]).
 struct GemmParams {
-  const void* activations;  // GEMM 1: x [tokens][k]; GEMM 2: h [rows][k stride]; io type
-  const void* weights;      // [experts][row blocks][k blocks][1024 bytes]
-  const float* bias;        // [experts][16 * row blocks] or nullptr
-  const int* row_token;     // GEMM 1: gather; nullptr: row r reads activation row r
-  const float* row_weight;  // GEMM 1 with weights on the input, else nullptr
-  const Tile* tiles;        // nullptr: one expert, tile i is rows [i, i+1) * tile_tokens
-  const int* num_tiles;     // nullptr: div_up(rows, tile_tokens)
-  void* out;                // GEMM 1: h [rows][out_stride] io type; GEMM 2: [rows][out_stride] f32
-  int rows;                 // only used without `tiles`
-  int k;                    // valid elements of K, a multiple of 8 in memory
-  int k_blocks;             // div_up(k, 32)
-  int activation_stride;    // elements between activation rows, a multiple of 8
-  int row_blocks;           // of the weights
-  int out_cols;             // columns written: GEMM 1 round_up(I, 8), GEMM 2 H
-  int out_stride;
-  int activation;  // moesaic::ActivationKind
+  const void* activations;         // [rows][activation_stride] bf16 or fp16
+  const float* token_scale;        // of activation rows, or nullptr: 1
+  const float* token_block_scale;  // kWeightsE4m3Block: [activation rows][k / 128], else nullptr
+  const void* weights;             // [experts][row blocks][units][unit_bytes]
+  const void* weight_scales;       // [experts][row blocks][...], or nullptr
+  const unsigned char* zeros;      // int4 zero points, or nullptr: 8
+  const float* multipliers;        // [experts][16 * row_blocks], or nullptr: 1
+  const float* bias;               // [experts][16 * row_blocks] or nullptr
+  const int* row_token;            // gather: row r reads activation row row_token[r]; nullptr: row r
+  const float* row_weight;         // routing weights on the input, else nullptr
+  const Tile* tiles;               // nullptr: one expert, tile i is rows [i, i+1) * tile_tokens
+  const int* num_tiles;            // nullptr: div_up(rows, tile_tokens)
+  void* out;                       // [rows][out_stride] of out_type
+  int rows;                        // only used without `tiles`
+  int k;                           // valid elements of K, a multiple of 8 in memory
+  int units;                       // div_up(k, unit_k)
+  int activation_stride;           // elements between activation rows, a multiple of 8
+  int row_blocks;                  // of the weights
+  int out_cols;                    // columns written; hidden: round_up(I, 8)
+  int out_stride;                  // even
+  int out_type;                    // SourceType
+  int epilogue;                    // Epilogue
+  int block_scale;                 // BlockScale of the weights
+  int group_shift;                 // kScaleGroup: log2 of the elements of k that share a scale
+  int activation;                  // moesaic::ActivationKind
   int gated;
-  float alpha, beta, limit;
+  float alpha, beta, limit;  // of the activation
+  float out_alpha;           // kEpilogueRows
 };
 
 // --- weighted sum ---------------------------------------------------------------------------------------------------

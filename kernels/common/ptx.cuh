@@ -15,7 +15,12 @@ __device__ __forceinline__ void cp_async_16(u32 shared, const void* global, int 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
 }
 
-/// The same by way of L1: for pieces whose neighbours another instruction of the warp copies.
+/// 4 bytes.
+__device__ __forceinline__ void cp_async_4(u32 shared, const void* global, int size) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
+}
+
+/// 16 bytes by way of L1: for pieces whose neighbours another instruction of the warp copies.
 __device__ __forceinline__ void cp_async_16_l1(u32 shared, const void* global, int size) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
 }
@@ -31,6 +36,22 @@ __device__ __forceinline__ void cp_async_wait() {
 __device__ __forceinline__ uint4 load_shared_16(u32 shared) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(shared));
+  return v;
+}
+
+__device__ __forceinline__ uint2 load_shared_8(u32 shared) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(shared));
+  return v;
+}
+__device__ __forceinline__ u32 load_shared_4(u32 shared) {
+  u32 v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(shared));
+  return v;
+}
+__device__ __forceinline__ u32 load_shared_2(u32 shared) {
+  u16 v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(shared));
   return v;
 }
 

@@ -253,7 +253,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route_dispatched(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
 #pragma unroll 1
   for (int row = blockIdx.x * blockDim.x + threadIdx.x; row < p.tokens; row += gridDim.x * blockDim.x) {
-    p.slot_row[row] = is_used(p, row) ? row : -1;
+    if (p.slot_row != nullptr) p.slot_row[row] = is_used(p, row) ? row : -1;
   }
   if (blockIdx.x != 0) return;
 #pragma unroll 1

@@ -11,16 +11,19 @@
 
 namespace moesaic::quant {
 
-/// Largest over the 2^row_shift threads of a row; NaN wins, for bits of magnitudes order like the numbers and NaN's lie
-/// above. `warp_max`: one number a warp. Every thread of the block calls it: the barrier protects the numbers that the
-/// row's other warps then read.
-__device__ __forceinline__ float row_max(float value, int row_shift, u32* warp_max) {
-  const u32 mine = ptx::warp_max(__float_as_uint(value));
+/// Largest over the 2^row_shift threads of a row. `warp_max`: one number a warp. Every thread of the block calls it:
+/// the barrier protects the numbers that the row's other warps then read.
+__device__ __forceinline__ u32 row_max(u32 value, int row_shift, u32* warp_max) {
+  const u32 mine = ptx::warp_max(value);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (lane == 0) warp_max[warp] = mine;
   __syncthreads();
   const int warps = 1 << (row_shift - 5);
-  return __uint_as_float(ptx::warp_max(warp_max[(warp & -warps) + (lane & (warps - 1))]));
+  return ptx::warp_max(warp_max[(warp & -warps) + (lane & (warps - 1))]);
+}
+/// The same of magnitudes; NaN wins, for their bits order like the numbers and NaN's lie above.
+__device__ __forceinline__ float row_max(float value, int row_shift, u32* warp_max) {
+  return __uint_as_float(row_max(__float_as_uint(value), row_shift, warp_max));
 }
 
 /// `amax`: the unit's maximum. `factor`: NVFP4's encode scale, or in its first member what fp8 multiplies by; NaN where

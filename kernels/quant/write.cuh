@@ -21,16 +21,18 @@ __device__ __forceinline__ void write_nibbles(const abi::QuantizeParams& p, cons
 /// 16 codes of e2m1. `amax`: no value is larger. Scales are chosen so that the largest product is about 6, and only a
 /// scale that saturates, or lost digits, lets one reach 7: nearly all units do without a bound for each element.
 template <bool kHardware>
+__device__ __forceinline__ uint2 encode_nibbles(const float (&v)[kUnit], float amax, float multiplier) {
+  if (!kHardware && __fmul_rn(amax, multiplier) < 7.0f) {
+    return {codec::round_e2m1x8<true>(v, multiplier), codec::round_e2m1x8<true>(v + 8, multiplier)};
+  }
+  return {codec::encode_e2m1x8<kHardware>(v, multiplier), codec::encode_e2m1x8<kHardware>(v + 8, multiplier)};
+}
+
+template <bool kHardware>
 __device__ __forceinline__ void write_e2m1(const abi::QuantizeParams& p, const Unit& unit, const float (&v)[kUnit],
                                            float amax, const ByteScale& scale) {
   if (unit.count == 0) return;
-  uint2 codes;
-  if (!kHardware && __fmul_rn(amax, scale.multiplier) < 7.0f) {
-    codes = {codec::round_e2m1x8<true>(v, scale.multiplier), codec::round_e2m1x8<true>(v + 8, scale.multiplier)};
-  } else {
-    codes = {codec::encode_e2m1x8<kHardware>(v, scale.multiplier),
-             codec::encode_e2m1x8<kHardware>(v + 8, scale.multiplier)};
-  }
+  uint2 codes = encode_nibbles<kHardware>(v, amax, scale.multiplier);
   if (scale.zero) codes = {0, 0};
   write_nibbles(p, unit, codes);
 }

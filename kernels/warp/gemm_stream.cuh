@@ -2,73 +2,213 @@
 // Grouped GEMM for few tokens per expert: weights stream from global memory straight into mma operands.
 //
 // Orientation is swapped: weight rows are the m16 side, tokens the n8 side. A block owns tile_rows weight rows of one
-// tile of at most tile_tokens tokens with the whole of K; its warps take every warps_k-th 32-wide k block and add their
-// FP32 sums in warp order, so results do not depend on scheduling. Every lane's weight operand is one 16-byte load
-// that nothing else reads: no shared memory, and enough loads in flight to saturate DRAM.
+// tile of at most tile_tokens tokens with the whole of K; its warps take chunks of tile_k in turn and add their FP32
+// sums in warp order, so results do not depend on scheduling. Every lane's weight operand is one 16-byte load that
+// nothing else reads: no shared memory, and enough loads in flight to saturate DRAM.
 #pragma once
 
-#include "kernels/common/ptx.cuh"
 #include "kernels/warp/epilogue.cuh"
-#include "kernels/warp/gemm_tiled.cuh"
+#include "kernels/warp/weights.cuh"
 
 namespace moesaic::warp {
 
 template <abi::KernelConfig kConfig>
 struct StreamShape {
+  static constexpr int kWeights = kConfig.weights;
   static constexpr int kRowBlocks = kConfig.tile_rows / abi::kBlockRows;
   static constexpr int kTokenTiles = kConfig.tile_tokens / 8;
-  static constexpr int kUnroll = kConfig.tile_k / abi::kBlockK;  // k blocks in flight per warp
-  static_assert(kConfig.tile_tokens % 8 == 0 && kConfig.tile_rows % 16 == 0 && kConfig.tile_k % 32 == 0);
+  static constexpr int kUnitK = abi::unit_k(kWeights), kHalves = kUnitK / abi::kBlockK;
+  static constexpr int kUnits = kConfig.tile_k / kUnitK;              // of a chunk, all in flight
+  static constexpr int kLoads = abi::unit_bytes(kWeights) / 32 / 16;  // 16-byte loads of a lane and unit
+  static constexpr bool kByBlock = kWeights == abi::kWeightsE4m3Block;
+  static_assert(kConfig.tile_tokens % 8 == 0 && kConfig.tile_rows % 16 == 0 && kConfig.tile_k % kUnitK == 0);
   static_assert(kConfig.warps_tokens == 1 && kConfig.warps_rows == 1 && kConfig.stages == 0);
+  static_assert(!kByBlock || 128 % kConfig.tile_k == 0, "a chunk has one scale");
 };
 
 template <abi::KernelConfig kConfig>
 using StreamSums = float[StreamShape<kConfig>::kRowBlocks][StreamShape<kConfig>::kTokenTiles][4];
 
-/// Operands of one 32-wide k block.
-template <abi::KernelConfig kConfig>
-struct StreamOperands {
-  uint4 weights[StreamShape<kConfig>::kRowBlocks][2];
-  uint4 tokens[StreamShape<kConfig>::kTokenTiles];
+/// A lane's places in the memory of one row block; codes nullptr: no such block.
+struct LaneWeights {
+  const char *codes, *scales;
+  const unsigned char* zeros;
 };
 
-/// Loads k block `kb`; beyond the end everything is zero.
+/// Operands of one unit. Scale words: one of e4m3 and e2m1; int4: those of both halves, and four zero points.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void load_block(const abi::GemmParams& p,
-                                           const char* const (&weights)[StreamShape<kConfig>::kRowBlocks],
-                                           const char* const (&tokens)[StreamShape<kConfig>::kTokenTiles], int kb,
-                                           StreamOperands<kConfig>& operands) {
+struct StreamUnit {
   using Shape = StreamShape<kConfig>;
-  const bool inside = kb < p.k_blocks;
-  const long long offset = static_cast<long long>(kb) * abi::kBlockBytes;
-#pragma unroll
-  for (int r = 0; r < Shape::kRowBlocks; ++r) {
-    const bool valid = inside && weights[r] != nullptr;
-    operands.weights[r][0] = valid ? ptx::load_stream_16(weights[r] + offset) : uint4{0, 0, 0, 0};
-    operands.weights[r][1] = valid ? ptx::load_stream_16(weights[r] + offset + 512) : uint4{0, 0, 0, 0};
-  }
-  const int k = kb * abi::kBlockK + threadIdx.x % 4 * 8;
-#pragma unroll
-  for (int n = 0; n < Shape::kTokenTiles; ++n) {
-    const bool valid = k < p.k && tokens[n] != nullptr;
-    operands.tokens[n] = valid ? *reinterpret_cast<const uint4*>(tokens[n] + k * 2) : uint4{0, 0, 0, 0};
-  }
-}
+  uint4 codes[Shape::kRowBlocks][Shape::kLoads];
+  uint4 tokens[Shape::kTokenTiles][Shape::kHalves];
+  u32 scales[Shape::kRowBlocks][3];
+};
 
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void multiply_block(const StreamOperands<kConfig>& operands, StreamSums<kConfig>& sums) {
-  using Shape = StreamShape<kConfig>;
-#pragma unroll
-  for (int r = 0; r < Shape::kRowBlocks; ++r) {
-    const uint4 first = operands.weights[r][0], second = operands.weights[r][1];
-#pragma unroll
-    for (int n = 0; n < Shape::kTokenTiles; ++n) {
-      const uint4 x = operands.tokens[n];
-      ptx::mma_16816<kConfig.io>(sums[r][n], first.x, first.y, first.z, first.w, x.x, x.y);
-      ptx::mma_16816<kConfig.io>(sums[r][n], second.x, second.y, second.z, second.w, x.z, x.w);
+/// int4: halves of a unit that share scales, by the size of groups. Others: 0.
+inline constexpr int kNoGroups = 0, kGroupsOf32 = 1, kGroupsOf64 = 2;  // 64 or more
+
+/// Scale words of a row block in unit `unit`.
+template <int kWeights, int kGroups>
+__device__ __forceinline__ void load_scales(const abi::GemmParams& p, const LaneWeights& lane, int unit,
+                                            u32 (&words)[3]) {
+  if constexpr (kWeights == abi::kWeightsE4m3) {
+    words[0] = 0;
+    if (p.block_scale != abi::kScaleNone) {
+      words[0] = __ldg(reinterpret_cast<const u16*>(lane.scales + unit * unit_scale_bytes<kWeights>(p)));
+    }
+  } else if constexpr (kWeights == abi::kWeightsE2m1) {
+    words[0] = __ldg(reinterpret_cast<const u32*>(lane.scales + unit * unit_scale_bytes<kWeights>(p)));
+  } else if constexpr (kGroups == kGroupsOf64) {
+    const int group = unit * 64 >> p.group_shift;
+    words[0] = __ldg(reinterpret_cast<const u32*>(lane.scales + group * 32));
+    words[2] = lane.zeros == nullptr ? kInt4Zeros : __ldg(reinterpret_cast<const u16*>(lane.zeros + group * 16));
+  } else if constexpr (kGroups == kGroupsOf32) {
+    const int low = 2 * unit, high = min(low + 1, int4_groups(p) - 1);  // the unit may hang over the end of K
+    words[0] = __ldg(reinterpret_cast<const u32*>(lane.scales + low * 32));
+    words[1] = __ldg(reinterpret_cast<const u32*>(lane.scales + high * 32));
+    words[2] = kInt4Zeros;
+    if (lane.zeros != nullptr) {
+      words[2] = __ldg(reinterpret_cast<const u16*>(lane.zeros + low * 16)) |
+                 __ldg(reinterpret_cast<const u16*>(lane.zeros + high * 16)) << 16;
     }
   }
 }
+
+/// Loads unit `unit`; beyond the end everything is zero.
+template <abi::KernelConfig kConfig, int kGroups>
+__device__ __forceinline__ void load_unit(const abi::GemmParams& p,
+                                          const LaneWeights (&weights)[StreamShape<kConfig>::kRowBlocks],
+                                          const char* const (&tokens)[StreamShape<kConfig>::kTokenTiles], int unit,
+                                          StreamUnit<kConfig>& operands) {
+  using Shape = StreamShape<kConfig>;
+  const bool inside = unit < p.units;
+  const long long offset = static_cast<long long>(unit) * abi::unit_bytes(kConfig.weights);
+#pragma unroll
+  for (int r = 0; r < Shape::kRowBlocks; ++r) {
+    const bool valid = inside && weights[r].codes != nullptr;
+#pragma unroll
+    for (int i = 0; i < Shape::kLoads; ++i) {
+      operands.codes[r][i] = valid ? ptx::load_stream_16(weights[r].codes + offset + i * 512) : uint4{0, 0, 0, 0};
+    }
+#pragma unroll
+    for (u32& word : operands.scales[r]) word = 0;
+    if (valid) load_scales<kConfig.weights, kGroups>(p, weights[r], unit, operands.scales[r]);
+  }
+#pragma unroll
+  for (int h = 0; h < Shape::kHalves; ++h) {
+    const int k = unit * Shape::kUnitK + h * abi::kBlockK + threadIdx.x % 4 * 8;
+#pragma unroll
+    for (int n = 0; n < Shape::kTokenTiles; ++n) {
+      const bool valid = k < p.k && tokens[n] != nullptr;
+      operands.tokens[n][h] = valid ? *reinterpret_cast<const uint4*>(tokens[n] + k * 2) : uint4{0, 0, 0, 0};
+    }
+  }
+}
+
+/// Operands of row block r in half `h` of a unit.
+template <abi::KernelConfig kConfig, int kGroups>
+__device__ __forceinline__ Fragment unit_fragment(const abi::GemmParams& p, const StreamUnit<kConfig>& unit, int r,
+                                                  int h) {
+  const uint4& codes = unit.codes[r][0];
+  const u32* words = unit.scales[r];
+  if constexpr (kConfig.weights == abi::kWeights16) {
+    const uint4& second = unit.codes[r][1];
+    return {{{codes.x, codes.y, codes.z, codes.w}, {second.x, second.y, second.z, second.w}}};
+  } else if constexpr (kConfig.weights == abi::kWeightsE4m3 || kConfig.weights == abi::kWeightsE4m3Block) {
+    u32 scales[2] = {kE4m3One, kE4m3One};
+    if (kConfig.weights == abi::kWeightsE4m3 && p.block_scale != abi::kScaleNone) {
+      const ByteScales bytes = byte_scales(abi::kScaleE8m0);
+      scales[0] = bytes.pair(words[0], 0), scales[1] = bytes.pair(words[0], 1);
+    }
+    return e4m3_fragment(codes, scales);
+  } else {
+    u32 factors[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (kConfig.weights == abi::kWeightsE2m1) {
+        factors[i] = byte_scales(p.block_scale).pair(words[0], 2 * h + i);
+      } else {
+        factors[i] = int4_zero(words[2], kGroups == kGroupsOf64 ? i : 2 * h + i);
+      }
+    }
+    return half_unit_fragment<kConfig.weights>(h == 0 ? codes.x : codes.z, h == 0 ? codes.y : codes.w, factors);
+  }
+}
+
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void multiply_unit(const abi::GemmParams& p, const StreamUnit<kConfig>& unit,
+                                              StreamSums<kConfig>& sums) {
+  using Shape = StreamShape<kConfig>;
+#pragma unroll
+  for (int h = 0; h < Shape::kHalves; ++h) {
+#pragma unroll
+    for (int r = 0; r < Shape::kRowBlocks; ++r) {
+      const Fragment fragment = unit_fragment<kConfig, kNoGroups>(p, unit, r, h);
+#pragma unroll
+      for (int n = 0; n < Shape::kTokenTiles; ++n) multiply<kConfig.io>(fragment, unit.tokens[n][h], sums[r][n]);
+    }
+  }
+}
+
+/// int4: what each scale belongs to is summed by itself and multiplied in FP32.
+template <abi::KernelConfig kConfig, int kGroups>
+__device__ __forceinline__ void multiply_groups(const abi::GemmParams& p, const StreamUnit<kConfig>& unit,
+                                                StreamSums<kConfig>& sums) {
+  using Shape = StreamShape<kConfig>;
+#pragma unroll
+  for (int first = 0; first < Shape::kHalves; first += kGroups) {
+#pragma unroll
+    for (int r = 0; r < Shape::kRowBlocks; ++r) {
+      float parts[Shape::kTokenTiles][4] = {};
+#pragma unroll
+      for (int h = first; h < first + kGroups; ++h) {
+        const Fragment fragment = unit_fragment<kConfig, kGroups>(p, unit, r, h);
+#pragma unroll
+        for (int n = 0; n < Shape::kTokenTiles; ++n) multiply<kConfig.io>(fragment, unit.tokens[n][h], parts[n]);
+      }
+      const float2 scales = group_scales(unit.scales[r][first]);
+#pragma unroll
+      for (int n = 0; n < Shape::kTokenTiles; ++n) add_scaled(parts[n], scales, sums[r][n]);
+    }
+  }
+}
+
+/// FP32 scales of a chunk, of weights (rows g and g + 8) and of a lane's tokens (2 t and 2 t + 1 of each tile).
+template <abi::KernelConfig kConfig>
+struct ChunkScales {
+  using Shape = StreamShape<kConfig>;
+  float2 weights[Shape::kRowBlocks], tokens[Shape::kTokenTiles];
+
+  __device__ __forceinline__ void load(const abi::GemmParams& p, const LaneWeights (&lanes)[Shape::kRowBlocks],
+                                       const int (&rows)[Shape::kTokenTiles][2], int chunk) {
+    const int block = chunk * kConfig.tile_k / 128, blocks = abi::div_up(p.k, 128);
+    const bool inside = block < blocks;
+#pragma unroll
+    for (int r = 0; r < Shape::kRowBlocks; ++r) {
+      const bool valid = inside && lanes[r].scales != nullptr;
+      weights[r] = valid ? __ldg(reinterpret_cast<const float2*>(lanes[r].scales) + block) : float2{0.0f, 0.0f};
+    }
+#pragma unroll
+    for (int n = 0; n < Shape::kTokenTiles; ++n) {
+      const float* scales = p.token_block_scale + block;
+      const long long stride = blocks;
+      tokens[n].x = inside && rows[n][0] >= 0 ? scales[rows[n][0] * stride] : 0.0f;
+      tokens[n].y = inside && rows[n][1] >= 0 ? scales[rows[n][1] * stride] : 0.0f;
+    }
+  }
+
+  __device__ __forceinline__ void add(const StreamSums<kConfig>& parts, StreamSums<kConfig>& sums) const {
+#pragma unroll
+    for (int r = 0; r < Shape::kRowBlocks; ++r) {
+#pragma unroll
+      for (int n = 0; n < Shape::kTokenTiles; ++n) {
+        const float part[4] = {parts[r][n][0] * tokens[n].x, parts[r][n][1] * tokens[n].y, parts[r][n][2] * tokens[n].x,
+                               parts[r][n][3] * tokens[n].y};
+        add_scaled(part, weights[r], sums[r][n]);
+      }
+    }
+  }
+};
 
 /// Adds the warps' sums in warp order through shared memory; afterwards totals[row][token] is complete.
 template <abi::KernelConfig kConfig>
@@ -99,24 +239,77 @@ __device__ __forceinline__ void store_totals(const abi::GemmParams& p, const Wor
                                              const float (&totals)[kConfig.tile_rows][kConfig.tile_tokens + 1]) {
   const Epilogue epilogue{p, work.tile.expert};
   const int count = work.tile.row_end - work.tile.row_begin;
-  const bool gated = kConfig.role == 1 && p.gated;
+  const bool hidden = p.epilogue == abi::kEpilogueHidden, gated = hidden && p.gated;
   const int columns = gated ? kConfig.tile_rows / 2 : kConfig.tile_rows;  // output columns of this block
   const int first_column = gated ? work.row_block * 8 : work.row_block * 16;
   for (int i = threadIdx.x; i < count * columns; i += blockDim.x) {
     const int token = i / columns, column = i % columns;
     const int row = work.tile.row_begin + token;
     if (first_column + column >= p.out_cols) continue;
-    const long long out = static_cast<long long>(row) * p.out_stride + first_column + column;
-    if constexpr (kConfig.role == 1) {
+    const int block = gated ? column / 8 : column / 16, r = gated ? column % 8 : column % 16;
+    const float scale = epilogue.token_scale(row);
+    float value;
+    if (hidden) {
       const float input_weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
-      const int block = gated ? column / 8 : column / 16, r = gated ? column % 8 : column % 16;
-      const float gate = totals[block * 16 + r][token];
       const float up = gated ? totals[block * 16 + r + 8][token] : 0.0f;
-      const float value = epilogue.hidden(work.row_block + block, r, gate, up, input_weight);
-      static_cast<u16*>(p.out)[out] = from_float<kConfig.io>(value);
+      value = epilogue.hidden(work.row_block + block, r, totals[block * 16 + r][token], up, scale, input_weight);
     } else {
-      static_cast<float*>(p.out)[out] =
-          totals[column][token] + epilogue.bias(work.row_block + column / 16, column % 16);
+      value = epilogue.plain(work.row_block + block, r, totals[column][token], scale);
+    }
+    epilogue.store(static_cast<long long>(row) * p.out_stride + first_column + column, value);
+  }
+}
+
+/// This lane's places in row block `block` of the tile's expert.
+template <int kWeights>
+__device__ __forceinline__ LaneWeights lane_weights(const abi::GemmParams& p, int expert, int block) {
+  if (block >= p.row_blocks) return {nullptr, nullptr, nullptr};
+  const int lane = threadIdx.x % 32;
+  const long long index = static_cast<long long>(expert) * p.row_blocks + block;
+  LaneWeights places{static_cast<const char*>(p.weights) + index * p.units * abi::unit_bytes(kWeights) + lane * 16,
+                     nullptr, nullptr};
+  const char* scales = static_cast<const char*>(p.weight_scales);
+  if constexpr (kWeights == abi::kWeightsE4m3 || kWeights == abi::kWeightsE2m1) {
+    places.scales = scales + index * p.units * unit_scale_bytes<kWeights>(p) + lane_scale_offset<kWeights>(p, lane);
+  } else if constexpr (kWeights == abi::kWeightsE4m3Block) {
+    places.scales = scales + index * abi::div_up(p.k, 128) * 8;
+  } else if constexpr (kWeights == abi::kWeightsInt4) {
+    places.scales = scales + index * int4_groups(p) * 32 + lane / 4 * 4;
+    if (p.zeros != nullptr) places.zeros = p.zeros + index * int4_groups(p) * 16 + lane / 4 * 2;
+  }
+  return places;
+}
+
+/// This warp's chunks of K.
+template <abi::KernelConfig kConfig, int kGroups>
+__device__ __forceinline__ void multiply_chunks(const abi::GemmParams& p,
+                                                const LaneWeights (&weights)[StreamShape<kConfig>::kRowBlocks],
+                                                const char* const (&tokens)[StreamShape<kConfig>::kTokenTiles],
+                                                const int (&scale_rows)[StreamShape<kConfig>::kTokenTiles][2],
+                                                StreamSums<kConfig>& sums) {
+  using Shape = StreamShape<kConfig>;
+  for (int chunk = threadIdx.x / 32; chunk * Shape::kUnits < p.units; chunk += kConfig.warps_k) {
+    StreamUnit<kConfig> units[Shape::kUnits];
+#pragma unroll
+    for (int u = 0; u < Shape::kUnits; ++u) {
+      load_unit<kConfig, kGroups>(p, weights, tokens, chunk * Shape::kUnits + u, units[u]);
+    }
+    if constexpr (Shape::kByBlock) {
+      ChunkScales<kConfig> scales;
+      scales.load(p, weights, scale_rows, chunk);
+      StreamSums<kConfig> parts = {};
+#pragma unroll
+      for (int u = 0; u < Shape::kUnits; ++u) multiply_unit<kConfig>(p, units[u], parts);
+      scales.add(parts, sums);
+    } else {
+#pragma unroll
+      for (int u = 0; u < Shape::kUnits; ++u) {
+        if constexpr (kGroups == kNoGroups) {
+          multiply_unit<kConfig>(p, units[u], sums);
+        } else {
+          multiply_groups<kConfig, kGroups>(p, units[u], sums);
+        }
+      }
     }
   }
 }
@@ -128,36 +321,39 @@ __device__ __forceinline__ void gemm_stream(const abi::GemmParams& p) {
   __shared__ float totals[kConfig.tile_rows][kConfig.tile_tokens + 1];  // + 1: columns on different banks
   Work work;
   if (!find_work<kConfig>(p, work)) return;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+  const int lane = threadIdx.x % 32, g = lane / 4;
 
-  const char* weights[Shape::kRowBlocks];
+  LaneWeights weights[Shape::kRowBlocks];
 #pragma unroll
   for (int r = 0; r < Shape::kRowBlocks; ++r) {
-    const int block = work.row_block + r;
-    const long long first = (static_cast<long long>(work.tile.expert) * p.row_blocks + block) * p.k_blocks;
-    weights[r] =
-        block < p.row_blocks ? static_cast<const char*>(p.weights) + first * abi::kBlockBytes + lane * 16 : nullptr;
+    weights[r] = lane_weights<kConfig.weights>(p, work.tile.expert, work.row_block + r);
   }
   const char* tokens[Shape::kTokenTiles];
+  int scale_rows[Shape::kTokenTiles][2];  // activation rows of the tokens that this lane has sums of
 #pragma unroll
   for (int n = 0; n < Shape::kTokenTiles; ++n) {
     const int row = work.tile.row_begin + n * 8 + g;
     tokens[n] = nullptr;
     if (row < work.tile.row_end) {
-      const int source = p.row_token != nullptr ? p.row_token[row] : row;
-      tokens[n] = static_cast<const char*>(p.activations) + static_cast<long long>(source) * p.activation_stride * 2;
+      tokens[n] = static_cast<const char*>(p.activations) +
+                  static_cast<long long>(activation_row(p, row)) * p.activation_stride * 2;
+    }
+    if constexpr (Shape::kByBlock) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int result = work.tile.row_begin + n * 8 + lane % 4 * 2 + i;
+        scale_rows[n][i] = result < work.tile.row_end ? activation_row(p, result) : -1;
+      }
     }
   }
 
   StreamSums<kConfig> sums = {};
-  for (int kb = warp; kb < p.k_blocks; kb += kConfig.warps_k * Shape::kUnroll) {
-    StreamOperands<kConfig> operands[Shape::kUnroll];
-#pragma unroll
-    for (int u = 0; u < Shape::kUnroll; ++u) {
-      load_block<kConfig>(p, weights, tokens, kb + u * kConfig.warps_k, operands[u]);
-    }
-#pragma unroll
-    for (int u = 0; u < Shape::kUnroll; ++u) multiply_block<kConfig>(operands[u], sums);
+  if constexpr (kConfig.weights != abi::kWeightsInt4) {
+    multiply_chunks<kConfig, kNoGroups>(p, weights, tokens, scale_rows, sums);
+  } else if (p.group_shift == 5) {
+    multiply_chunks<kConfig, kGroupsOf32>(p, weights, tokens, scale_rows, sums);
+  } else {
+    multiply_chunks<kConfig, kGroupsOf64>(p, weights, tokens, scale_rows, sums);
   }
   reduce_warps<kConfig>(sums, totals);
   store_totals<kConfig>(p, work, totals);

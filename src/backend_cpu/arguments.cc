@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "moesaic/quantize.h"
+#include "tables/given_codes.h"
 #include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
@@ -251,7 +252,9 @@ void check_run(const char* operation, const MoeConfig& config, const MoeRun& run
     invalid(operation, fmt::format("x has {} dimensions, wanted [tokens, {}]", run.x.rank, config.hidden));
   }
   const std::int64_t tokens = run.x.shape[0];
-  check_tensor(operation, "x", run.x, tokens, config.hidden, x_types);
+  const auto form = tables::given_codes(config.recipe, tokens, config.hidden);
+  tables::check_given_codes(operation, config.recipe, form, run.x, run.x_scale, run.x_row_scale);
+  if (!gives_codes(run)) check_tensor(operation, "x", run.x, tokens, config.hidden, x_types);
   check_tensor(operation, "out", run.out, tokens, config.hidden, out_types);
   if (run.topk_ids.empty() != run.topk_weights.empty()) {
     invalid(operation, fmt::format("{} is given without {}: wanted both or neither",
@@ -273,6 +276,9 @@ void check_run(const char* operation, const MoeConfig& config, const MoeRun& run
   check_optional(operation, "logits_out", run.logits_out, tokens, config.num_experts, DType::kF32);
   check_optional(operation, "topk_ids_out", run.topk_ids_out, tokens, config.top_k, DType::kI32);
   check_optional(operation, "topk_weights_out", run.topk_weights_out, tokens, config.top_k, DType::kF32);
+  if (needs_logits(run) && run.router_logits.empty() && gives_codes(run)) {
+    invalid(operation, "x is codes: wanted router_logits, or topk_ids with topk_weights and no logits_out");
+  }
   if (needs_logits(run) && run.router_logits.empty() && !config.router) {
     invalid(operation, "config.router is false: wanted router_logits, or topk_ids with topk_weights and no logits_out");
   }

@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "moesaic/activation.h"
+#include "moesaic/gemm.h"
 #include "moesaic/moe.h"
 #include "moesaic/quantize.h"
 #include "moesaic/route.h"
@@ -66,6 +68,10 @@ void project(const void* x, DType x_dtype, std::int64_t tokens, const MatrixView
 
 /// The whole layer by plain loops; see reference_moe of moe.h.
 void reference_layer(const MoeConfig& config, const MoeWeights& weights, ReferenceMode mode, const MoeRun& run);
+
+/// Products of `rows` rows by plain loops; see reference_gemm of gemm.h. Arguments as it checks them.
+void reference_gemm(const GemmConfig& config, std::span<const GemmWeights> weights, ReferenceMode mode,
+                    std::int64_t rows, const GemmRun& run);
 
 // --- fast: threads and SIMD; weights packed by `prepare` ------------------------------------------------------------
 

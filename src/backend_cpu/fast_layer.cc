@@ -152,7 +152,11 @@ class Chunk {
   void round_hidden();
   void round_in_place(const Rounding& rounding, float scale, float* row, std::int64_t size, int thread) const;
   const float* input_rows(bool shared) const {
-    return work<float>(shared && !rounding_.same_input(shared_rounding_) ? layout_.shared_x : layout_.x);
+    return work<float>(shared && shared_input_apart() ? layout_.shared_x : layout_.x);
+  }
+  // Codes are worth the same to all experts.
+  bool shared_input_apart() const {
+    return has_shared() && !gives_codes(run_) && !rounding_.same_input(shared_rounding_);
   }
   void sort_pairs();
   void multiply_up();
@@ -295,8 +299,12 @@ void Chunk::round_in_place(const Rounding& rounding, float scale, float* row, st
 // Once a token, not once for every expert that reads it.
 void Chunk::round_input() {
   const std::int64_t hidden = config_.hidden;
-  const bool apart = has_shared() && !rounding_.same_input(shared_rounding_);
+  const bool apart = shared_input_apart();
   parallel_for(tokens_, [&](std::int64_t token, int thread) {
+    if (gives_codes(run_)) {
+      decode_given_row(config_.recipe, run_, first_ + token, hidden, work<float>(layout_.x) + token * hidden);
+      return;
+    }
     for (const bool shared : {false, true}) {
       if (shared && !apart) continue;
       float* row = work<float>(shared ? layout_.shared_x : layout_.x) + token * hidden;

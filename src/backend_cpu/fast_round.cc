@@ -7,6 +7,8 @@
 #include <bit>
 #include <limits>
 
+#include "tables/given_codes.h"
+
 namespace moesaic::cpu {
 namespace {
 
@@ -17,6 +19,13 @@ bool is_nan(std::uint32_t amax_bits) { return amax_bits > kInfinityBits; }
 
 // The largest magnitude, an infinite one counting as the largest finite number; not NaN.
 float bounded(std::uint32_t amax_bits) { return std::min(std::bit_cast<float>(amax_bits), kLargest); }
+
+// Scale number `index` of given codes.
+float given_scale(ScaleFormat format, const void* scales, std::int64_t index) {
+  if (format == ScaleFormat::kF32) return static_cast<const float*>(scales)[index];
+  const std::uint8_t byte = static_cast<const std::uint8_t*>(scales)[index];
+  return format == ScaleFormat::kE4M3 ? e4m3_to_float(byte) : e8m0_to_float(byte);
+}
 
 struct CodeValues {
   std::array<float, 256> e4m3, e5m2, e2m1;
@@ -121,6 +130,25 @@ void round_row(const FastKernels& kernels, const QuantSpec& spec, float static_s
     const float outer = nvfp4 ? global : 1.0f;
     if (block.empty) std::fill_n(codes, count, 0);
     for (std::int64_t i = 0; i < count; ++i) x[i] = values[codes[i]] * block.step * outer;
+  }
+}
+
+void decode_given_row(const std::string& recipe, const MoeRun& run, std::int64_t row, std::int64_t size, float* to) {
+  const tables::GivenCodes form = tables::given_codes(recipe, row + 1, size).value();
+  const QuantTraits traits = quant_traits({form.format});
+  const float* values = code_values(traits.codes);
+  const bool four_bits = traits.codes == CodeFormat::kE2M1;
+  const auto* codes = static_cast<const std::uint8_t*>(run.x.data) + row * form.codes.shape[1];
+  const auto own = [row](const TensorView& numbers) { return numbers.num_elements() == 1 ? 0 : row; };
+  const float outer = form.row_scale ? static_cast<const float*>(run.x_row_scale.data)[own(run.x_row_scale)] : 1.0f;
+  const std::int64_t width = traits.block_cols == 0 ? size : traits.block_cols;
+  const std::int64_t first = traits.block_cols == 0 ? own(run.x_scale) : row * form.scale.shape[1];
+  for (std::int64_t begin = 0; begin < size; begin += width) {
+    const float step = given_scale(traits.scales, run.x_scale.data, first + begin / width);
+    for (std::int64_t i = begin; i < std::min(size, begin + width); ++i) {
+      const int code = four_bits ? codes[i / 2] >> (4 * (i & 1)) & 15 : codes[i];
+      to[i] = values[code] * step * outer;
+    }
   }
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "backend_cpu/fast_kernels.h"
+#include "moesaic/moe.h"
 #include "moesaic/quantize.h"
 
 namespace moesaic::cpu {
@@ -36,5 +38,8 @@ const float* code_values(CodeFormat codes);
 /// kNvfp4). `codes` [size] is scratch.
 void round_row(const FastKernels& kernels, const QuantSpec& spec, float static_scale, float* row, std::int64_t size,
                std::uint8_t* codes);
+
+/// Row `row` of a run's x [rows][size] that is given as codes of the recipe's activations.
+void decode_given_row(const std::string& recipe, const MoeRun& run, std::int64_t row, std::int64_t size, float* to);
 
 }  // namespace moesaic::cpu

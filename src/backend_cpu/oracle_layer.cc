@@ -4,47 +4,22 @@
 // decoded), weights of 16-bit recipes to their type. Stored codes decode exactly in both. Router logits, routing
 // weights and the shared gate are FP32 values in both; the weighted sum is FP64 with one rounding at the end.
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "backend_cpu/arguments.h"
 #include "backend_cpu/backend_cpu.h"
+#include "backend_cpu/oracle_loops.h"
+#include "tables/given_codes.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cpu {
 namespace {
-
-void for_each_index(std::int64_t count, const std::function<void(std::int64_t)>& body) {
-  const std::int64_t workers = std::min<std::int64_t>(count, std::max(1u, std::thread::hardware_concurrency()));
-  std::atomic<std::int64_t> next{0};
-  const auto work = [&] {
-    for (std::int64_t i = next++; i < count; i = next++) body(i);
-  };
-  std::vector<std::thread> threads;
-  for (std::int64_t i = 1; i < workers; ++i) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
-}
-
-// Eight partial sums: one chain of FP64 additions would make real layers take minutes.
-double dot(const double* a, const double* b, std::int64_t size) {
-  double partial[8] = {};
-  std::int64_t i = 0;
-  for (; i + 8 <= size; i += 8) {
-    for (int lane = 0; lane < 8; ++lane) partial[lane] += a[i + lane] * b[i + lane];
-  }
-  for (int lane = 0; i < size; ++i, ++lane) partial[lane] += a[i] * b[i];
-  return ((partial[0] + partial[1]) + (partial[2] + partial[3])) +
-         ((partial[4] + partial[5]) + (partial[6] + partial[7]));
-}
 
 // How one set of experts rounds its operands.
 struct Rounding {
@@ -83,41 +58,14 @@ Rounding rounding_of(const std::string& recipe, ReferenceMode mode, std::span<co
   return rounding;
 }
 
-// Row `row` of a matrix in FP64, rounded to `type` where it is stored as numbers of another one.
-std::vector<double> load_row(const MatrixView& matrix, std::int64_t row, DType type) {
-  std::vector<double> values(static_cast<std::size_t>(matrix.cols));
-  const bool rounded = type != DType::kF64 && matrix.dtype != type && !matrix.quantized();
-  for (std::int64_t col = 0; col < matrix.cols; ++col) {
-    const double value = matrix_element(matrix, row, col);
-    values[col] = rounded ? round_to(value, type) : value;
-  }
-  return values;
-}
-
-double bias_at(const VectorView& bias, std::int64_t index) {
-  return bias.empty() ? 0.0 : load_element(bias.data, bias.dtype, index * bias.stride);
-}
-
-void store(const TensorView& tensor, std::int64_t index, double value) {
-  switch (tensor.dtype) {
-    case DType::kF64:
-      static_cast<double*>(tensor.data)[index] = value;
-      return;
-    case DType::kF32:
-      static_cast<float*>(tensor.data)[index] = static_cast<float>(value);
-      return;
-    default:
-      static_cast<std::uint16_t*>(tensor.data)[index] = encode_16bit(value, tensor.dtype);
-      return;
-  }
-}
-
 struct Layer {
   const MoeConfig& config;
   Rounding rounding;
+  bool rounded;  // x is codes' numbers already
 
   // x [tokens][H] as these experts' GEMM 1 reads it.
   std::vector<double> rounded_input(std::vector<double> x) const {
+    if (rounded) return x;
     const std::int64_t hidden = config.hidden;
     for_each_index(static_cast<std::int64_t>(x.size()) / hidden,
                    [&](std::int64_t t) { rounding.activations(&x[t * hidden], hidden, rounding.input_scale); });
@@ -156,6 +104,25 @@ struct Layer {
 
 MatrixView row_matrix(const VectorView& vector) {
   return {vector.data, vector.dtype, 1, vector.size, 0, vector.stride};
+}
+
+// x [rows][H] as it is given: numbers rounded to `type`, or decoded codes.
+std::vector<double> given_input(const MoeConfig& config, const MoeRun& run, std::int64_t rows, DType type) {
+  std::vector<double> x(static_cast<std::size_t>(rows * config.hidden));
+  if (gives_codes(run)) {
+    const GivenRows given{tables::given_codes(config.recipe, rows, config.hidden).value(),
+                          static_cast<const std::uint8_t*>(run.x.data),
+                          run.x_scale,
+                          run.x_row_scale,
+                          config.hidden,
+                          false};
+    for (std::int64_t row = 0; row < rows; ++row) decode_given_row(given, row, &x[row * config.hidden]);
+    return x;
+  }
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), type);
+  }
+  return x;
 }
 
 struct Routed {
@@ -263,11 +230,8 @@ std::vector<int> dispatched_experts(const MoeConfig& config, const MoeRun& run, 
 }
 
 void reference_dispatched(const Layer& layer, const MoeWeights& weights, const MoeRun& run, DType input_type) {
-  const std::int64_t hidden = layer.config.hidden, rows = run.x.num_elements() / hidden;
-  std::vector<double> x(static_cast<std::size_t>(rows * hidden));
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), input_type);
-  }
+  const std::int64_t hidden = layer.config.hidden, rows = run.out.num_elements() / hidden;
+  const std::vector<double> x = given_input(layer.config, run, rows, input_type);
   const std::vector<double> input = layer.rounded_input(x);
   const std::vector<int> experts = dispatched_experts(layer.config, run, rows);
   std::vector<double> y(x.size(), 0.0);
@@ -309,7 +273,8 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
   const DType io = tables::get_recipe(config.recipe).io;
   const DType input_type = mode == ReferenceMode::kOracle ? io : DType::kF64;
   if (is_dispatched(run)) {
-    reference_dispatched({config, rounding_of(config.recipe, mode, weights.experts)}, weights, run, input_type);
+    reference_dispatched({config, rounding_of(config.recipe, mode, weights.experts), gives_codes(run)}, weights, run,
+                         input_type);
     return;
   }
   const DType x_types[] = {io, DType::kF32}, out_types[] = {io, DType::kF32, DType::kF64};
@@ -317,11 +282,8 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
 
   const std::int64_t tokens = run.x.shape[0], hidden = config.hidden;
   if (tokens == 0) return;
-  const Layer layer{config, rounding_of(config.recipe, mode, weights.experts)};
-  std::vector<double> x(static_cast<std::size_t>(tokens * hidden));
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    x[i] = round_to(load_element(run.x.data, run.x.dtype, static_cast<std::int64_t>(i)), input_type);
-  }
+  const Layer layer{config, rounding_of(config.recipe, mode, weights.experts), gives_codes(run)};
+  const std::vector<double> x = given_input(config, run, tokens, input_type);
   const std::vector<double> input = layer.rounded_input(x);
   const Routed routed = choose_experts(config, weights, run, x);
 
@@ -350,7 +312,8 @@ void reference_layer(const MoeConfig& config, const MoeWeights& weights, Referen
     for (std::int64_t j = 0; j < hidden; ++j) y[pair / config.top_k * hidden + j] += slots[pair * hidden + j];
   }
   if (config.shared.intermediate > 0) {
-    const Layer shared{config, rounding_of(shared_recipe(config), mode, std::span(&weights.shared, 1))};
+    const Layer shared{config, rounding_of(shared_recipe(config), mode, std::span(&weights.shared, 1)),
+                       gives_codes(run)};
     add_shared(shared, weights, x, y);
   }
   for (std::size_t i = 0; i < y.size(); ++i) store(run.out, static_cast<std::int64_t>(i), y[i]);

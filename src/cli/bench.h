@@ -18,7 +18,8 @@ struct BenchOptions {
   std::vector<int> tokens;
   Device device;
   ModuleOptions modules;
-  int experts = 0;  // instead of the model's: one rank of an expert-parallel layer
+  Int4Groups int4 = {128, false};  // int4 recipes; most checkpoints have groups of 128
+  int experts = 0;                 // instead of the model's: one rank of an expert-parallel layer
 };
 
 /// Rates of the machine, measured in this process.
@@ -50,6 +51,8 @@ struct BenchResult {
 MoeConfig bench_config(const BenchOptions& options);
 /// Logits of routing `seed`: [tokens, E], uniform over experts.
 std::vector<float> bench_logits(int tokens, int experts, int seed);
+/// Bytes of the weights of that many experts and of the shared ones, as the recipe stores them.
+double touched_weight_bytes(const MoeConfig& config, double touched_experts);
 /// Fills touched_experts, weight_bytes, flops and floor from the routings.
 void fill_floor(const MoeConfig& config, const Ceilings& ceilings, double touched_experts, BenchPoint& point);
 /// Mean over the routings of the number of experts that get a token.

@@ -9,11 +9,10 @@
 #include <optional>
 #include <thread>
 
-#include "backend_cpu/backend_cpu.h"
 #include "cli/bench.h"
+#include "cli/bench_weights.h"
 #include "moesaic/error.h"
 #include "moesaic/quantize.h"
-#include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
@@ -104,85 +103,13 @@ class AlignedBytes {
   std::size_t bytes_;
 };
 
-/// One matrix of random numbers in a recipe's format.
-class RandomMatrix {
- public:
-  RandomMatrix(const std::string& recipe, const Int4Groups& int4, std::int64_t rows, std::int64_t cols)
-      : numbers_(static_cast<std::size_t>(rows * cols)) {
-    const DType io = tables::get_recipe(recipe).io;
-    std::uint32_t state = 1;
-    for (std::uint16_t& b : numbers_) {
-      state = state * 1664525u + 1013904223u;
-      b = static_cast<std::uint16_t>(io == DType::kBF16 ? ((state >> 16 & 0x80ff) | 0x3c00)
-                                                        : ((state >> 16 & 0x87ff) | 0x2000));
-    }
-    view_ = {numbers_.data(), io, rows, cols, cols, 1};
-    if (const std::optional<QuantSpec> spec = weight_spec(recipe, int4)) quantize(*spec);
-  }
-  RandomMatrix(const RandomMatrix&) = delete;
-  RandomMatrix& operator=(const RandomMatrix&) = delete;
-  const MatrixView& view() const { return view_; }
-
- private:
-  void quantize(const QuantSpec& spec) {
-    const std::int64_t rows = view_.rows, cols = view_.cols;
-    const QuantSizes sizes = quant_sizes(spec, rows, cols);
-    codes_.resize(static_cast<std::size_t>(sizes.code_bytes));
-    scales_.resize(static_cast<std::size_t>(sizes.scale_bytes + 3) / 4);
-    const float encode_scale = 2688.0f / 0.03f;  // the numbers are below 0.03
-    QuantizeRun run;
-    run.x = TensorView(numbers_.data(), view_.dtype, {rows, cols});
-    run.codes = TensorView(codes_.data(), DType::kU8, {sizes.code_bytes});
-    run.scales = TensorView(scales_.data(), DType::kU8, {sizes.scale_bytes});
-    run.global_scale = TensorView(&encode_scale, DType::kF32, {1});
-    cpu::fast_quantize(spec, run, nullptr);
-    const QuantTraits traits = quant_traits(spec);
-    view_ = {codes_.data(), DType::kU8, rows, cols, cols, 1};
-    Quantization& q = view_.quantization;
-    q.codes = traits.codes;
-    q.scale_format = traits.scales;
-    q.scales = scales_.data();
-    q.block_rows = traits.block_rows == 0 ? rows : traits.block_rows;
-    q.block_cols = traits.block_cols == 0 ? cols : traits.block_cols;
-    q.scale_row_stride = sizes.scale_cols;
-    q.scale_col_stride = 1;
-    if (spec.format == QuantFormat::kNvfp4) q.multiplier = 1.0 / encode_scale;
-  }
-
-  std::vector<std::uint16_t> numbers_;
-  std::vector<std::uint8_t> codes_;
-  std::vector<std::uint32_t> scales_;
-  MatrixView view_;
-};
-
 /// Every expert has the same weights, in memory of its own.
 struct CpuLayer {
   FusedMoe layer;
   AlignedBytes prepared;
 
-  explicit CpuLayer(const MoeConfig& c) : layer(FusedMoe::create(c)), prepared(layer.prepared_bytes()) {
-    const bool gated = is_gated(c.activation.kind);
-    const auto views = [&](const RandomMatrix& up, const RandomMatrix& down) {
-      ExpertWeights e;
-      e.gate = up.view();
-      if (gated) e.up = up.view();
-      e.down = down.view();
-      return e;
-    };
-    const RandomMatrix up(c.recipe, c.int4, c.intermediate, c.hidden);
-    const RandomMatrix down(c.recipe, c.int4, c.hidden, c.intermediate);
-    MoeWeights weights;
-    weights.experts.assign(static_cast<std::size_t>(c.num_experts), views(up, down));
-    std::optional<RandomMatrix> shared_up, shared_down;
-    if (c.shared.intermediate > 0) {
-      const std::string& recipe = tables::shared_recipe(c);
-      shared_up.emplace(recipe, c.int4, c.shared.intermediate, c.hidden);
-      shared_down.emplace(recipe, c.int4, c.hidden, c.shared.intermediate);
-      weights.shared = views(*shared_up, *shared_down);
-    }
-    const std::vector<float> gate(static_cast<std::size_t>(c.hidden), 0.01f);
-    if (c.shared.gated) weights.shared_gate = {gate.data(), DType::kF32, c.hidden, 1};
-    layer.prepare(weights, prepared.data());
+  CpuLayer(const MoeConfig& c, bool biases) : layer(FusedMoe::create(c)), prepared(layer.prepared_bytes()) {
+    layer.prepare(BenchWeights(c, biases).views(), prepared.data());
   }
 };
 
@@ -194,15 +121,10 @@ struct CpuRun {
 
   CpuRun(const CpuLayer& layer, int tokens)
       : bench(layer),
-        x(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(layer.layer.config().hidden)),
+        x(bench_numbers(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(layer.layer.config().hidden),
+                        tables::get_recipe(layer.layer.config().recipe).io)),
         y(x.size()),
-        workspace(layer.layer.workspace_bytes(tokens)) {
-    std::uint32_t state = 7;
-    for (std::uint16_t& b : x) {
-      state = state * 1664525u + 1013904223u;
-      b = static_cast<std::uint16_t>((state >> 16 & 0x80ff) | 0x3c00);  // both 16-bit types: moderate numbers
-    }
-  }
+        workspace(layer.layer.workspace_bytes(tokens)) {}
 
   double time_us(const std::vector<float>& logits) {
     const MoeConfig& c = bench.layer.config();
@@ -251,13 +173,14 @@ BenchPoint measure_point(const CpuLayer& bench, const CpuLayer* wide, int tokens
 
 BenchResult bench_moe_cpu(const BenchOptions& o) {
   const MoeConfig config = bench_config(o);
-  const CpuLayer bench(config);
+  const bool biases = tables::get_model(o.model).biases;
+  const CpuLayer bench(config, biases);
   std::optional<CpuLayer> wide;
   if (weight_spec(config.recipe, config.int4)) {
     MoeConfig wide_config = config;
     wide_config.recipe = "bf16";
     wide_config.shared.recipe.clear();
-    wide.emplace(wide_config);
+    wide.emplace(wide_config, biases);
   }
   MemoryRates rates;
   BenchResult result;

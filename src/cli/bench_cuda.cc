@@ -8,8 +8,10 @@
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/device_memory.h"
+#include "backend_cuda/device_weights.h"
 #include "backend_cuda/kernel.h"
 #include "cli/bench.h"
+#include "cli/bench_weights.h"
 #include "kernels/abi/params.h"
 #include "module/store.h"
 #include "tables/arch_table.h"
@@ -79,66 +81,54 @@ Ceilings measure_ceilings(const BenchOptions& o, const cuda::Stream& stream) {
   return c;
 }
 
-/// Cheap random 16-bit floats of size about 0.02.
-std::vector<std::uint16_t> random_bits(std::size_t count, DType dtype) {
-  std::vector<std::uint16_t> bits(count);
-  std::uint64_t state = 0x9e3779b97f4a7c15ull;
-  for (std::uint16_t& b : bits) {
-    state = state * 6364136223846793005ull + 1442695040888963407ull;
-    const auto r = static_cast<std::uint32_t>(state >> 33);
-    // Sign and mantissa random; exponents of 2^-7 and 2^-6.
-    b = static_cast<std::uint16_t>(dtype == DType::kBF16 ? ((r & 0x80ff) | 0x3c00) : ((r & 0x87ff) | 0x2000));
-  }
-  return bits;
-}
+/// Memory that runs go through before one comes back to what it has read: more than any cache keeps of it.
+constexpr std::size_t kL2Multiple = 3;
 
-/// Prepared weights: every expert prepared from the same random source, at its own place.
-class BenchLayer {
+/// Layers of the same weights in memory of their own, as many as make routings meet weights that no cache holds.
+class BenchLayers {
  public:
-  BenchLayer(const MoeConfig& config, const ModuleOptions& modules)
-      : layer_(FusedMoe::create(config, modules)), prepared_(config.device, layer_.prepared_bytes()) {
-    const DType io = tables::get_recipe(config.recipe).io;
-    const int widest = std::max(config.intermediate, config.shared.intermediate);
-    const auto elements =
-        static_cast<std::size_t>(3) * static_cast<std::size_t>(config.hidden) * static_cast<std::size_t>(widest);
-    const std::vector<std::uint16_t> bits = random_bits(elements, io);
-    DeviceBuffer source(config.device, elements * 2);
-    source.upload(bits.data(), elements * 2);
-    MoeWeights weights;
-    const ExpertWeights expert = views(config, static_cast<const char*>(source.data()), config.intermediate, io);
-    weights.experts.assign(static_cast<std::size_t>(config.num_experts), expert);
-    if (config.shared.intermediate > 0) {
-      weights.shared = views(config, static_cast<const char*>(source.data()), config.shared.intermediate, io);
+  BenchLayers(const BenchOptions& o, const MoeConfig& config)
+      : layer_(FusedMoe::create(config, o.modules)), count_(layers_needed(o, config)) {
+    const BenchWeights host(config, tables::get_model(o.model).biases);
+    const cuda::DeviceWeights weights(config.device, host.views());
+    for (int i = 0; i < count_; ++i) prepared_.emplace_back(config.device, layer_.prepared_bytes());
+    layer_.prepare(weights.views(), prepared_.front().data());
+    cuda::synchronize(config.device);
+    const cuda::DeviceGuard guard(config.device.index);
+    for (int i = 1; i < count_; ++i) {
+      cuda::copy_async(prepared_[static_cast<std::size_t>(i)], prepared_.front(), layer_.prepared_bytes(), nullptr);
     }
-    if (config.shared.gated) weights.shared_gate = {source.data(), io, config.hidden, 1};
-    layer_.prepare(weights, prepared_.data());
     cuda::synchronize(config.device);
   }
 
   const FusedMoe& layer() const { return layer_; }
-  const void* prepared() const { return prepared_.data(); }
+  /// Weights for a routing.
+  const void* prepared(int seed) const { return prepared_[static_cast<std::size_t>(seed % count_)].data(); }
 
  private:
-  static ExpertWeights views(const MoeConfig& c, const char* data, std::int64_t rows, DType io) {
-    const std::int64_t matrix = rows * c.hidden;
-    ExpertWeights e;
-    e.gate = {data, io, rows, c.hidden, c.hidden, 1};
-    if (is_gated(c.activation.kind)) e.up = {data + 2 * matrix, io, rows, c.hidden, c.hidden, 1};
-    e.down = {data + 4 * matrix, io, c.hidden, rows, rows, 1};
-    return e;
+  /// A divisor of the number of routings, so that rounds join without meeting a layer twice in a row.
+  static int layers_needed(const BenchOptions& o, const MoeConfig& config) {
+    static_assert((kBenchRoutings & (kBenchRoutings - 1)) == 0, "halves of it divide it");
+    const int fewest = *std::min_element(o.tokens.begin(), o.tokens.end());
+    const double touched = touched_weight_bytes(config, mean_touched(config, fewest));
+    const double wanted = static_cast<double>(kL2Multiple * cuda::device_info(o.device.index).l2_bytes);
+    int count = 1;
+    while (count < kBenchRoutings && count * touched < wanted) count *= 2;
+    return count;
   }
 
   FusedMoe layer_;
-  DeviceBuffer prepared_;
+  int count_;
+  std::vector<DeviceBuffer> prepared_;
 };
 
-BenchPoint measure_point(const BenchLayer& bench, const cuda::Stream& stream, int tokens) {
+BenchPoint measure_point(const BenchLayers& bench, const cuda::Stream& stream, int tokens) {
   const MoeConfig& c = bench.layer().config();
   const DType io = tables::get_recipe(c.recipe).io;
   const auto elements = static_cast<std::size_t>(tokens) * static_cast<std::size_t>(c.hidden);
   DeviceBuffer x(c.device, elements * 2), y(c.device, elements * 2),
       workspace(c.device, bench.layer().workspace_bytes(tokens));
-  x.upload(random_bits(elements, io).data(), elements * 2);
+  x.upload(bench_numbers(elements, io).data(), elements * 2);
   std::vector<DeviceBuffer> logits;
   std::vector<std::unique_ptr<cuda::Graph>> graphs;
   for (int seed = 0; seed < kBenchRoutings; ++seed) {
@@ -149,7 +139,7 @@ BenchPoint measure_point(const BenchLayer& bench, const cuda::Stream& stream, in
     run.x = TensorView(x.data(), io, {tokens, c.hidden});
     run.router_logits = TensorView(logits.back().data(), DType::kF32, {tokens, c.num_experts});
     run.out = TensorView(y.data(), io, {tokens, c.hidden});
-    run.prepared = bench.prepared();
+    run.prepared = bench.prepared(seed);
     run.workspace = workspace.data();
     run.workspace_bytes = workspace.size();
     graphs.push_back(std::make_unique<cuda::Graph>(c.device, stream, [&](void* s) { bench.layer().run(run, s); }));
@@ -186,7 +176,7 @@ BenchResult bench_moe_cuda(const BenchOptions& o) {
   const cuda::Stream stream(o.device);
   result.ceilings = measure_ceilings(o, stream);
   const MoeConfig config = bench_config(o);
-  const BenchLayer bench(config, o.modules);
+  const BenchLayers bench(o, config);
   for (const int tokens : o.tokens) {
     BenchPoint point = measure_point(bench, stream, tokens);
     fill_floor(config, result.ceilings, mean_touched(config, tokens), point);

@@ -14,6 +14,7 @@ namespace moesaic::cli {
 MoeConfig bench_config(const BenchOptions& o) {
   MoeConfig config = tables::model_config(tables::get_model(o.model));
   config.recipe = o.recipe;
+  config.int4 = o.int4;
   config.device = o.device;
   config.router = false;
   if (o.experts > 0) {
@@ -60,12 +61,16 @@ double expert_bytes(const MoeConfig& c, const std::string& recipe, std::int64_t 
 
 }  // namespace
 
+double touched_weight_bytes(const MoeConfig& c, double touched) {
+  return touched * expert_bytes(c, c.recipe, c.intermediate) +
+         expert_bytes(c, tables::shared_recipe(c), c.shared.intermediate);
+}
+
 void fill_floor(const MoeConfig& c, const Ceilings& ceilings, double touched, BenchPoint& p) {
   const double matrices = is_gated(c.activation.kind) ? 3.0 : 2.0;
   const double expert = matrices * c.hidden * c.intermediate, shared = matrices * c.hidden * c.shared.intermediate;
   p.touched_experts = touched;
-  p.weight_bytes = touched * expert_bytes(c, c.recipe, c.intermediate) +
-                   expert_bytes(c, tables::shared_recipe(c), c.shared.intermediate);
+  p.weight_bytes = touched_weight_bytes(c, touched);
   p.flops = 2.0 * p.tokens * (c.top_k * expert + shared);
   const double memory = p.weight_bytes / ceilings.read_bytes_per_us;
   const double matrix = ceilings.matrix_flops_per_us > 0 ? p.flops / ceilings.matrix_flops_per_us : 0;

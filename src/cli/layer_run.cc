@@ -12,7 +12,7 @@
 
 #include "backend_cpu/fast_number.h"
 #include "backend_cuda/device_memory.h"
-#include "cli/device_weights.h"
+#include "backend_cuda/device_weights.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
@@ -158,7 +158,7 @@ LayerOutputs run_on_cuda(const FusedMoe& moe, const MoeWeights& weights, const L
   cuda::Stream stream(device);
   cuda::DeviceBuffer prepared(device, std::max<std::size_t>(moe.prepared_bytes(), 1));
   {
-    DeviceWeights on_device(device, weights);
+    cuda::DeviceWeights on_device(device, weights);
     facts.prepare_seconds = seconds_of([&] {
       moe.prepare(on_device.views(), prepared.data(), stream.get());
       stream.synchronize();

@@ -83,9 +83,7 @@ Mark mark_of(const tables::ArchRow& arch, int recipe, tables::Op op) {
   return mark;
 }
 
-bool recipe_has_kernels(int recipe) {
-  return has_kernel(recipe, tables::Op::kGemm1) && has_kernel(recipe, tables::Op::kGemm2);
-}
+bool recipe_has_kernels(int recipe) { return has_kernel(recipe, tables::Op::kGemm); }
 
 std::string support_matrix() {
   std::vector<std::string> header = {"recipe", "op"};

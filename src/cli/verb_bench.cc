@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/text_table.h"
 #include "moesaic/error.h"
+#include "tables/kernel_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
@@ -39,6 +40,8 @@ nlohmann::json to_json(const BenchOptions& o, const BenchResult& r) {
   }
   return {{"model", o.model},
           {"recipe", o.recipe},
+          {"int4_group", o.int4.size},
+          {"int4_zeros", o.int4.zero_points},
           {"experts", o.experts},
           {"device", r.ceilings.device},
           {"routings", kBenchRoutings},
@@ -62,7 +65,8 @@ void print_text(const BenchOptions& o, const BenchResult& r) {
   for (const BenchPoint& p : r.points) {
     std::string gemm = p.kernels.front();
     for (const std::string& name : p.kernels) {
-      if (name.find("gemm1") != std::string::npos) {
+      const tables::KernelRow* row = tables::find_kernel(name.substr(0, name.find('/')));
+      if (row != nullptr && row->op == tables::Op::kGemm) {
         gemm = name;
         break;
       }
@@ -121,6 +125,9 @@ void add_bench(CLI::App& app, Action& action) {
   moe->add_option("--device", a->device, "cpu or cuda:N");
   moe->add_option("--experts", a->options.experts, "Experts on this rank instead of the model's (no groups then)")
       ->check(CLI::Range(1, 1024));
+  moe->add_option("--int4-group", a->options.int4.size, "Elements of K that share a scale, of int4 recipes")
+      ->check(CLI::IsMember({32, 64, 128}));
+  moe->add_flag("--int4-zeros", a->options.int4.zero_points, "int4 recipes with zero points");
   moe->add_option("--bundle", a->bundles, "Kernel bundle (zip); may be given more than once");
   moe->add_flag("--json", a->json, "Print JSON");
   moe->callback([&action, a] { action = [a] { return bench_moe(*a); }; });

@@ -21,7 +21,7 @@ std::string operand_name(const tables::Operand& operand) {
 
 bool has_kernel(int recipe) {
   for (const tables::KernelRow& row : tables::kernel_table()) {
-    if (row.op == tables::Op::kGemm1 && (row.recipes >> recipe & 1u) != 0) return true;
+    if (row.op == tables::Op::kGemm && (row.recipes >> recipe & 1u) != 0) return true;
   }
   return false;
 }

@@ -17,7 +17,6 @@
 #include "cli/compare.h"
 #include "cli/layer_run.h"
 #include "cli/run_files.h"
-#include "cli/support.h"
 #include "moesaic/checkpoint.h"
 #include "moesaic/quantize.h"
 #include "tables/recipe_table.h"
@@ -61,18 +60,6 @@ void check_use(const RunOptions& options) {
     throw UsageError(
         fmt::format("run: --mode {} is computed on the CPU only; leave out --device {}", options.mode, options.device));
   }
-}
-
-void check_recipe_runs(const MoeConfig& config) {
-  const std::string& recipe = config.recipe;
-  if (config.device.type == DeviceType::kCpu || recipe_has_kernels(tables::recipe_index(recipe))) return;
-  std::vector<std::string> with_kernels;
-  for (const tables::RecipeRow& row : tables::kRecipeTable) {
-    if (recipe_has_kernels(tables::recipe_index(row.name))) with_kernels.push_back(row.name);
-  }
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("run: recipe {} has no GPU kernels yet; recipes with kernels (--recipe converts): {}", recipe,
-                          fmt::join(with_kernels, ", ")));
 }
 
 // Takes another recipe than the checkpoint's. Shared experts that the checkpoint leaves in 16 bits stay so, unless
@@ -142,7 +129,6 @@ Report run_layer(const RunOptions& options) {
   choose_recipe(options, &config);
   keep_experts(options.experts, &config, &report.layer.weights);
   config.device = parse_device(options.device);
-  check_recipe_runs(config);
   const bool converted = !weights_fit(config, report.layer.weights);
   const auto begin = std::chrono::steady_clock::now();
   const OwnedWeights owned = convert_weights(config, report.layer.weights);

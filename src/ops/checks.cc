@@ -1,96 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 // Argument checks of the layer: every refusal names the argument, what was got and what is wanted.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "base/tensor_text.h"
 #include "moesaic/quantize.h"
+#include "ops/argument_check.h"
 #include "ops/moe_impl.h"
+#include "tables/given_codes.h"
 #include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::ops {
 namespace {
 
+constexpr ArgumentCheck kCheck{"fused_moe"};
+
 [[noreturn]] void refuse(const std::string& argument, const std::string& got, const std::string& wanted) {
-  throw Error(ErrorKind::kInvalidArgument, fmt::format("fused_moe: {} is {}, wanted {}", argument, got, wanted));
+  kCheck.refuse(argument, got, wanted);
 }
 
 using base::tensor_text;
 
-void check_alignment_of(const std::string& name, const void* data, std::size_t bytes) {
-  if (reinterpret_cast<std::uintptr_t>(data) % bytes == 0) return;
-  refuse(name, fmt::format("at {}", data), fmt::format("a multiple of {} bytes", bytes));
-}
-
 void check_tensor(const std::string& name, const TensorView& t, std::int64_t rows, std::int64_t cols,
                   std::initializer_list<DType> dtypes) {
-  std::string accepted;
-  bool dtype_fits = false;
-  for (const DType dtype : dtypes) {
-    dtype_fits = dtype_fits || dtype == t.dtype;
-    accepted += (accepted.empty() ? "" : " or ") + std::string(dtype_name(dtype));
-  }
-  const bool shape_fits = t.rank == 2 && t.shape[0] == rows && t.shape[1] == cols;
-  const std::string wanted = fmt::format("{} [{}, {}]", accepted, rows, cols);
-  if (!dtype_fits || !shape_fits) refuse(name, tensor_text(t), wanted);
-  if (rows * cols == 0) return;
-  if (t.data == nullptr) refuse(name, "a null pointer", wanted);
-  check_alignment_of(name, t.data, dtype_size(t.dtype));
-}
-
-void check_float_type(const std::string& name, DType dtype) {
-  if (dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kF32) {
-    refuse(name, dtype_name(dtype), "bf16, f16 or f32");
-  }
-}
-
-// Codes, scales and zero points that can be read at all.
-void check_quantization(const std::string& name, const MatrixView& m) {
-  const Quantization& q = m.quantization;
-  if (q.codes > CodeFormat::kInt4 || q.order > NibbleOrder::kAwq || q.zero_order > NibbleOrder::kAwq ||
-      q.scale_format > ScaleFormat::kE8M0) {
-    refuse(name + ".quantization",
-           fmt::format("codes {}, order {}, zero order {}, scale format {}", static_cast<int>(q.codes),
-                       static_cast<int>(q.order), static_cast<int>(q.zero_order), static_cast<int>(q.scale_format)),
-           "enumerators");
-  }
-  if (m.dtype != DType::kU8) refuse(name, fmt::format("codes of type {}", dtype_name(m.dtype)), "u8");
-  if (tables::code_bits(q.codes) == 8 && q.order != NibbleOrder::kLinear) {
-    refuse(name + ".order", "one of 4-bit codes", "linear: the codes have 8 bits");
-  }
-  if (q.block_rows < 1 || q.block_cols < 1) {
-    refuse(name, fmt::format("scaled by blocks of {} x {}", q.block_rows, q.block_cols), "1 x 1 or more");
-  }
-  if (q.scales != nullptr) {
-    check_alignment_of(name + ".scales", q.scales, static_cast<std::size_t>(tables::scale_size(q.scale_format)));
-  }
-  if (q.zeros != nullptr && q.codes != CodeFormat::kInt4) refuse(name + ".zeros", "given", "none: only int4 has them");
+  const std::int64_t shape[] = {rows, cols};
+  kCheck.tensor(name, t, shape, {dtypes.begin(), dtypes.size()});
 }
 
 void check_matrix(const std::string& name, const MatrixView& m, std::int64_t rows, std::int64_t cols) {
-  if (m.empty()) refuse(name, "empty", fmt::format("a matrix [{}, {}]", rows, cols));
-  if (m.rows != rows || m.cols != cols) {
-    refuse(name, fmt::format("[{}, {}]", m.rows, m.cols), fmt::format("[{}, {}]", rows, cols));
-  }
-  if (m.quantized()) return check_quantization(name, m);
-  const Quantization& q = m.quantization;
-  if (q.scales != nullptr || q.zeros != nullptr || q.multiplier != 1.0) {
-    refuse(name, "numbers with scales, zero points or a multiplier", "none of them, or quantization.codes");
-  }
-  check_float_type(name, m.dtype);
-  check_alignment_of(name, m.data, dtype_size(m.dtype));
+  kCheck.matrix(name, m, rows, cols);
 }
 
-void check_vector(const std::string& name, const VectorView& v, std::int64_t size) {
-  if (v.empty()) return;
-  if (v.size != size) refuse(name, fmt::format("[{}]", v.size), fmt::format("[{}] or empty", size));
-  check_float_type(name, v.dtype);
-  check_alignment_of(name, v.data, dtype_size(v.dtype));
-}
+void check_vector(const std::string& name, const VectorView& v, std::int64_t size) { kCheck.vector(name, v, size); }
 
 // Numbers, never codes.
 void check_numbers(const std::string& name, const MatrixView& m, std::int64_t rows, std::int64_t cols) {
@@ -130,6 +74,32 @@ void check_expert(const WeightCheck& check, const std::string& name, const Exper
     if (scale >= 0.0f && std::isfinite(scale)) continue;
     refuse(name + ".input_scale or down_input_scale", fmt::format("{}", scale), "0 (none) or a finite number above 0");
   }
+}
+
+// x of [rows, H], numbers or codes, and the scales of codes.
+void check_input(const MoeConfig& c, const MoeRun& run, std::int64_t rows, std::initializer_list<DType> numbers) {
+  const auto form = tables::given_codes(c.recipe, rows, c.hidden);
+  tables::check_given_codes("fused_moe", c.recipe, form, run.x, run.x_scale, run.x_row_scale);
+  if (!gives_codes(run)) check_tensor("x", run.x, rows, c.hidden, numbers);
+}
+
+// What a layer must not ask of codes: projections, and activations in another format.
+void check_readers_of_codes(const MoeConfig& c, const MoeRun& run) {
+  if (!gives_codes(run)) return;
+  if (run.router_logits.empty() && run.topk_ids.empty()) {
+    refuse("router_logits", "empty", "router_logits, or topk_ids and topk_weights: codes of x cannot be projected");
+  }
+  if (c.shared.intermediate == 0) return;
+  if (c.shared.gated) {
+    refuse("x", tensor_text(run.x),
+           fmt::format("{} numbers: the shared experts' gate is a projection of x",
+                       dtype_name(tables::get_recipe(c.recipe).io)));
+  }
+  const std::string& shared = tables::shared_recipe(c);
+  const auto own = tables::given_codes(c.recipe, 0, c.hidden), theirs = tables::given_codes(shared, 0, c.hidden);
+  if (own && theirs && own->format == theirs->format) return;
+  refuse("x", tensor_text(run.x),
+         fmt::format("numbers: shared experts of recipe {} read x in another format than recipe {}", shared, c.recipe));
 }
 
 void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t tokens) {
@@ -182,27 +152,36 @@ void check_dispatched(const MoeConfig& c, const MoeRun& run, Precision precision
     refuse(masked ? "expert_counts" : "expert_offsets", tensor_text(numbers), fmt::format("i32 [{}]", size));
   }
   const TensorView& x = run.x;
-  const std::string form = masked ? fmt::format("[{}, max, {}]", held, c.hidden) : fmt::format("[R, {}]", c.hidden);
   const int rank = masked ? 3 : 2;
-  if (x.rank != rank || x.shape[static_cast<std::size_t>(rank - 1)] != c.hidden || (masked && x.shape[0] != held)) {
-    refuse("x", tensor_text(x), form);
+  const std::string form = masked ? fmt::format("[{}, max, {}]", held, c.hidden) : fmt::format("[R, {}]", c.hidden);
+  if (x.rank != rank || (masked && x.shape[0] != held)) refuse("x", tensor_text(x), form);
+  const bool same_rows =
+      run.out.rank == rank && std::equal(x.shape.begin(), x.shape.begin() + rank - 1, run.out.shape.begin());
+  if (!same_rows || run.out.shape[static_cast<std::size_t>(rank - 1)] != c.hidden) {
+    refuse("out", tensor_text(run.out), fmt::format("{}, with the rows of x, {}", form, tensor_text(x)));
   }
-  if (run.out.rank != rank || !std::equal(x.shape.begin(), x.shape.begin() + rank, run.out.shape.begin())) {
-    refuse("out", tensor_text(run.out), "the shape of x, " + tensor_text(x));
+  const std::int64_t most = std::int64_t{c.max_tokens} * c.top_k, side = x.shape[masked ? 1 : 0];
+  if (side < 0 || (precision == Precision::kIo && side > (masked ? most / held : most))) {
+    refuse("x", tensor_text(x), fmt::format("0 to max_tokens * top_k = {} rows", most));
   }
-  const std::int64_t rows = x.num_elements() / c.hidden, most = std::int64_t{c.max_tokens} * c.top_k;
-  if (x.shape[masked ? 1 : 0] < 0 || (precision == Precision::kIo && rows > most)) {
-    refuse("x", fmt::format("{} rows", rows), fmt::format("0 to max_tokens * top_k = {}", most));
-  }
+  const MoeRun flat = matrices_of_rows(c, run);
+  const std::int64_t rows = flat.x.shape[0];
   const DType io = tables::get_recipe(c.recipe).io;
-  const TensorView flat_x(x.data, x.dtype, {rows, c.hidden}), flat_out(run.out.data, run.out.dtype, {rows, c.hidden});
   if (precision == Precision::kIo) {
-    check_tensor("x", flat_x, rows, c.hidden, {io});
-    check_tensor("out", flat_out, rows, c.hidden, {io, DType::kF32});
+    check_input(c, flat, rows, {io});
+    check_tensor("out", flat.out, rows, c.hidden, {io, DType::kF32});
   } else {
-    check_tensor("x", flat_x, rows, c.hidden, {io, DType::kF32});
-    check_tensor("out", flat_out, rows, c.hidden, {DType::kF64, DType::kF32, io});
+    check_input(c, flat, rows, {io, DType::kF32});
+    check_tensor("out", flat.out, rows, c.hidden, {DType::kF64, DType::kF32, io});
   }
+}
+
+// A tensor [L, max, ...] of one dimension more than wanted, as x is, becomes [L * max, ...].
+void merge_rows(const TensorView& x, int wanted_rank, TensorView& t) {
+  if (t.rank != wanted_rank + 1 || t.shape[0] != x.shape[0] || t.shape[1] != x.shape[1]) return;
+  t.shape[0] *= t.shape[1];
+  std::copy(t.shape.begin() + 2, t.shape.begin() + t.rank, t.shape.begin() + 1);
+  --t.rank;
 }
 
 }  // namespace
@@ -253,22 +232,29 @@ void check_run(const MoeConfig& c, const MoeRun& run, Precision precision) {
     if (tokens > c.max_tokens) {
       refuse("x", fmt::format("{} tokens", tokens), fmt::format("0 to max_tokens {}", c.max_tokens));
     }
-    check_tensor("x", run.x, tokens, c.hidden, {io});
+    check_input(c, run, tokens, {io});
     check_tensor("out", run.out, tokens, c.hidden, {io, DType::kF32});
   } else {
-    check_tensor("x", run.x, tokens, c.hidden, {DType::kF32, DType::kBF16, DType::kF16});
+    check_input(c, run, tokens, {DType::kF32, DType::kBF16, DType::kF16});
     check_tensor("out", run.out, tokens, c.hidden, {DType::kF64, DType::kF32, io});
   }
+  check_readers_of_codes(c, run);
   check_routing_inputs(c, run, tokens);
 }
 
+MoeRun matrices_of_rows(const MoeConfig& c, const MoeRun& run) {
+  if (run.x.rank != 3) return run;
+  MoeRun rows = run;
+  const auto form = tables::given_codes(c.recipe, 0, c.hidden);
+  merge_rows(run.x, 2, rows.x);
+  merge_rows(run.x, 2, rows.out);
+  if (form) merge_rows(run.x, form->scale.rank, rows.x_scale);
+  merge_rows(run.x, 1, rows.x_row_scale);
+  return rows;
+}
+
 void check_memory(const char* name, const void* memory, std::size_t given, std::size_t needed) {
-  if (needed == 0) return;
-  if (memory == nullptr || given < needed) {
-    refuse(name, memory == nullptr ? std::string("a null pointer") : fmt::format("{} bytes", given),
-           fmt::format("{} bytes at a multiple of {}", needed, kMemoryAlignment));
-  }
-  check_alignment_of(name, memory, kMemoryAlignment);
+  kCheck.memory(name, memory, given, needed);
 }
 
 }  // namespace moesaic::ops

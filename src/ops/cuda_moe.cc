@@ -3,15 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/device_memory.h"
 #include "backend_cuda/kernel.h"
 #include "kernels/abi/params.h"
+#include "ops/cuda_operand.h"
 #include "ops/cuda_prepare.h"
 #include "ops/cuda_serve.h"
 #include "ops/moe_impl.h"
 #include "plan/moe_plan.h"
+#include "plan/prepare_plan.h"
 #include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
@@ -19,15 +22,6 @@ namespace moesaic::ops {
 namespace {
 
 using plan::Choice;
-
-plan::DeviceRates rates_of(const cuda::DeviceInfo& info) {
-  plan::DeviceRates rates;
-  // DDR: two transfers a clock; 87% of it is what reads reach (measured on H100). Unknown clocks keep the default.
-  const double peak = 2.0 * info.memory_clock_khz * 1e3 * info.memory_bus_bits / 8.0 / 1e6;
-  if (peak > 1e4) rates.dram_bytes_per_us = 0.87 * peak;
-  rates.sm_count = info.sm_count;
-  return rates;
-}
 
 int code(ActivationKind kind) { return static_cast<int>(kind); }
 
@@ -48,17 +42,20 @@ static_assert(static_cast<int>(RoutingMethod::kSoftmaxTopK) == 0 &&
               static_cast<int>(RoutingMethod::kHash) == 9);
 static_assert(static_cast<int>(ActivationKind::kSitu) == 10 && static_cast<int>(ActivationKind::kSwigluBias) == 5);
 
+class Launches;
+
 class CudaMoe final : public MoeImpl {
  public:
   CudaMoe(const MoeConfig& config, const ModuleOptions& modules)
       : config_(config),
         dispatched_config_(plan::dispatched_config(config)),
         layout_(plan::prepared_layout(config)),
-        io_(tables::get_recipe(config.recipe).io) {
+        quantised_(tables::quantises_activations(tables::get_recipe(config.recipe))),
+        shared_quantised_(tables::quantises_activations(tables::get_recipe(tables::shared_recipe(config)))) {
     const cuda::DeviceInfo info = cuda::device_info(config.device.index);
     const Served served = serve(info.sm, modules);
     ranges_ = plan::plan_ranges(config, served.arch, rates_of(info), served.force_kernel);
-    prepare_steps_ = plan::plan_prepare(config, served.arch);
+    prepare_plan_ = plan::plan_preparation(config, served.arch);
     dispatched_ = plan::plan_dispatched(config, served.arch, served.force_kernel);
     load_kernels(served, modules);
   }
@@ -68,18 +65,16 @@ class CudaMoe final : public MoeImpl {
 
   void prepare(const MoeWeights& weights, void* prepared, void* stream) const override {
     const cuda::DeviceGuard guard(config_.device.index);
-    prepare_weights(config_, layout_, weights, with_threads(prepare_steps_.matrix), with_threads(prepare_steps_.vector),
-                    static_cast<char*>(prepared), stream);
+    prepare_weights(config_, layout_, weights, prepare_kernels(), static_cast<char*>(prepared), stream);
   }
   void prepare_expert(int expert, const ExpertWeights& weights, void* prepared, void* stream) const override {
     check_prepared("fused_moe", prepared);
     const cuda::DeviceGuard guard(config_.device.index);
-    prepare_expert_weights(config_, layout_, expert, weights, with_threads(prepare_steps_.matrix),
-                           with_threads(prepare_steps_.vector), static_cast<char*>(prepared), stream);
+    prepare_expert_weights(config_, layout_, expert, weights, prepare_kernels(), static_cast<char*>(prepared), stream);
   }
 
   std::string prepared_layout() const override {
-    return fmt::format("cuda {} {} of module ABI {}", prepare_steps_.matrix.row->name, prepare_steps_.vector.row->name,
+    return fmt::format("cuda {} {} of module ABI {}", prepare_plan_.matrix.row->name, prepare_plan_.vector.row->name,
                        abi::kModuleAbi);
   }
   void check_prepared(const char* operation, const void* prepared) const override {
@@ -108,8 +103,11 @@ class CudaMoe final : public MoeImpl {
   void run_dispatched(const MoeRun& run, void* stream) const override;
 
  private:
+  void run_gemms(const Launches& launches, const plan::MoeSteps& steps) const;
+
   void load_kernels(const Served& served, const ModuleOptions& modules) {
-    std::vector<Choice> wanted = {prepare_steps_.matrix, prepare_steps_.vector, dispatched_};
+    std::vector<Choice> wanted = prepare_plan_.all();
+    wanted.push_back(dispatched_);
     for (const plan::PlanRange& range : ranges_) {
       const std::vector<Choice> used = range.steps.all();
       wanted.insert(wanted.end(), used.begin(), used.end());
@@ -118,7 +116,13 @@ class CudaMoe final : public MoeImpl {
   }
 
   const cuda::Kernel& kernel(const Choice& c) const { return kernels_.at(c); }
-  PrepareKernel with_threads(const Choice& c) const { return {kernel(c), abi::threads(c.config())}; }
+  PrepareKernel with_threads(const Choice& c) const {
+    return c.row == nullptr ? PrepareKernel{} : PrepareKernel{&kernel(c), abi::threads(c.config())};
+  }
+  PrepareKernels prepare_kernels() const {
+    return {with_threads(prepare_plan_.matrix), with_threads(prepare_plan_.vector),
+            with_threads(prepare_plan_.shared_matrix), with_threads(prepare_plan_.static_scales)};
+  }
 
   const plan::MoeSteps& steps(std::int64_t tokens) const {
     const auto range = std::lower_bound(ranges_.begin(), ranges_.end(), tokens,
@@ -129,10 +133,10 @@ class CudaMoe final : public MoeImpl {
   MoeConfig config_;
   MoeConfig dispatched_config_;  // made here, for `run` allocates nothing
   plan::PreparedLayout layout_;
-  DType io_;
   std::vector<plan::PlanRange> ranges_;
-  plan::PrepareSteps prepare_steps_;
+  plan::PreparePlan prepare_plan_;
   Choice dispatched_;
+  bool quantised_ = false, shared_quantised_ = false;  // activations of routed and of shared experts
   LoadedKernels kernels_;
 };
 
@@ -228,26 +232,36 @@ class Launches {
   }
 
   abi::GemmParams routed_gemm(int role) const {
-    abi::GemmParams p = gemm(role, c_.intermediate);
-    p.activations = role == 1 ? run_.x.data : work<void>(w_.h);
-    p.weights = weights<void>(role == 1 ? p_.w13 : p_.w2);
-    p.bias = weights<float>(role == 1 ? p_.b13 : p_.b2);
+    abi::GemmParams p = gemm(role, routed());
     p.row_token = role == 1 && !is_dispatched(run_) ? work<int>(w_.row_token) : nullptr;
     p.row_weight = role == 1 && c_.weights_on_input && !is_dispatched(run_) ? work<float>(w_.row_weight) : nullptr;
     p.tiles = work<abi::Tile>(w_.tiles);
     p.num_tiles = work<int>(w_.num_tiles);
-    p.out = role == 1 ? work<void>(w_.h) : work<void>(w_.y);
     return p;
   }
 
   abi::GemmParams shared_gemm(int role) const {
-    abi::GemmParams p = gemm(role, c_.shared.intermediate);
-    p.activations = role == 1 ? run_.x.data : work<void>(w_.shared_h);
-    p.weights = weights<void>(role == 1 ? p_.shared_w13 : p_.shared_w2);
-    p.bias = weights<float>(role == 1 ? p_.shared_b13 : p_.shared_b2);
+    abi::GemmParams p = gemm(role, shared());
     p.rows = tokens_;
-    p.out = role == 1 ? work<void>(w_.shared_h) : work<void>(w_.shared_y);
     return p;
+  }
+
+  /// x as the operand of GEMM 1: of the routed experts, then of the shared ones where theirs is another.
+  void quantise_input(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
+    if (routed().quantised) quantise_input(kernel, config, routed(), 0);
+    if (c_.shared.intermediate > 0 && shared().quantised && !plan::shares_input_operand(c_)) {
+      quantise_input(kernel, config, shared(), 2);
+    }
+  }
+  /// GEMM 1's result as the operand of GEMM 2.
+  void quantise_routed_hidden(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
+    abi::OperandParams p = hidden_operand(routed(), tokens_ * c_.top_k, 1);
+    p.tiles = work<abi::Tile>(w_.tiles);
+    p.num_tiles = work<int>(w_.num_tiles);
+    launch_operand(kernel, config, p);
+  }
+  void quantise_shared_hidden(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
+    launch_operand(kernel, config, hidden_operand(shared(), tokens_, 3));
   }
 
   void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p) const {
@@ -258,10 +272,10 @@ class Launches {
 
   void sum(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
     abi::WeightedSumParams p{};
-    p.rows = work<float>(w_.y);
+    p.rows = work<float>(w_.routed.y);
     p.slot_row = work<int>(w_.slot_row);
     p.weights = c_.weights_on_input || is_dispatched(run_) ? nullptr : slot_weights();
-    p.shared = c_.shared.intermediate > 0 ? work<float>(w_.shared_y) : nullptr;
+    p.shared = c_.shared.intermediate > 0 ? work<float>(w_.shared.y) : nullptr;
     p.shared_gate = c_.shared.gated ? work<float>(w_.shared_gate) : nullptr;
     p.out = run_.out.data;
     p.tokens = tokens_;
@@ -290,19 +304,109 @@ class Launches {
     return run_.topk_weights_out.empty() ? work<float>(w_.weights) : static_cast<float*>(run_.topk_weights_out.data);
   }
 
-  /// What GEMM 1 (hidden -> intermediate) and GEMM 2 (back) have in common.
-  abi::GemmParams gemm(int role, int intermediate) const {
+  /// One set of experts: weights, memory, and how its activations go into GEMMs.
+  struct Experts {
+    const std::string& recipe;
+    const plan::WeightForm& form;
+    const plan::MatrixParts &w13, &w2;
+    const plan::ExpertSpace& space;
+    int intermediate;
+    bool quantised;
+  };
+  Experts routed() const {
+    return {c_.recipe,
+            p_.form,
+            p_.w13,
+            p_.w2,
+            w_.routed,
+            c_.intermediate,
+            tables::quantises_activations(tables::get_recipe(c_.recipe))};
+  }
+  Experts shared() const {
+    const std::string& recipe = tables::shared_recipe(c_);
+    return {recipe,
+            p_.shared_form,
+            p_.shared_w13,
+            p_.shared_w2,
+            w_.shared,
+            c_.shared.intermediate,
+            tables::quantises_activations(tables::get_recipe(recipe))};
+  }
+
+  /// A part of prepared weights, nullptr where the recipe has none.
+  template <typename T>
+  const T* part(const plan::Part& part) const {
+    return part.bytes == 0 ? nullptr : weights<T>(part.at);
+  }
+
+  /// GEMM 1 (hidden -> intermediate) or GEMM 2 (back).
+  abi::GemmParams gemm(int role, const Experts& e) const {
+    const plan::MatrixParts& matrix = role == 1 ? e.w13 : e.w2;
     abi::GemmParams p{};
     set_activation(c_.activation, p);
-    const int stride = abi::round_up(intermediate, 8);
+    p.weights = part<void>(matrix.weights);
+    p.weight_scales = part<void>(matrix.scales);
+    p.zeros = part<unsigned char>(matrix.zeros);
+    p.multipliers = part<float>(matrix.multipliers);
+    p.bias = part<float>(matrix.bias);
+    p.block_scale = e.form.block_scale;
+    p.group_shift = e.form.group > 0 ? std::countr_zero(static_cast<unsigned>(e.form.group)) : 0;
+    const int stride = abi::round_up(e.intermediate, 8);
     p.k = role == 1 ? c_.hidden : stride;
-    p.k_blocks = abi::div_up(role == 1 ? c_.hidden : intermediate, abi::kBlockK);
-    p.activation_stride = role == 1 ? c_.hidden : stride;
+    p.units = abi::div_up(role == 1 ? c_.hidden : e.intermediate, abi::unit_k(e.form.weights));
+    p.activation_stride = p.k;
     p.row_blocks =
-        role == 1 ? abi::gate_up_blocks(intermediate, p.gated != 0) : abi::div_up(c_.hidden, abi::kBlockRows);
+        role == 1 ? abi::gate_up_blocks(e.intermediate, p.gated != 0) : abi::div_up(c_.hidden, abi::kBlockRows);
+    p.epilogue = role == 1 ? abi::kEpilogueHidden : abi::kEpilogueRows;
+    p.out_alpha = 1.0f;
+    p.out = work<void>(role == 1 ? e.space.h : e.space.y);
+    p.out_type = role == 1 && !e.quantised ? source_type(tables::get_recipe(e.recipe).io) : int{abi::kSourceF32};
     p.out_cols = role == 1 ? stride : c_.hidden;
     p.out_stride = p.out_cols;
+    if (!e.quantised) {
+      p.activations = role == 1 ? run_.x.data : work<void>(e.space.h);
+    } else {
+      set_operand(role == 1 ? e.space.x_operand : e.space.h_operand, e.recipe, p);
+    }
     return p;
+  }
+
+  static bool by_block(const std::string& recipe) {
+    return tables::get_recipe(recipe).activation.scale == tables::Scale::kBlock1x128;
+  }
+  void set_operand(const plan::OperandSpace& space, const std::string& recipe, abi::GemmParams& p) const {
+    p.activations = work<void>(space.values);
+    p.token_scale = by_block(recipe) ? nullptr : work<float>(space.token_scale);
+    p.token_block_scale = by_block(recipe) ? work<float>(space.token_block_scale) : nullptr;
+  }
+  void set_operand(const plan::OperandSpace& space, const std::string& recipe, int cols, abi::OperandParams& p) const {
+    p.operand = work<void>(space.values);
+    p.token_scale = by_block(recipe) ? nullptr : work<float>(space.token_scale);
+    p.token_block_scale = by_block(recipe) ? work<float>(space.token_block_scale) : nullptr;
+    p.stride = abi::round_up(cols, 8);
+  }
+
+  /// Static scale number `index` of those that all experts share, or nullptr.
+  const float* static_scale(int index) const {
+    const float* scales = part<float>(p_.common_scales);
+    return scales == nullptr ? nullptr : scales + index;
+  }
+
+  void quantise_input(const cuda::Kernel& kernel, const abi::KernelConfig& config, const Experts& e, int scale) const {
+    abi::OperandParams p = input_operand_params(e.recipe, c_, run_, static_scale(scale));
+    set_operand(e.space.x_operand, e.recipe, c_.hidden, p);
+    p.rows = tokens_;
+    launch_operand(kernel, config, p);
+  }
+  abi::OperandParams hidden_operand(const Experts& e, int rows, int scale) const {
+    const std::int64_t stride = abi::round_up(e.intermediate, 8);
+    const OperandRows h{work<void>(e.space.h), DType::kF32, stride, rows, e.intermediate};
+    abi::OperandParams p = operand_params(e.recipe, h, static_scale(scale));
+    set_operand(e.space.h_operand, e.recipe, e.intermediate, p);
+    return p;
+  }
+  void launch_operand(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::OperandParams& p) const {
+    kernel.launch({static_cast<unsigned>(p.rows)}, abi::threads(config), &p, stream_);
   }
 
   const MoeConfig& c_;
@@ -323,13 +427,20 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
   if (config_.shared.gated) launches.project_shared_gate(kernel(s.project));
   launches.route(kernel(s.route), s.route.config());
   if (s.scatter.row != nullptr) launches.route(kernel(s.scatter), s.scatter.config());
-  launches.launch_gemm(kernel(s.gemm1), s.gemm1.config(), launches.routed_gemm(1));
-  launches.launch_gemm(kernel(s.gemm2), s.gemm2.config(), launches.routed_gemm(2));
+  if (s.operand.row != nullptr) launches.quantise_input(kernel(s.operand), s.operand.config());
+  run_gemms(launches, s);
   if (config_.shared.intermediate > 0) {
     launches.launch_gemm(kernel(s.shared_gemm1), s.shared_gemm1.config(), launches.shared_gemm(1));
+    if (shared_quantised_) launches.quantise_shared_hidden(kernel(s.operand), s.operand.config());
     launches.launch_gemm(kernel(s.shared_gemm2), s.shared_gemm2.config(), launches.shared_gemm(2));
   }
   launches.sum(kernel(s.sum), s.sum.config());
+}
+
+void CudaMoe::run_gemms(const Launches& launches, const plan::MoeSteps& s) const {
+  launches.launch_gemm(kernel(s.gemm1), s.gemm1.config(), launches.routed_gemm(1));
+  if (quantised_) launches.quantise_routed_hidden(kernel(s.operand), s.operand.config());
+  launches.launch_gemm(kernel(s.gemm2), s.gemm2.config(), launches.routed_gemm(2));
 }
 
 void CudaMoe::run_dispatched(const MoeRun& run, void* stream) const {
@@ -341,20 +452,20 @@ void CudaMoe::run_dispatched(const MoeRun& run, void* stream) const {
   const cuda::DeviceGuard guard(config_.device.index);
   const Launches launches(dispatched_config_, layout_, s, run, stream);
   launches.mark_dispatched(kernel(dispatched_), dispatched_.config());
-  launches.launch_gemm(kernel(s.gemm1), s.gemm1.config(), launches.routed_gemm(1));
-  launches.launch_gemm(kernel(s.gemm2), s.gemm2.config(), launches.routed_gemm(2));
+  if (quantised_) launches.quantise_input(kernel(s.operand), s.operand.config());
+  run_gemms(launches, s);
   launches.sum(kernel(s.sum), s.sum.config());
 }
 
 }  // namespace
 
 std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOptions& modules) {
-  if (tables::shared_recipe(config) != config.recipe) {
-    throw Error(
-        ErrorKind::kUnsupported,
-        fmt::format("fused_moe({}): shared experts in recipe {}, but on a GPU they must have the layer's recipe: "
-                    "leave shared.recipe empty and convert_weights",
-                    config.recipe, config.shared.recipe));
+  const std::string& shared = tables::shared_recipe(config);
+  if (tables::get_recipe(shared).io != tables::get_recipe(config.recipe).io) {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("fused_moe({}): shared experts in recipe {}, but on a GPU x must have one type for both: "
+                            "convert_weights to a recipe whose x is {}",
+                            config.recipe, shared, dtype_name(tables::get_recipe(config.recipe).io)));
   }
   plan::check_grids(config);
   return std::make_unique<CudaMoe>(config, modules);

@@ -4,24 +4,34 @@
 
 #include "backend_cuda/kernel.h"
 #include "moesaic/moe.h"
-#include "plan/moe_plan.h"
+#include "plan/prepared_layout.h"
 
 namespace moesaic::ops {
 
 /// A loaded kernel with the block size of its configuration.
 struct PrepareKernel {
-  const cuda::Kernel& kernel;
-  int threads;
+  const cuda::Kernel* kernel = nullptr;
+  int threads = 0;
 };
+/// Those of plan::PreparePlan.
+struct PrepareKernels {
+  PrepareKernel matrix, vector, shared_matrix, static_scales;
+};
+
+/// Enqueues the preparation of one matrix, or of gate and up, into its parts. The device must be current.
+void prepare_matrix(const plan::WeightForm& form, const plan::MatrixParts& parts, const MatrixView& gate,
+                    const MatrixView& up, const PrepareKernel& kernel, char* prepared, void* stream);
+/// The same of its biases: FP32 in the order of prepared rows, zeros where `gate` is empty.
+void prepare_bias(const plan::MatrixParts& parts, const VectorView& gate, const VectorView& up, bool gated,
+                  const PrepareKernel& kernel, char* prepared, void* stream);
 
 /// Enqueues the preparation of all weights. The device must be current.
 void prepare_weights(const MoeConfig& config, const plan::PreparedLayout& layout, const MoeWeights& weights,
-                     const PrepareKernel& matrix, const PrepareKernel& vector, char* prepared, void* stream);
+                     const PrepareKernels& kernels, char* prepared, void* stream);
 
 /// Enqueues the preparation of expert number `expert` alone. The device must be current.
 void prepare_expert_weights(const MoeConfig& config, const plan::PreparedLayout& layout, int expert,
-                            const ExpertWeights& weights, const PrepareKernel& matrix, const PrepareKernel& vector,
-                            char* prepared, void* stream);
+                            const ExpertWeights& weights, const PrepareKernels& kernels, char* prepared, void* stream);
 
 /// Throws Error(kInvalidArgument) on prepared memory that is null or not aligned.
 void check_prepared_memory(const char* operation, const void* prepared);

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend_cuda/device.h"
 #include "backend_cuda/kernel.h"
 #include "moesaic/module.h"
 #include "moesaic/tensor.h"
@@ -19,12 +20,15 @@ namespace moesaic::ops {
 struct Served {
   tables::ArchRow arch;
   std::optional<std::string> target;  // instead of the row's own targets
-  std::string force_kernel;           // row name that must serve its op, or empty
+  std::string force_kernel;           // row, or row/config, that must serve its op; or empty
 };
 
 /// Row of the device's SM; an unknown SM gets the oldest row's limits and PTX code, with a notice, or
 /// Error(kUnsupported) with MOESAIC_STRICT.
 Served serve(int sm, const ModuleOptions& modules);
+
+/// What the planner is told of a device.
+plan::DeviceRates rates_of(const cuda::DeviceInfo& info);
 
 /// abi::SourceType of bf16, f16 or f32.
 int source_type(DType dtype);

@@ -89,10 +89,7 @@ void FusedMoe::run(const MoeRun& run, void* stream) const {
   ops::check_memory("prepared", run.prepared, prepared_bytes(), prepared_bytes());
   ops::check_memory("workspace", run.workspace, run.workspace_bytes, needed);
   if (!dispatched) return impl_->device->run(run, stream);
-  MoeRun rows = run;
-  rows.x = TensorView(run.x.data, run.x.dtype, {tokens, impl_->config.hidden});
-  rows.out = TensorView(run.out.data, run.out.dtype, {tokens, impl_->config.hidden});
-  impl_->device->run_dispatched(rows, stream);
+  impl_->device->run_dispatched(ops::matrices_of_rows(impl_->config, run), stream);
 }
 
 std::vector<std::string> FusedMoe::kernels(std::int64_t tokens) const {

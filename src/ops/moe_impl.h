@@ -40,14 +40,14 @@ void check_weights(const MoeConfig& config, const MoeWeights& weights, WeightFor
 /// The same for expert number `expert`. Its formats are those of the recipe.
 void check_expert_weights(const MoeConfig& config, int expert, const ExpertWeights& weights);
 
-/// Of prepared weights and workspaces; what moe.h promises to kernels.
-inline constexpr std::size_t kMemoryAlignment = 256;
-
 /// Throws Error(kInvalidArgument) on memory that is null, smaller than `needed` bytes, or not aligned.
 void check_memory(const char* name, const void* memory, std::size_t given, std::size_t needed);
 
 /// Which types `x` and `out` may have.
 enum class Precision { kIo, kReference };
+
+/// A run of dispatched rows in its flat form: x and out [R, ...], scales of codes likewise.
+MoeRun matrices_of_rows(const MoeConfig& config, const MoeRun& run);
 
 /// Throws Error(kInvalidArgument) on tensors that do not fit the configuration or each other.
 void check_run(const MoeConfig& config, const MoeRun& run, Precision precision);

@@ -4,7 +4,7 @@
 
 #include "backend_cpu/backend_cpu.h"
 #include "moesaic/route.h"
-#include "ops/moe_impl.h"
+#include "ops/argument_check.h"
 #include "ops/route_impl.h"
 
 namespace moesaic {

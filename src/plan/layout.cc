@@ -10,29 +10,11 @@
 
 #include "kernels/abi/params.h"
 #include "plan/moe_plan.h"
+#include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::plan {
 namespace {
-
-/// Hands out parts of one buffer, each on a 256-byte boundary.
-class Packer {
- public:
-  std::size_t take(std::size_t bytes) {
-    const std::size_t at = size_;
-    size_ = (size_ + bytes + 255) / 256 * 256;
-    return at;
-  }
-  std::size_t size() const { return size_; }
-
- private:
-  std::size_t size_ = 0;
-};
-
-std::size_t blocks_bytes(int row_blocks, int k) {
-  return static_cast<std::size_t>(row_blocks) * static_cast<std::size_t>(abi::div_up(k, abi::kBlockK)) *
-         abi::kBlockBytes;
-}
 
 /// Refusals that begin with the name of an operation.
 struct Refusal {
@@ -188,37 +170,38 @@ void check_device(const char* operation, Device device) {
                                                        operation, static_cast<int>(device.type), device.index));
 }
 
-PreparedLayout prepared_layout(const MoeConfig& c) {
-  const bool gated = is_gated(c.activation.kind);
-  const auto experts = static_cast<std::size_t>(c.num_experts), held = static_cast<std::size_t>(num_local_experts(c));
-  const int blocks1 = abi::gate_up_blocks(c.intermediate, gated);
-  const int blocks2 = abi::div_up(c.hidden, abi::kBlockRows);
-  PreparedLayout p{};
-  p.w13_expert_bytes = blocks_bytes(blocks1, c.hidden);
-  p.w2_expert_bytes = blocks_bytes(blocks2, c.intermediate);
-  p.b13_expert_floats = static_cast<std::size_t>(blocks1) * abi::kBlockRows;
-  p.b2_expert_floats = static_cast<std::size_t>(blocks2) * abi::kBlockRows;
-  Packer pack;
-  p.w13 = pack.take(held * p.w13_expert_bytes);
-  p.w2 = pack.take(held * p.w2_expert_bytes);
-  p.b13 = pack.take(held * p.b13_expert_floats * 4);
-  p.b2 = pack.take(held * p.b2_expert_floats * 4);
-  p.router = pack.take(c.router ? experts * static_cast<std::size_t>(c.hidden) * 4 : 0);
-  p.router_bias = pack.take(experts * 4);
-  p.selection_bias = pack.take(experts * 4);
-  const bool by_token = c.routing.method == RoutingMethod::kHash;
-  p.token_experts =
-      pack.take(by_token ? static_cast<std::size_t>(c.routing.vocabulary) * static_cast<std::size_t>(c.top_k) * 4 : 0);
-  p.expert_slots = pack.take(c.experts.slots.size() * 4);
-  const int shared = c.shared.intermediate;
-  const int shared_blocks = shared > 0 ? abi::gate_up_blocks(shared, gated) : 0;
-  p.shared_w13 = pack.take(blocks_bytes(shared_blocks, c.hidden));
-  p.shared_w2 = pack.take(shared > 0 ? blocks_bytes(blocks2, shared) : 0);
-  p.shared_b13 = pack.take(static_cast<std::size_t>(shared_blocks) * abi::kBlockRows * 4);
-  p.shared_b2 = pack.take(shared > 0 ? p.b2_expert_floats * 4 : 0);
-  p.shared_gate = pack.take(c.shared.gated ? static_cast<std::size_t>(c.hidden) * 4 : 0);
-  p.total = pack.size();
-  return p;
+OperandSpace take_operand(Packer& pack, const tables::RecipeRow& recipe, std::size_t rows, int k) {
+  const bool by_block = recipe.activation.scale == tables::Scale::kBlock1x128;
+  OperandSpace space;
+  space.values = pack.take(rows * static_cast<std::size_t>(abi::round_up(k, 8)) * 2);
+  space.token_scale = pack.take(by_block ? 0 : rows * 4);
+  space.token_block_scale = pack.take(by_block ? rows * static_cast<std::size_t>(abi::div_up(k, 128)) * 4 : 0);
+  return space;
+}
+
+namespace {
+
+/// `rows` of GEMM 1's result, from `tokens` rows of x.
+ExpertSpace take_experts(Packer& pack, const tables::RecipeRow& recipe, std::size_t tokens, std::size_t rows,
+                         int hidden, int intermediate) {
+  const bool quantised = tables::quantises_activations(recipe);
+  ExpertSpace space;
+  space.h = pack.take(rows * static_cast<std::size_t>(abi::round_up(intermediate, 8)) * (quantised ? 4 : 2));
+  space.y = pack.take(rows * static_cast<std::size_t>(hidden) * 4);
+  if (!quantised) return space;
+  space.x_operand = take_operand(pack, recipe, tokens, hidden);
+  space.h_operand = take_operand(pack, recipe, rows, intermediate);
+  return space;
+}
+
+}  // namespace
+
+bool shares_input_operand(const MoeConfig& c) {
+  if (c.shared.intermediate == 0) return false;
+  const tables::RecipeRow &routed = tables::get_recipe(c.recipe),
+                          &shared = tables::get_recipe(tables::shared_recipe(c));
+  return tables::quantises_activations(routed) && routed.activation == shared.activation &&
+         !tables::takes_static_scales(routed);
 }
 
 WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int tile_tokens) {
@@ -241,12 +224,12 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   w.slot_row = pack.take(rows * 4);
   w.tiles = pack.take(static_cast<std::size_t>(w.max_tiles) * sizeof(abi::Tile));
   w.num_tiles = pack.take(4);
-  w.h = pack.take(rows * static_cast<std::size_t>(abi::round_up(c.intermediate, 8)) * 2);
-  w.y = pack.take(rows * static_cast<std::size_t>(c.hidden) * 4);
   w.shared_gate = pack.take(c.shared.gated ? t * 4 : 0);
-  const auto shared = static_cast<std::size_t>(abi::round_up(c.shared.intermediate, 8));
-  w.shared_h = pack.take(t * shared * 2);
-  w.shared_y = pack.take(shared > 0 ? t * static_cast<std::size_t>(c.hidden) * 4 : 0);
+  w.routed = take_experts(pack, tables::get_recipe(c.recipe), t, rows, c.hidden, c.intermediate);
+  if (c.shared.intermediate > 0) {
+    w.shared = take_experts(pack, tables::get_recipe(tables::shared_recipe(c)), t, t, c.hidden, c.shared.intermediate);
+    if (shares_input_operand(c)) w.shared.x_operand = w.routed.x_operand;
+  }
   w.total = pack.size();
   return w;
 }

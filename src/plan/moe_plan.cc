@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "kernels/abi/params.h"
+#include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::plan {
@@ -17,6 +18,9 @@ using tables::KernelRow;
 using tables::Op;
 
 namespace {
+
+/// Which GEMM of the layer.
+enum class Gemm { kFirst, kSecond };
 
 /// Experts that T tokens touch on average when routing is uniform.
 double touched_experts(const GemmShape& s) {
@@ -40,22 +44,43 @@ double expected_tiles(const GemmShape& s, int tile) {
   return s.held_experts * tiles;
 }
 
-/// Predicted time of one grouped GEMM: weights from DRAM once per touched expert; each tile streams them from L2 and
-/// multiplies tile_tokens rows whether they are used or not. Calibrated in docs/performance-log.md.
-double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Op op, const DeviceRates& rates) {
-  const double rows = op == Op::kGemm1 ? (s.gated ? 2.0 : 1.0) * s.intermediate : s.hidden;
-  const double k = op == Op::kGemm1 ? s.hidden : s.intermediate;
-  const double bytes = 2.0 * rows * k;
+/// Rows of all held experts.
+double expected_rows(const GemmShape& s) {
+  return static_cast<double>(s.tokens) * s.top_k * s.held_experts / s.num_experts;
+}
+
+/// What kernels of each kind of weights reach (docs/performance-log.md, H200), as shares of mma_flops_per_us. Tiled
+/// ones, with tiles of 64 and of 128 tokens: floating-point operations. Streaming ones, 8 and 16 tokens: weights
+/// brought into operands, which costs more than the products.
+struct KindRates {
+  double tiled[2], stream[2];
+};
+constexpr KindRates kKindRates[] = {
+    {{0.75, 0.93}, {0.0085, 0.0082}},  // kWeights16
+    {{0.66, 0.75}, {0.0108, 0.0098}},  // kWeightsE4m3
+    {{0.48, 0.48}, {0.0112, 0.0080}},  // kWeightsE4m3Block
+    {{0.85, 0.85}, {0.0157, 0.0120}},  // kWeightsE2m1
+    {{0.65, 0.65}, {0.0160, 0.0112}},  // kWeightsInt4
+};
+
+/// Predicted time of one grouped GEMM: weights from DRAM once per touched expert; each tile brings all of its expert's
+/// into operands and multiplies tile_tokens rows whether they are used or not.
+double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, const DeviceRates& rates) {
+  const bool first = gemm == Gemm::kFirst;
+  const double rows = first ? (s.gated ? 2.0 : 1.0) * s.intermediate : s.hidden;
+  const double k = first ? s.hidden : s.intermediate;
+  const double bytes = abi::weight_bits(c.weights) / 8.0 * rows * k;
   const double tiles = expected_tiles(s, c.tile_tokens);
   const double dram = touched_experts(s) * bytes / rates.dram_bytes_per_us;
   const bool streaming = c.stages == 0;
-  // Streaming tiles read activations from L1/L2 for every 16 or 32 weight rows; tiled ones go through shared memory.
-  const double activation_bytes = 2.0 * c.tile_tokens * k * rows / c.tile_rows;
-  const double l2 = tiles * (bytes + activation_bytes) / rates.l2_bytes_per_us;
-  const double rate = rates.mma_flops_per_us * (streaming ? 0.35 : c.tile_tokens >= 128 ? 1.0 : 0.8);
-  const double mma = tiles * 2.0 * c.tile_tokens * rows * k / rate;
-  // Tiled kernels keep less of DRAM's latency in flight.
-  return std::max({dram * (streaming ? 1.0 : 1.12), l2, mma});
+  // Activations are read again for every 16 to 128 weight rows, those that exist.
+  const double activation_bytes = 2.0 * expected_rows(s) * k * rows / c.tile_rows;
+  const double l2 = (tiles * bytes + activation_bytes) / rates.l2_bytes_per_us;
+  const KindRates& kind = kKindRates[c.weights];
+  const double share = streaming ? kind.stream[c.tile_tokens > 8] : kind.tiled[c.tile_tokens > 64];
+  const double work = tiles * rows * k * (streaming ? 1.0 : 2.0 * c.tile_tokens) / (share * rates.mma_flops_per_us);
+  // Tiled kernels keep less of DRAM's latency in flight. What does not bound the time still costs a little of it.
+  return std::max({dram * (streaming ? 1.0 : 1.12), l2, work}) + 0.02 * (l2 + work);
 }
 
 std::string join_reasons(const std::vector<Candidate>& all) {
@@ -87,39 +112,37 @@ int recipe_of(const MoeConfig& config) {
   return tables::recipe_index(config.recipe);
 }
 
-/// Picks a step that has no score: the first possible candidate whose config satisfies `wanted`.
-template <typename Wanted>
+/// Both GEMMs share the tile list, hence the tile height: the best pair of equal tile_tokens.
+void pick_gemms(const ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
+                const std::string& force, Choice& gemm1, Choice& gemm2) {
+  const std::vector<Candidate> all = candidates(Op::kGemm, arch, recipe, shape, rates, force);
+  const auto second_score = [&](const Candidate& c) {
+    return gemm_score(c.choice.config(), shape, Gemm::kSecond, rates);
+  };
+  double best = INFINITY;
+  for (const Candidate& a : all) {
+    for (const Candidate& b : all) {
+      if (!a.why_not.empty() || !b.why_not.empty()) continue;
+      if (a.choice.config().tile_tokens != b.choice.config().tile_tokens) continue;
+      if (a.score_us + second_score(b) >= best) continue;
+      best = a.score_us + second_score(b);
+      gemm1 = a.choice;
+      gemm2 = b.choice;
+    }
+  }
+  if (gemm1.row == nullptr) throw_no_kernel(Op::kGemm, arch, recipe, all);
+}
+
+}  // namespace
+
 Choice pick(Op op, const ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
-            const std::string& force, Wanted wanted) {
+            const std::string& force, const std::function<bool(const Choice&)>& wanted) {
   const std::vector<Candidate> all = candidates(op, arch, recipe, shape, rates, force);
   for (const Candidate& c : all) {
     if (c.why_not.empty() && wanted(c.choice)) return c.choice;
   }
   throw_no_kernel(op, arch, recipe, all);
 }
-
-/// Both GEMMs share the tile list, hence the tile height: the best pair of equal tile_tokens.
-void pick_gemms(const ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
-                const std::string& force, Choice& gemm1, Choice& gemm2) {
-  const auto first = candidates(Op::kGemm1, arch, recipe, shape, rates, force);
-  const auto second = candidates(Op::kGemm2, arch, recipe, shape, rates, force);
-  double best = INFINITY;
-  for (const Candidate& a : first) {
-    for (const Candidate& b : second) {
-      if (!a.why_not.empty() || !b.why_not.empty()) continue;
-      if (a.choice.config().tile_tokens != b.choice.config().tile_tokens) continue;
-      if (a.score_us + b.score_us >= best) continue;
-      best = a.score_us + b.score_us;
-      gemm1 = a.choice;
-      gemm2 = b.choice;
-    }
-  }
-  if (gemm1.row != nullptr) return;
-  const bool first_missing = std::none_of(first.begin(), first.end(), [](const auto& c) { return c.why_not.empty(); });
-  throw_no_kernel(first_missing ? Op::kGemm1 : Op::kGemm2, arch, recipe, first_missing ? first : second);
-}
-
-}  // namespace
 
 bool routing_is_fused(std::int64_t tokens, int top_k) noexcept { return tokens <= 128 && tokens * top_k <= 2048; }
 
@@ -157,12 +180,32 @@ RouteSteps plan_route(const RouterConfig& config, const ArchRow& arch, const std
 
 const KernelRow* forced_row(const std::string& force_kernel) {
   if (force_kernel.empty()) return nullptr;
-  const KernelRow* forced = tables::find_kernel(force_kernel);
-  if (forced != nullptr) return forced;
-  throw Error(
-      ErrorKind::kInvalidArgument,
-      fmt::format("MOESAIC_FORCE_KERNEL: no kernel row is called '{}'; `moesaic kernels` lists them", force_kernel));
+  const std::string name = force_kernel.substr(0, force_kernel.find('/'));
+  const KernelRow* forced = tables::find_kernel(name);
+  if (forced == nullptr) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("MOESAIC_FORCE_KERNEL: no kernel row is called '{}'; `moesaic kernels` lists them", name));
+  }
+  if (name == force_kernel) return forced;
+  std::string known;
+  for (const abi::KernelConfig& config : forced->configs) {
+    const std::string full = fmt::format("{}/{}", name, tables::config_name(*forced, config));
+    if (full == force_kernel) return forced;
+    known += " " + full;
+  }
+  throw Error(ErrorKind::kInvalidArgument,
+              fmt::format("MOESAIC_FORCE_KERNEL: got {}, wanted one of{}", force_kernel, known));
 }
+
+namespace {
+
+/// Whether `force_kernel`, checked by forced_row, leaves this configuration in.
+bool is_wanted(const KernelRow& row, const abi::KernelConfig& config, const std::string& force_kernel) {
+  return force_kernel.find('/') == std::string::npos ||
+         force_kernel == fmt::format("{}/{}", row.name, tables::config_name(row, config));
+}
+
+}  // namespace
 
 std::vector<Candidate> candidates(Op op, const ArchRow& arch, int recipe, const GemmShape& shape,
                                   const DeviceRates& rates, const std::string& force_kernel) {
@@ -184,8 +227,11 @@ std::vector<Candidate> candidates(Op op, const ArchRow& arch, int recipe, const 
         candidate.why_not = fmt::format("needs {} bytes of shared memory, SM{} has {}", abi::smem_bytes(row.configs[i]),
                                         arch.sm, arch.smem_per_block);
       }
-      if (candidate.why_not.empty() && (op == Op::kGemm1 || op == Op::kGemm2)) {
-        candidate.score_us = gemm_score(row.configs[i], shape, op, rates);
+      if (candidate.why_not.empty() && forced == &row && !is_wanted(row, row.configs[i], force_kernel)) {
+        candidate.why_not = fmt::format("MOESAIC_FORCE_KERNEL asks for {}", force_kernel);
+      }
+      if (candidate.why_not.empty() && op == Op::kGemm) {
+        candidate.score_us = gemm_score(row.configs[i], shape, Gemm::kFirst, rates);
       }
       all.push_back(std::move(candidate));
     }
@@ -195,7 +241,7 @@ std::vector<Candidate> candidates(Op op, const ArchRow& arch, int recipe, const 
 
 std::vector<Choice> MoeSteps::all() const {
   std::vector<Choice> set;
-  for (const Choice& c : {project, route, scatter, gemm1, gemm2, shared_gemm1, shared_gemm2, sum}) {
+  for (const Choice& c : {project, route, scatter, operand, gemm1, gemm2, shared_gemm1, shared_gemm2, sum}) {
     if (c.row != nullptr) set.push_back(c);
   }
   return set;
@@ -216,22 +262,18 @@ MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& a
                          [few](const Choice& c) { return (c.config().tile_tokens <= 8) == few; });
   }
   pick_gemms(arch, recipe, shape, rates, force, steps.gemm1, steps.gemm2);
+  int quantised = tables::quantises_activations(tables::kRecipeTable[static_cast<std::size_t>(recipe)]) ? recipe : -1;
   if (config.shared.intermediate > 0) {
-    pick_gemms(arch, recipe, shared_shape(config, shape.tokens), rates, force, steps.shared_gemm1, steps.shared_gemm2);
+    const tables::RecipeRow& shared = tables::get_recipe(tables::shared_recipe(config));
+    const int shared_recipe = tables::recipe_index(shared.name);
+    pick_gemms(arch, shared_recipe, shared_shape(config, shape.tokens), rates, force, steps.shared_gemm1,
+               steps.shared_gemm2);
+    if (quantised < 0 && tables::quantises_activations(shared)) quantised = shared_recipe;
+  }
+  if (quantised >= 0) {
+    steps.operand = pick(Op::kOperand, arch, quantised, shape, rates, force, [](const Choice&) { return true; });
   }
   steps.sum = pick(Op::kWeightedSum, arch, recipe, shape, rates, force, [](const Choice&) { return true; });
-  return steps;
-}
-
-PrepareSteps plan_prepare(const MoeConfig& config, const ArchRow& arch) {
-  const int recipe = recipe_of(config);
-  const GemmShape shape = routed_shape(config, 1);
-  PrepareSteps steps;
-  const auto wants_params = [](std::string_view params) {
-    return [params](const Choice& c) { return params == c.row->params; };
-  };
-  steps.matrix = pick(Op::kPrepare, arch, recipe, shape, {}, "", wants_params("PrepareParams"));
-  steps.vector = pick(Op::kPrepare, arch, recipe, shape, {}, "", wants_params("PrepareVectorParams"));
   return steps;
 }
 

@@ -4,11 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "moesaic/moe.h"
 #include "moesaic/route.h"
+#include "plan/prepared_layout.h"
 #include "tables/kernel_table.h"
 
 namespace moesaic::plan {
@@ -29,15 +31,15 @@ struct Candidate {
   std::string why_not;  // empty: possible
 };
 
-/// The row that MOESAIC_FORCE_KERNEL names, nullptr for an empty name. Throws Error(kInvalidArgument) when there is
-/// none.
+/// The row that MOESAIC_FORCE_KERNEL names, alone or with one of its configs ("row/config"), nullptr for an empty name.
+/// Throws Error(kInvalidArgument) when there is none.
 const tables::KernelRow* forced_row(const std::string& force_kernel);
 
 /// What the planner must know of a device.
 struct DeviceRates {
   double dram_bytes_per_us = 2.9e6;  // measured read rate
-  double l2_bytes_per_us = 5.0e6;
-  double mma_flops_per_us = 4.0e8;  // what the tiled GEMMs reach
+  double l2_bytes_per_us = 7.0e6;
+  double mma_flops_per_us = 4.0e8;  // of mma.sync on all SMs
   int sm_count = 132;
 };
 
@@ -49,8 +51,8 @@ struct GemmShape {
   int held_experts = num_experts;  // of num_experts, each chosen as often as any
 };
 
-/// All (row, config) pairs of the table for an op, with scores; `force_kernel` (a row name or empty) excludes the other
-/// rows of its op. Throws Error(kInvalidArgument) when that name is unknown.
+/// All (row, config) pairs of the table for an op, with scores (of GEMMs: as GEMM 1); `force_kernel` (as forced_row
+/// takes it) excludes the other rows of its op. Throws Error(kInvalidArgument) when that name is unknown.
 std::vector<Candidate> candidates(tables::Op op, const tables::ArchRow& arch, int recipe, const GemmShape& shape,
                                   const DeviceRates& rates, const std::string& force_kernel);
 
@@ -58,20 +60,20 @@ std::vector<Candidate> candidates(tables::Op op, const tables::ArchRow& arch, in
 struct MoeSteps {
   Choice project, route, scatter, gemm1, gemm2, sum;  // scatter: only with the two-launch routing
   Choice shared_gemm1, shared_gemm2;                  // only with shared experts
+  Choice operand;                                     // only with quantised activations, of either set of experts
   bool operator==(const MoeSteps&) const = default;
 
   std::vector<Choice> all() const;  // those that are set, in launch order
 };
 
-/// Kernels that do not depend on the number of tokens.
-struct PrepareSteps {
-  Choice matrix, vector;
-};
-
 /// Throws Error(kUnsupported) with every candidate's reason when a step has no kernel.
 MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const tables::ArchRow& arch, const DeviceRates& rates,
                   const std::string& force_kernel);
-PrepareSteps plan_prepare(const MoeConfig& config, const tables::ArchRow& arch);
+
+/// Picks a step that has no score: the first possible candidate that `wanted` accepts. Throws Error(kUnsupported) with
+/// every candidate's reason when there is none.
+Choice pick(tables::Op op, const tables::ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
+            const std::string& force_kernel, const std::function<bool(const Choice&)>& wanted);
 
 /// plan_moe for every T in 1..max_tokens, as runs of equal plans: entry i serves T up to `last_tokens`.
 struct PlanRange {
@@ -81,26 +83,31 @@ struct PlanRange {
 std::vector<PlanRange> plan_ranges(const MoeConfig& config, const tables::ArchRow& arch, const DeviceRates& rates,
                                    const std::string& force_kernel);
 
-/// Byte offsets into the prepared buffer; every part starts on 256 bytes. Absent parts have size 0.
-struct PreparedLayout {
-  std::size_t w13, w2, b13, b2;
-  std::size_t router, router_bias, selection_bias;
-  std::size_t token_experts, expert_slots;  // i32 [vocabulary][k] and [E]: routing by token id, an arbitrary expert map
-  std::size_t shared_w13, shared_w2, shared_b13, shared_b2, shared_gate;
-  std::size_t total;
-  std::size_t w13_expert_bytes, w2_expert_bytes, b13_expert_floats, b2_expert_floats;
+/// A GEMM operand made of quantised activations: bf16 rows, f32 [rows] scales, f32 [rows][K / 128] scales.
+struct OperandSpace {
+  std::size_t values = 0, token_scale = 0, token_block_scale = 0;
 };
-PreparedLayout prepared_layout(const MoeConfig& config);
+OperandSpace take_operand(Packer& pack, const tables::RecipeRow& recipe, std::size_t rows, int k);
+
+/// What one set of experts, routed or shared, needs between its launches. h: of 16 bits, or f32 where it is quantised
+/// for GEMM 2. The operands: only with quantised activations.
+struct ExpertSpace {
+  std::size_t h = 0, y = 0;
+  OperandSpace x_operand, h_operand;
+};
 
 /// Byte offsets into the workspace of a run of `tokens` tokens.
 struct WorkspaceLayout {
   std::size_t logits, ids, weights, segment_counts, row_token, row_weight, slot_row, tiles, num_tiles;
-  std::size_t h, y, shared_gate, shared_h, shared_y;
+  std::size_t shared_gate;
+  ExpertSpace routed, shared;
   std::size_t total;
   int max_tiles;       // upper bound of tiles of the grouped GEMMs
   int segment_tokens;  // of the two-launch routing
   int segments;
 };
+/// True when routed and shared experts read the same operand: one format, whose scales come from x alone.
+bool shares_input_operand(const MoeConfig& config);
 WorkspaceLayout workspace_layout(const MoeConfig& config, std::int64_t tokens, int tile_tokens);
 /// Enough for every plan of `tokens` or fewer tokens.
 std::size_t workspace_bytes(const MoeConfig& config, std::int64_t tokens);

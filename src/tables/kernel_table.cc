@@ -38,6 +38,12 @@ constexpr KernelConfig elementwise(int io, int warps) {
   return {.io = io, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1};
 }
 constexpr std::array kVectorConfigs = {elementwise(abi::kIoNone, 8)};
+constexpr std::array kOneWarpConfigs = {elementwise(abi::kIoNone, 1)};
+template <int kWeights>
+constexpr std::array kPrepareCodeConfigs = {
+    KernelConfig{.weights = kWeights, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1}};
+constexpr std::array kOperandConfigs = {
+    KernelConfig{.warps_tokens = 8, .warps_rows = 1, .warps_k = 1, .min_blocks = 4}};
 template <int kIo>
 constexpr std::array kMatrixConfigs = {elementwise(kIo, 8)};
 template <int kIo>
@@ -49,9 +55,9 @@ constexpr std::array kProjectConfigs = {
     KernelConfig{.io = kIo, .tile_tokens = 64, .tile_rows = 32, .warps_tokens = 4, .warps_rows = 1, .warps_k = 1},
 };
 
-constexpr KernelConfig stream(int io, int role, int tokens, int rows, int k, int warps_k, int min_blocks) {
+constexpr KernelConfig stream(int weights, int io, int tokens, int rows, int k, int warps_k, int min_blocks) {
   return {.io = io,
-          .role = role,
+          .weights = weights,
           .tile_tokens = tokens,
           .tile_rows = rows,
           .tile_k = k,
@@ -61,16 +67,25 @@ constexpr KernelConfig stream(int io, int role, int tokens, int rows, int k, int
           .warps_k = warps_k,
           .min_blocks = min_blocks};
 }
-template <int kIo, int kRole>
+// Four units of K of a row block, or two of two, are in flight in a warp. min_blocks: as many as no spill allows.
+template <int kWeights, int kIo, int kBlocks8 = 6, int kBlocks16 = 5>
 constexpr std::array kStreamConfigs = {
-    stream(kIo, kRole, 8, 16, 128, 4, 6),
-    stream(kIo, kRole, 16, 32, 64, 4, 5),
+    stream(kWeights, kIo, 8, 16, 4 * abi::unit_k(kWeights), 4, kBlocks8),
+    stream(kWeights, kIo, 16, 32, 2 * abi::unit_k(kWeights), 4, kBlocks16),
 };
 
-constexpr KernelConfig tiled(int io, int role, int tokens, int rows, int k, int stages, int warps_tokens,
+// 4-bit codes come in longer units: as many bytes are in flight with half as many of them. Activations that a warp
+// reads serve more rows, for they are several times the weights' bytes.
+template <int kWeights>
+constexpr std::array kStream4BitConfigs = {
+    stream(kWeights, abi::kIoBf16, 8, 32, 128, 4, 4),
+    stream(kWeights, abi::kIoBf16, 16, 32, 128, 4, kWeights == abi::kWeightsE2m1 ? 4 : 3),
+};
+
+constexpr KernelConfig tiled(int weights, int io, int tokens, int rows, int k, int stages, int warps_tokens,
                              int warps_rows, int min_blocks) {
   return {.io = io,
-          .role = role,
+          .weights = weights,
           .tile_tokens = tokens,
           .tile_rows = rows,
           .tile_k = k,
@@ -80,10 +95,17 @@ constexpr KernelConfig tiled(int io, int role, int tokens, int rows, int k, int 
           .warps_k = 1,
           .min_blocks = min_blocks};
 }
-template <int kIo, int kRole>
+template <int kIo>
 constexpr std::array kTiledConfigs = {
-    tiled(kIo, kRole, 64, 128, 64, 3, 1, 4, 2),
-    tiled(kIo, kRole, 128, 128, 32, 4, 2, 2, 2),
+    tiled(abi::kWeights16, kIo, 64, 128, 64, 3, 1, 4, 2),
+    tiled(abi::kWeights16, kIo, 128, 128, 32, 4, 2, 2, 2),
+};
+// Where decoding or FP32 sums of blocks bound the speed, larger tiles of tokens bring nothing (measured).
+template <int kWeights>
+constexpr std::array kTiledCodeConfigs = {tiled(kWeights, abi::kIoBf16, 64, 128, 64, 3, 1, 4, 2)};
+constexpr std::array kTiledE4m3Configs = {
+    tiled(abi::kWeightsE4m3, abi::kIoBf16, 64, 128, 64, 3, 1, 4, 2),
+    tiled(abi::kWeightsE4m3, abi::kIoBf16, 128, 128, 64, 3, 2, 2, 2),
 };
 
 // role: abi::Role bits. Registers are bounded (min_blocks) so far as no configuration spills.
@@ -152,7 +174,23 @@ constexpr std::uint32_t recipes_with(std::uint32_t formats) {
 }
 
 constexpr std::uint32_t kBf16Bit = recipe_bit("bf16"), kFp16Bit = recipe_bit("fp16");
+/// Recipes for which something holds.
+template <typename Holds>
+constexpr std::uint32_t recipes_where(Holds holds) {
+  std::uint32_t recipes = 0;
+  for (std::size_t i = 0; i < kRecipeTable.size(); ++i) {
+    if (holds(kRecipeTable[i])) recipes |= 1u << i;
+  }
+  return recipes;
+}
+constexpr std::uint32_t recipes_of(int weights) {
+  return recipes_where([weights](const RecipeRow& r) { return prepared_weights(r) == weights; });
+}
+constexpr std::uint32_t kQuantisedActivations = recipes_where(quantises_activations);
+constexpr std::uint32_t kBf16Io = recipes_where([](const RecipeRow& r) { return r.io == DType::kBF16; });
+
 constexpr const char* kPrepareSource = "kernels/warp/prepare.cuh";
+constexpr const char* kPrepareCodesSource = "kernels/warp/prepare_codes.cuh";
 constexpr const char* kProjectSource = "kernels/warp/project.cuh";
 constexpr const char* kStreamSource = "kernels/warp/gemm_stream.cuh";
 constexpr const char* kTiledSource = "kernels/warp/gemm_tiled.cuh";
@@ -162,6 +200,16 @@ constexpr KernelRow warp_row(const char* name, Op op, std::uint32_t recipes, con
                              const char* params, std::span<const KernelConfig> configs,
                              const char* (*supports)(const Problem&)) {
   return {name, op, recipes, kAllFamilies, kMmaSync, CodeKind::kBaseline, source, body, params, configs, supports};
+}
+
+constexpr KernelRow gemm_row(const char* name, std::uint32_t recipes, const char* source, const char* body,
+                             std::span<const KernelConfig> configs) {
+  return warp_row(name, Op::kGemm, recipes, source, body, "GemmParams", configs, supports_aligned);
+}
+
+constexpr KernelRow prepare_row(const char* name, int weights, std::span<const KernelConfig> configs) {
+  return warp_row(name, Op::kPrepare, recipes_of(weights), kPrepareCodesSource, "warp::prepare_codes",
+                  "PrepareCodesParams", configs, supports_any);
 }
 
 // Families whose exact targets have the e2m1 conversion; their rows are twins of the portable ones.
@@ -195,36 +243,49 @@ constexpr std::array kRows = {
              kMatrixConfigs<abi::kIoBf16>, supports_any),
     warp_row("warp_prepare_fp16", Op::kPrepare, kFp16Bit, kPrepareSource, "warp::prepare_matrix", "PrepareParams",
              kMatrixConfigs<abi::kIoFp16>, supports_any),
-    warp_row("warp_prepare_vector", Op::kPrepare, kBf16Bit | kFp16Bit, kPrepareSource, "warp::prepare_vector",
+    warp_row("warp_prepare_vector", Op::kPrepare, kAllRecipes, kPrepareSource, "warp::prepare_vector",
              "PrepareVectorParams", kVectorConfigs, supports_any),
-    warp_row("warp_project_bf16", Op::kProjection, kBf16Bit, kProjectSource, "warp::project", "ProjectParams",
+    prepare_row("warp_prepare_e4m3", abi::kWeightsE4m3, kPrepareCodeConfigs<abi::kWeightsE4m3>),
+    prepare_row("warp_prepare_e4m3_block", abi::kWeightsE4m3Block, kPrepareCodeConfigs<abi::kWeightsE4m3Block>),
+    prepare_row("warp_prepare_e2m1", abi::kWeightsE2m1, kPrepareCodeConfigs<abi::kWeightsE2m1>),
+    prepare_row("warp_prepare_int4", abi::kWeightsInt4, kPrepareCodeConfigs<abi::kWeightsInt4>),
+    warp_row("warp_prepare_scales", Op::kPrepare, recipes_where(takes_static_scales), kPrepareCodesSource,
+             "warp::static_scales", "StaticScalesParams", kOneWarpConfigs, supports_any),
+    warp_row("warp_project_bf16", Op::kProjection, kBf16Io, kProjectSource, "warp::project", "ProjectParams",
              kProjectConfigs<abi::kIoBf16>, supports_aligned),
     warp_row("warp_project_fp16", Op::kProjection, kFp16Bit, kProjectSource, "warp::project", "ProjectParams",
              kProjectConfigs<abi::kIoFp16>, supports_aligned),
-    warp_row("warp_route", Op::kRouting, kBf16Bit | kFp16Bit, "kernels/common/route.cuh", "route", "RouteParams",
-             kRouteConfigs, supports_routing),
-    warp_row("warp_gemm1_stream_bf16", Op::kGemm1, kBf16Bit, kStreamSource, "warp::gemm_stream", "GemmParams",
-             kStreamConfigs<abi::kIoBf16, 1>, supports_aligned),
-    warp_row("warp_gemm1_stream_fp16", Op::kGemm1, kFp16Bit, kStreamSource, "warp::gemm_stream", "GemmParams",
-             kStreamConfigs<abi::kIoFp16, 1>, supports_aligned),
-    warp_row("warp_gemm1_tiled_bf16", Op::kGemm1, kBf16Bit, kTiledSource, "warp::gemm_tiled", "GemmParams",
-             kTiledConfigs<abi::kIoBf16, 1>, supports_aligned),
-    warp_row("warp_gemm1_tiled_fp16", Op::kGemm1, kFp16Bit, kTiledSource, "warp::gemm_tiled", "GemmParams",
-             kTiledConfigs<abi::kIoFp16, 1>, supports_aligned),
-    warp_row("warp_gemm2_stream_bf16", Op::kGemm2, kBf16Bit, kStreamSource, "warp::gemm_stream", "GemmParams",
-             kStreamConfigs<abi::kIoBf16, 2>, supports_aligned),
-    warp_row("warp_gemm2_stream_fp16", Op::kGemm2, kFp16Bit, kStreamSource, "warp::gemm_stream", "GemmParams",
-             kStreamConfigs<abi::kIoFp16, 2>, supports_aligned),
-    warp_row("warp_gemm2_tiled_bf16", Op::kGemm2, kBf16Bit, kTiledSource, "warp::gemm_tiled", "GemmParams",
-             kTiledConfigs<abi::kIoBf16, 2>, supports_aligned),
-    warp_row("warp_gemm2_tiled_fp16", Op::kGemm2, kFp16Bit, kTiledSource, "warp::gemm_tiled", "GemmParams",
-             kTiledConfigs<abi::kIoFp16, 2>, supports_aligned),
-    warp_row("warp_sum_bf16", Op::kWeightedSum, kBf16Bit, kSumSource, "warp::weighted_sum", "WeightedSumParams",
+    warp_row("warp_route", Op::kRouting, kAllRecipes, "kernels/common/route.cuh", "route", "RouteParams", kRouteConfigs,
+             supports_routing),
+    gemm_row("warp_stream_bf16", kBf16Bit, kStreamSource, "warp::gemm_stream",
+             kStreamConfigs<abi::kWeights16, abi::kIoBf16>),
+    gemm_row("warp_tiled_bf16", kBf16Bit, kTiledSource, "warp::gemm_tiled", kTiledConfigs<abi::kIoBf16>),
+    gemm_row("warp_stream_fp16", kFp16Bit, kStreamSource, "warp::gemm_stream",
+             kStreamConfigs<abi::kWeights16, abi::kIoFp16>),
+    gemm_row("warp_tiled_fp16", kFp16Bit, kTiledSource, "warp::gemm_tiled", kTiledConfigs<abi::kIoFp16>),
+    gemm_row("warp_stream_e4m3", recipes_of(abi::kWeightsE4m3), kStreamSource, "warp::gemm_stream",
+             kStreamConfigs<abi::kWeightsE4m3, abi::kIoBf16>),
+    gemm_row("warp_tiled_e4m3", recipes_of(abi::kWeightsE4m3), kTiledSource, "warp::gemm_tiled", kTiledE4m3Configs),
+    gemm_row("warp_stream_e4m3_block", recipes_of(abi::kWeightsE4m3Block), kStreamSource, "warp::gemm_stream",
+             kStreamConfigs<abi::kWeightsE4m3Block, abi::kIoBf16>),
+    gemm_row("warp_tiled_e4m3_block", recipes_of(abi::kWeightsE4m3Block), kTiledSource, "warp::gemm_tiled",
+             kTiledCodeConfigs<abi::kWeightsE4m3Block>),
+    gemm_row("warp_stream_e2m1", recipes_of(abi::kWeightsE2m1), kStreamSource, "warp::gemm_stream",
+             kStream4BitConfigs<abi::kWeightsE2m1>),
+    gemm_row("warp_tiled_e2m1", recipes_of(abi::kWeightsE2m1), kTiledSource, "warp::gemm_tiled",
+             kTiledCodeConfigs<abi::kWeightsE2m1>),
+    gemm_row("warp_stream_int4", recipes_of(abi::kWeightsInt4), kStreamSource, "warp::gemm_stream",
+             kStream4BitConfigs<abi::kWeightsInt4>),
+    gemm_row("warp_tiled_int4", recipes_of(abi::kWeightsInt4), kTiledSource, "warp::gemm_tiled",
+             kTiledCodeConfigs<abi::kWeightsInt4>),
+    warp_row("warp_sum_bf16", Op::kWeightedSum, kBf16Io, kSumSource, "warp::weighted_sum", "WeightedSumParams",
              kSumConfigs<abi::kIoBf16>, supports_aligned),
     warp_row("warp_sum_fp16", Op::kWeightedSum, kFp16Bit, kSumSource, "warp::weighted_sum", "WeightedSumParams",
              kSumConfigs<abi::kIoFp16>, supports_aligned),
-    warp_row("activate", Op::kActivation, kBf16Bit | kFp16Bit, "kernels/common/activate.cuh", "activate_rows",
-             "ActivateParams", kVectorConfigs, supports_any),
+    warp_row("operand", Op::kOperand, kQuantisedActivations, "kernels/quant/operand.cuh", "quant::make_operand",
+             "OperandParams", kOperandConfigs, supports_any),
+    warp_row("activate", Op::kActivation, kAllRecipes, "kernels/common/activate.cuh", "activate_rows", "ActivateParams",
+             kVectorConfigs, supports_any),
     e2m1_row(false, "quant_fp4", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
     e2m1_row(true, "quant_fp4_cvt", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
     format_row("quant_fp8", Op::kQuantize, kFp8Formats, kBlockSource, "quant::quantize_fp8", "QuantizeParams",
@@ -305,12 +366,12 @@ const char* op_name(Op op) noexcept {
       return "projection";
     case Op::kRouting:
       return "routing";
-    case Op::kGemm1:
-      return "gemm1";
-    case Op::kGemm2:
-      return "gemm2";
+    case Op::kGemm:
+      return "gemm";
     case Op::kWeightedSum:
       return "weighted_sum";
+    case Op::kOperand:
+      return "operand";
     case Op::kActivation:
       return "activation";
     case Op::kQuantize:
@@ -343,6 +404,7 @@ std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
       return (c.role & abi::kRoleGated) != 0 ? "gated" : "plain";
     case Op::kPrepare:
     case Op::kWeightedSum:
+    case Op::kOperand:
     case Op::kActivation:
     case Op::kDequantize:
     case Op::kSwizzle:

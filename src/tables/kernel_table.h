@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "kernels/abi/config.h"
+#include "kernels/abi/params.h"
 #include "tables/arch_table.h"
 #include "tables/recipe_table.h"
 
@@ -19,17 +19,17 @@ enum class Op : std::uint8_t {
   kPrepare,
   kProjection,
   kRouting,
-  kGemm1,
-  kGemm2,
+  kGemm,
   kWeightedSum,
+  kOperand,
   kActivation,
   kQuantize,
   kDequantize,
   kSwizzle
 };
-inline constexpr std::array kAllOps = {Op::kPrepare,     Op::kProjection, Op::kRouting,  Op::kGemm1,      Op::kGemm2,
-                                       Op::kWeightedSum, Op::kActivation, Op::kQuantize, Op::kDequantize, Op::kSwizzle};
-/// "prepare", "projection", "routing", "gemm1", "gemm2", "weighted_sum", "activation", "quantize", "dequantize",
+inline constexpr std::array kAllOps = {Op::kPrepare, Op::kProjection, Op::kRouting,  Op::kGemm,       Op::kWeightedSum,
+                                       Op::kOperand, Op::kActivation, Op::kQuantize, Op::kDequantize, Op::kSwizzle};
+/// "prepare", "projection", "routing", "gemm", "weighted_sum", "operand", "activation", "quantize", "dequantize",
 /// "swizzle".
 const char* op_name(Op op) noexcept;
 /// True for the ops of Quantizer, which a recipe of 16-bit operands has no use for.
@@ -59,6 +59,41 @@ struct KernelRow {
   const char* (*supports)(const Problem&);  // nullptr: yes; else why not
   std::uint32_t formats = 0;                // bits by QuantFormat, of Quantizer's ops
 };
+
+/// How the GEMMs hold weights of a recipe: abi::Weights and abi::BlockScale.
+constexpr int prepared_weights(const RecipeRow& recipe) {
+  switch (recipe.weight.number) {
+    case Number::kE4m3:
+      return recipe.weight.scale == Scale::kBlock128x128 ? abi::kWeightsE4m3Block : abi::kWeightsE4m3;
+    case Number::kE2m1:
+      return abi::kWeightsE2m1;
+    case Number::kInt4:
+      return abi::kWeightsInt4;
+    default:
+      return abi::kWeights16;
+  }
+}
+constexpr int prepared_block_scale(const RecipeRow& recipe) {
+  switch (recipe.weight.scale) {
+    case Scale::kE8m0x32:
+      return abi::kScaleE8m0;
+    case Scale::kE4m3x16:
+      return abi::kScaleE4m3;
+    case Scale::kBlock128x128:
+      return abi::kScaleFloat;
+    case Scale::kGroup:
+      return abi::kScaleGroup;
+    default:
+      return abi::kScaleNone;
+  }
+}
+/// True when GEMM operands are quantised from x and from GEMM 1's result.
+constexpr bool quantises_activations(const RecipeRow& recipe) { return recipe.activation.scale != Scale::kNone; }
+
+/// True when activations may be quantised by a scale that comes with the weights.
+constexpr bool takes_static_scales(const RecipeRow& recipe) {
+  return recipe.activation.scale == Scale::kTensorStatic || recipe.activation.scale == Scale::kE4m3x16;
+}
 
 std::span<const KernelRow> kernel_table() noexcept;
 

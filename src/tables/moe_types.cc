@@ -101,6 +101,7 @@ bool has_selection_bias(RoutingMethod method) noexcept {
   return method == RoutingMethod::kDeepSeekV3 || method == RoutingMethod::kMiniMax2;
 }
 
+bool gives_codes(const MoeRun& run) noexcept { return run.x.dtype == DType::kU8; }
 bool is_dispatched(const MoeRun& run) noexcept { return !run.expert_offsets.empty() || !run.expert_counts.empty(); }
 
 int num_local_experts(const MoeConfig& config) noexcept {

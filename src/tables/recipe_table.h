@@ -33,6 +33,7 @@ enum class Scale : std::uint8_t {
 struct Operand {
   Number number;
   Scale scale;
+  bool operator==(const Operand&) const = default;
 };
 
 /// How near results must be; the only place where tolerances stand. Relative L2 is per token row, the worst counts.

@@ -45,7 +45,8 @@ struct NibblePlace {
 
 class Storer {
  public:
-  Storer(RandomLayer& layer, std::mt19937& random) : layer_(layer), random_(random) {}
+  Storer(RandomLayer& layer, std::mt19937& random, bool fp32_group_scales)
+      : layer_(layer), random_(random), group_scale_formats_(fp32_group_scales ? 3 : 2) {}
 
   void store(MatrixView& matrix, const std::string& recipe) {
     const std::optional<QuantSpec> spec = weight_spec(recipe, layer_.config.int4);
@@ -130,7 +131,7 @@ class Storer {
     Quantization& q = view.quantization;
     const auto* scales = static_cast<const std::uint16_t*>(q.scales);
     const ScaleFormat kFormats[] = {ScaleFormat::kBF16, ScaleFormat::kF16, ScaleFormat::kF32};
-    const ScaleFormat format = kFormats[pick(3)];
+    const ScaleFormat format = kFormats[pick(group_scale_formats_)];
     const bool transposed = pick(2) == 1;
     const std::int64_t rows = view.rows, cols = sizes.scale_cols;
     void* to = keep(rows * cols * 4);
@@ -163,14 +164,16 @@ class Storer {
 
   RandomLayer& layer_;
   std::mt19937& random_;
+  int group_scale_formats_;
 };
 
 }  // namespace
 
-RandomLayer quantized_layer(const LayerShape& shape, const Int4Groups& int4, std::mt19937& random) {
+RandomLayer quantized_layer(const LayerShape& shape, const Int4Groups& int4, std::mt19937& random,
+                            bool fp32_group_scales) {
   RandomLayer layer(shape, random);
   layer.config.int4 = int4;
-  Storer storer(layer, random);
+  Storer storer(layer, random, fp32_group_scales);
   for (ExpertWeights& expert : layer.weights.experts) {
     for (MatrixView* matrix : {&expert.gate, &expert.up, &expert.down}) storer.store(*matrix, shape.recipe);
   }

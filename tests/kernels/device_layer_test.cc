@@ -57,8 +57,10 @@ void check_layer(std::mt19937& rng, const HostLayer& host, const DeviceLayer& de
   const Distance f32 = compare(result.out, wanted, host.config.hidden, recipe.tolerance);
   const Distance io = compare(result.rounded, wanted, host.config.hidden, recipe.tolerance);
   EXPECT_TRUE(f32.finite && io.finite);
-  EXPECT_LE(f32.row_l2, recipe.tolerance.oracle_row_l2) << "row " << f32.row;
-  EXPECT_LE(io.row_l2, recipe.tolerance.oracle_row_l2) << "row " << io.row;
+  // h is rounded; next to a tie the other way than the oracle's, which an I of few does not average away.
+  const double flip = host.config.intermediate < 8 ? recipe.io == DType::kBF16 ? 0x1p-7 : 0x1p-10 : 0.0;
+  EXPECT_LE(f32.row_l2, recipe.tolerance.oracle_row_l2 + flip) << "row " << f32.row;
+  EXPECT_LE(io.row_l2, recipe.tolerance.oracle_row_l2 + flip) << "row " << io.row;
   EXPECT_LE(f32.element, 1.0);
   EXPECT_LE(io.element, 1.0);
 }

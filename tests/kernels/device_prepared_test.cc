@@ -2,6 +2,7 @@
 // Prepared weights on a GPU: one expert at a time, saved and loaded, bytes and results.
 #include <gtest/gtest.h>
 
+#include "backend_cuda/device_weights.h"
 #include "support/device_layer.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
@@ -43,10 +44,10 @@ TEST_F(DevicePreparedTest, ExpertByExpertIsTheWholeLayer) {
   const unsigned seed = testing::fresh_seed();
   const HostLayer first = layer_of(seed), second = layer_of(seed + 1);
   const FusedMoe layer = FusedMoe::create(config_on(kGpu));
-  testing::DeviceWeights uploads(kGpu), other_uploads(kGpu);
-  const MoeWeights wanted = uploads.upload(second.weights);
+  const cuda::DeviceWeights uploads(kGpu, second.weights), other_uploads(kGpu, first.weights);
+  const MoeWeights& wanted = uploads.views();
   MoeWeights mixed = wanted;
-  mixed.experts = other_uploads.upload(first.weights).experts;
+  mixed.experts = other_uploads.views().experts;
   cuda::DeviceBuffer whole(kGpu, layer.prepared_bytes()), memory(kGpu, layer.prepared_bytes());
   whole.fill(0xff);
   memory.fill(0xff);
@@ -65,11 +66,11 @@ TEST_F(DevicePreparedTest, ExpertByExpertIsTheWholeLayer) {
 TEST_F(DevicePreparedTest, SavedAndLoadedAreTheSameBytes) {
   const HostLayer host = layer_of(testing::fresh_seed());
   const FusedMoe layer = FusedMoe::create(config_on(kGpu));
-  testing::DeviceWeights uploads(kGpu);
+  const cuda::DeviceWeights uploads(kGpu, host.weights);
   cuda::DeviceBuffer memory(kGpu, layer.prepared_bytes()), again(kGpu, layer.prepared_bytes());
   const testing::TemporaryFolder folder;
   const cuda::Stream stream(kGpu);
-  layer.prepare(uploads.upload(host.weights), memory.data(), stream.get());
+  layer.prepare(uploads.views(), memory.data(), stream.get());
   layer.save_prepared(memory.data(), folder / "gpu", stream.get());  // in stream order after prepare
   again.fill(0xff);
   layer.load_prepared(folder / "gpu", again.data(), stream.get());

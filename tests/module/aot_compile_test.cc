@@ -130,8 +130,8 @@ TEST_F(AotCompile, ArchitectureThatIsNamedMustBePossible) {
   expect_error(ErrorKind::kUnsupported, {"110", "CUDA 13.0", "12.9"},
                [&] { build_set(request("all,110"), options(kNvrtc12)); });
   BuildRequest nothing = request("90");
-  nothing.recipes = tables::recipe_bit("fp8_int4");
-  nothing.ops = 1u << static_cast<unsigned>(tables::Op::kGemm1);
+  nothing.recipes = tables::recipe_bit("bf16");
+  nothing.ops = 1u << static_cast<unsigned>(tables::Op::kOperand);
   expect_error(ErrorKind::kUnsupported, {"no kernel row"}, [&] { build_set(nothing, options()); });
   expect_error(ErrorKind::kUnsupported, {"NVRTC", "/nowhere"}, [&] { build_set(request("90"), options("/nowhere")); });
 }

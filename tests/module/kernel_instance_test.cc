@@ -154,12 +154,15 @@ TEST(AotSet, HasEveryRowThatServes) {
 TEST(AotSet, MasksAndProblemsNarrowIt) {
   const tables::ArchRow& arch = *tables::find_arch(90);
   const auto all = instances_for(arch, ~0u, ~0u);
-  for (const KernelInstance& instance : instances_for(arch, tables::recipe_bit("bf16"), 1u << 3)) {
-    EXPECT_EQ(instance.row->op, tables::Op::kGemm1);
+  const std::uint32_t gemms = 1u << static_cast<unsigned>(tables::Op::kGemm);
+  EXPECT_FALSE(instances_for(arch, tables::recipe_bit("bf16"), gemms).empty());
+  for (const KernelInstance& instance : instances_for(arch, tables::recipe_bit("bf16"), gemms)) {
+    EXPECT_EQ(instance.row->op, tables::Op::kGemm);
     EXPECT_NE(instance.row->recipes & tables::recipe_bit("bf16"), 0u);
   }
   EXPECT_LT(instances_for(arch, tables::recipe_bit("bf16"), ~0u).size(), all.size());
-  EXPECT_TRUE(instances_for(arch, tables::recipe_bit("fp8_int4"), 1u << 3).empty());
+  const std::uint32_t operands = 1u << static_cast<unsigned>(tables::Op::kOperand);
+  EXPECT_TRUE(instances_for(arch, tables::recipe_bit("bf16"), operands).empty());
   tables::Problem odd;
   odd.hidden = 4095;  // rows of 8190 bytes: no 16-byte pieces
   EXPECT_LT(instances_of(arch, ~0u, ~0u, odd).size(), all.size());

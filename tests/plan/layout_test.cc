@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "plan/moe_plan.h"
+#include "tables/recipe_table.h"
 
 namespace moesaic::plan {
 namespace {
@@ -17,18 +18,57 @@ MoeConfig small_config() {
   return c;
 }
 
+std::vector<Part> parts_of(const MatrixParts& m) { return {m.weights, m.scales, m.zeros, m.multipliers, m.bias}; }
+
 TEST(Layout, PartsAreAlignedAndDoNotOverlap) {
-  const PreparedLayout p = prepared_layout(small_config());
-  std::vector<std::size_t> offsets = {
-      p.w13,        p.w2,        p.b13,        p.b2,        p.router,     p.router_bias, p.selection_bias,
-      p.shared_w13, p.shared_w2, p.shared_b13, p.shared_b2, p.shared_gate};
-  EXPECT_TRUE(std::is_sorted(offsets.begin(), offsets.end()));
-  EXPECT_EQ(std::adjacent_find(offsets.begin(), offsets.end()), offsets.end()) << "two parts at one place";
-  for (const std::size_t o : offsets) EXPECT_EQ(o % 256, 0u);
-  // 5 gate rows of 8 -> 5 blocks of 16 rows; 200 of K -> 7 blocks of 32.
-  EXPECT_EQ(p.w13_expert_bytes, 5u * 7 * 1024);
-  EXPECT_EQ(p.w2_expert_bytes, 13u * 2 * 1024);
-  EXPECT_GE(p.w2 - p.w13, 5 * p.w13_expert_bytes);
+  for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
+    MoeConfig c = small_config();
+    c.recipe = recipe.name;
+    c.int4.zero_points = true;
+    const PreparedLayout p = prepared_layout(c);
+    std::vector<Part> parts = {{p.router, 5 * 200 * 4},  {p.router_bias, 5 * 4}, {p.selection_bias, 5 * 4},
+                               {p.shared_gate, 200 * 4}, p.expert_scales,        p.common_scales};
+    for (const MatrixParts& matrix : {p.w13, p.w2, p.shared_w13, p.shared_w2}) {
+      for (const Part& part : parts_of(matrix)) parts.push_back(part);
+    }
+    std::erase_if(parts, [](const Part& part) { return part.bytes == 0; });
+    std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.at < b.at; });
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      EXPECT_EQ(parts[i].at % 256, 0u);
+      EXPECT_LE(parts[i].at + parts[i].bytes, i + 1 < parts.size() ? parts[i + 1].at : p.total) << recipe.name;
+    }
+  }
+}
+
+// By the text of kernels/abi/params.h: 5 gate rows of 8 -> 5 blocks of 16 rows; 13 blocks of H = 200.
+TEST(Layout, BytesOfEveryKindOfWeights) {
+  struct Wanted {
+    const char* recipe;
+    std::size_t w13, w13_scales, w13_zeros, w2, w2_scales;  // of one expert; K is 200, then 37
+  };
+  for (const Wanted& wanted : {
+           Wanted{"bf16", 5 * 7 * 1024, 0, 0, 13 * 2 * 1024, 0},
+           Wanted{"fp8_channel", 5 * 7 * 512, 0, 0, 13 * 2 * 512, 0},
+           Wanted{"fp8_block", 5 * 7 * 512, 5 * 2 * 8, 0, 13 * 2 * 512, 13 * 8},
+           Wanted{"mxfp8", 5 * 7 * 512, 5 * 7 * 16, 0, 13 * 2 * 512, 13 * 2 * 16},
+           Wanted{"bf16_mxfp4", 5 * 4 * 512, 5 * 4 * 32, 0, 13 * 512, 13 * 32},
+           Wanted{"nvfp4", 5 * 4 * 512, 5 * 4 * 64, 0, 13 * 512, 13 * 64},
+           Wanted{"bf16_int4", 5 * 4 * 512, 5 * 7 * 32, 5 * 7 * 16, 13 * 512, 13 * 2 * 32},
+       }) {
+    MoeConfig c = small_config();
+    c.recipe = wanted.recipe;
+    c.int4 = {32, true};
+    const PreparedLayout p = prepared_layout(c);
+    const MatrixParts w13 = p.w13.share(4, 5), w2 = p.w2.share(4, 5);
+    EXPECT_EQ(w13.weights.bytes, wanted.w13) << wanted.recipe;
+    EXPECT_EQ(w13.scales.bytes, wanted.w13_scales) << wanted.recipe;
+    EXPECT_EQ(w13.zeros.bytes, wanted.w13_zeros) << wanted.recipe;
+    EXPECT_EQ(w2.weights.bytes, wanted.w2) << wanted.recipe;
+    EXPECT_EQ(w2.scales.bytes, wanted.w2_scales) << wanted.recipe;
+    EXPECT_EQ(w13.weights.at, p.w13.weights.at + 4 * wanted.w13);
+    EXPECT_EQ(w13.bias.bytes, 5u * 16 * 4);
+    EXPECT_EQ(w13.multipliers.bytes, p.form.multipliers ? 5u * 16 * 4 : 0u);
+  }
 }
 
 TEST(Layout, TileBoundHoldsForTheWorstRouting) {

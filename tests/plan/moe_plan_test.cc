@@ -7,6 +7,7 @@
 #include <set>
 
 #include "module/kernel_instance.h"
+#include "plan/prepare_plan.h"
 #include "plan/quant_plan.h"
 #include "tables/model_table.h"
 #include "tables/quant_table.h"
@@ -64,14 +65,13 @@ TEST(MoePlan, WhateverDispatchPicksIsInTheAotSet) {
     const auto ask = [&](const Choice& c) {
       asked.insert(module::identity({c.row, c.config_index, module::target_for(*c.row, arch)}));
     };
-    for (const char* recipe : {"bf16", "fp16"}) {
+    for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
       for (const tables::ModelRow& model : tables::model_table()) {
-        const MoeConfig c = config_of(model, recipe, 65536);
+        const MoeConfig c = config_of(model, recipe.name, 65536);
         for (const PlanRange& range : plan_ranges(c, arch, {}, "")) {
           for (const Choice& choice : range.steps.all()) ask(choice);
         }
-        ask(plan_prepare(c, arch).matrix);
-        ask(plan_prepare(c, arch).vector);
+        for (const Choice& choice : plan_preparation(c, arch).all()) ask(choice);
         ask(plan_dispatched(c, arch, ""));
       }
     }
@@ -115,18 +115,33 @@ TEST(MoePlan, SmallBatchesStreamAndLargeOnesTile) {
 TEST(MoePlan, ForcedRowsAreTakenAndUnknownNamesRefused) {
   const tables::ArchRow& arch = *tables::find_arch(90);
   const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "bf16", 8192);
-  EXPECT_STREQ(plan_moe(c, 1, arch, {}, "warp_gemm1_tiled_bf16").gemm1.row->name, "warp_gemm1_tiled_bf16");
+  EXPECT_STREQ(plan_moe(c, 1, arch, {}, "warp_tiled_bf16").gemm1.row->name, "warp_tiled_bf16");
   EXPECT_THROW(plan_moe(c, 1, arch, {}, "warp_gemm9"), Error);
 }
 
-TEST(MoePlan, RecipesWithoutKernelsSaySo) {
+TEST(MoePlan, ForcedConfigsAreTakenAndUnknownOnesRefused) {
+  const tables::ArchRow& arch = *tables::find_arch(90);
+  const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "bf16_int4", 8192);
+  for (const abi::KernelConfig& config : tables::find_kernel("warp_stream_int4")->configs) {
+    const std::string name =
+        "warp_stream_int4/" + tables::config_name(*tables::find_kernel("warp_stream_int4"), config);
+    const MoeSteps steps = plan_moe(c, 300, arch, {}, name);
+    EXPECT_EQ(steps.gemm1.config().tile_rows, config.tile_rows);
+    EXPECT_EQ(steps.gemm2.config().tile_tokens, config.tile_tokens);
+  }
+  EXPECT_THROW(plan_moe(c, 1, arch, {}, "warp_stream_int4/t9x9x9_k9"), Error);
+}
+
+TEST(MoePlan, RefusalsNameRecipeAndReason) {
   MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "nvfp4", 16);
+  c.hidden = 4100;
   try {
     plan_moe(c, 1, *tables::find_arch(90), {}, "");
-    FAIL() << "nvfp4 was planned";
+    FAIL() << "a hidden size of 4100 was planned";
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::kUnsupported);
     EXPECT_NE(std::string(e.what()).find("nvfp4"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("multiple of 8"), std::string::npos) << e.what();
   }
 }
 

@@ -2,8 +2,6 @@
 // A host layer brought to a GPU: weights uploaded, prepared, run with poisoned buffers.
 #pragma once
 
-#include <map>
-#include <optional>
 #include <vector>
 
 #include "backend_cuda/device_memory.h"
@@ -11,46 +9,52 @@
 
 namespace moesaic::testing {
 
-/// Host views -> device views; every distinct start address is uploaded once.
-class DeviceWeights {
- public:
-  explicit DeviceWeights(Device device) : device_(device) {}
-  MoeWeights upload(const MoeWeights& host);
-
- private:
-  void measure(const MatrixView& m);
-  void measure(const VectorView& v);
-  MatrixView rebase(MatrixView m) const;
-  VectorView rebase(VectorView v) const;
-  template <typename Visit>
-  static void for_each(MoeWeights& w, Visit visit);
-
-  Device device_;
-  std::map<const char*, std::size_t> extents_;  // host start -> bytes
-  std::map<const char*, cuda::DeviceBuffer> buffers_;
+/// What a run is given beside the layer. Logits, or ids with their weights, or neither: the layer's router.
+struct LayerInput {
+  HostArray x;  // [T, H] io type
+  std::vector<float> logits;
+  std::vector<int> ids;
+  std::vector<float> weights;
+  std::vector<std::int64_t> token_ids = {};  // for routing by them
+  // Instead of x: codes that the caller has quantised, as tables::given_codes says, or one scale for all rows.
+  std::vector<unsigned char> codes = {}, scale = {};
+  std::vector<float> row_scale = {};
 };
 
-/// What a run gave.
+/// What a run wrote.
+struct DeviceOutput {
+  HostArray y;                // [T, H]
+  std::vector<float> logits;  // when computed by the layer
+  std::vector<int> ids;
+  std::vector<float> weights;
+  bool guard_intact = true;  // bytes behind workspace and outputs
+};
+
+/// What two runs gave, into f32 and into the io type.
 struct DeviceResult {
   std::vector<float> out;      // [T, H], f32 output
   std::vector<float> rounded;  // the same in the io type
   std::vector<float> logits;   // when computed by the layer
   std::vector<int> ids;
   std::vector<float> weights;
-  bool guard_intact = true;  // bytes behind workspace and output
+  bool guard_intact = true;  // of both
 };
 
 /// A layer created and prepared on a device.
 class DeviceLayer {
  public:
-  DeviceLayer(const HostLayer& host, const MoeConfig& config, const ModuleOptions& modules = {});
+  DeviceLayer(const MoeWeights& host, const MoeConfig& config, const ModuleOptions& modules = {});
+  DeviceLayer(const HostLayer& host, const MoeConfig& config, const ModuleOptions& modules = {})
+      : DeviceLayer(host.weights, config, modules) {}
 
   const FusedMoe& layer() const { return layer_; }
   const void* prepared() const { return prepared_.data(); }
   Device device() const { return layer_.config().device; }
+  /// The prepared weights.
+  std::vector<unsigned char> prepared_bytes() const;
 
-  /// Runs with every buffer poisoned with NaN bytes; logits empty: the layer's router; `ids` non-empty: routing given;
-  /// `token_ids`: for routing by them.
+  /// One run with buffers of its own, poisoned with NaN bytes.
+  DeviceOutput run_into(DType out, const LayerInput& input) const;
   DeviceResult run(const HostArray& x, const std::vector<float>& logits, const std::vector<int>& ids = {},
                    const std::vector<float>& weights = {}, const std::vector<std::int64_t>& token_ids = {}) const;
 

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which tile of tokens and which weight rows a block of a grouped GEMM works on.
+#pragma once
+
+#include "kernels/common/number.cuh"
+
+namespace moesaic::warp {
+
+/// Token tiles that share a pass over weight rows: their activations and as many weight tiles fit in L2 together.
+inline constexpr int kRasterGroup = 16;
+
+/// Where a block works: token tile and first weight row block.
+struct Work {
+  abi::Tile tile;
+  int row_block;
+};
+
+/// False: nothing to do. Token tiles of a group run fastest, so that concurrent blocks share weights in L2.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ bool find_work(const abi::GemmParams& p, Work& work) {
+  const int tiles = p.num_tiles != nullptr ? *p.num_tiles : abi::div_up(p.rows, kConfig.tile_tokens);
+  constexpr int kBlocks = kConfig.tile_rows / abi::kBlockRows;
+  const int columns = abi::div_up(p.row_blocks, kBlocks);
+  const int index = blockIdx.x;
+  if (index >= tiles * columns) return false;
+  const int group = index / (kRasterGroup * columns);
+  const int first = group * kRasterGroup;
+  const int size = tiles - first < kRasterGroup ? tiles - first : kRasterGroup;
+  const int local = index - first * columns;
+  const int tile = first + local % size;
+  work.row_block = local / size * kBlocks;
+  if (p.tiles != nullptr) {
+    work.tile = p.tiles[tile];
+  } else {
+    const int begin = tile * kConfig.tile_tokens;
+    const int end = begin + kConfig.tile_tokens < p.rows ? begin + kConfig.tile_tokens : p.rows;
+    work.tile = {0, begin, end, 0};
+  }
+  return true;
+}
+
+/// Activation row that row `row` of the result is made of.
+__device__ __forceinline__ int activation_row(const abi::GemmParams& p, int row) {
+  return p.row_token != nullptr ? p.row_token[row] : row;
+}
+
+}  // namespace moesaic::warp

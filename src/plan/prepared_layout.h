@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where prepared weights lie in their buffer. Formats of the parts: kernels/abi/params.h.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "moesaic/moe.h"
+#include "plan/packer.h"
+
+namespace moesaic::plan {
+
+/// How the grouped GEMMs hold the weights of one recipe.
+struct WeightForm {
+  int weights = 0;           // abi::Weights
+  int block_scale = 0;       // abi::BlockScale
+  int group = 0;             // elements of K that share a scale; 0: one scale a row
+  bool zero_points = false;  // int4: stored beside the codes
+  bool multipliers = false;  // FP32 of each row: all but 16-bit weights
+};
+/// Throws Error(kInvalidArgument) on an unknown recipe.
+WeightForm weight_form(const std::string& recipe, const Int4Groups& int4);
+
+/// Bytes of a buffer. 0 bytes: there is no such part.
+struct Part {
+  std::size_t at = 0, bytes = 0;
+
+  /// What belongs to one of `count` equal shares.
+  Part share(std::size_t index, std::size_t count) const { return {at + bytes / count * index, bytes / count}; }
+};
+Part take_part(Packer& pack, std::size_t bytes);
+
+/// One matrix of a number of experts, expert by expert in each part.
+struct MatrixParts {
+  Part weights, scales, zeros;  // [experts][row blocks][...]
+  Part multipliers, bias;       // f32 [experts][16 * row blocks]
+
+  MatrixParts share(std::size_t index, std::size_t count) const;
+};
+MatrixParts take_matrix(Packer& pack, const WeightForm& form, std::size_t experts, int row_blocks, int k);
+
+/// Parts of a layer.
+struct PreparedLayout {
+  WeightForm form, shared_form;
+  MatrixParts w13, w2, shared_w13, shared_w2;
+  std::size_t router, router_bias, selection_bias;  // f32 [E][H], [E], [E]
+  std::size_t token_experts, expert_slots;  // i32 [vocabulary][k] and [E]: routing by token id, an arbitrary expert map
+  std::size_t shared_gate;                  // f32 [H]
+  // Static scales of activations, for GEMM 1's and GEMM 2's input: f32 [L + 1][2], of every expert and behind them of
+  // the shared ones; and f32 [4], what launches read: those that all experts share, then those of the shared ones.
+  Part expert_scales, common_scales;
+  std::size_t total;
+};
+PreparedLayout prepared_layout(const MoeConfig& config);
+
+}  // namespace moesaic::plan

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every recipe's layer on a GPU: the pairwise design of support/recipe_cases.h, and every row of the grouped GEMMs for
+// quantised weights.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+
+#include "kernels/abi/params.h"
+#include "support/device_layer.h"
+#include "support/recipe_cases.h"
+#include "tables/kernel_table.h"
+
+namespace moesaic {
+namespace testing {
+
+void PrintTo(const RecipeCase& c, std::ostream* out) { *out << c.name(); }
+
+}  // namespace testing
+namespace {
+
+using testing::CaseInput;
+using testing::DeviceLayer;
+using testing::DeviceOutput;
+using testing::RecipeCase;
+
+constexpr Device kGpu{DeviceType::kCuda, 0};
+
+/// Runs a case twice, in fresh poisoned memory each, and holds the result against both references.
+void expect_case(const RecipeCase& c, const cpu::RandomLayer& layer, const DeviceLayer& device) {
+  const CaseInput input = testing::make_input(c);
+  const DeviceOutput first = device.run_into(c.out_type(), {input.x, input.logits, {}, {}}),
+                     second = device.run_into(c.out_type(), {input.x, input.logits, {}, {}});
+  EXPECT_TRUE(first.guard_intact && second.guard_intact) << "wrote behind a buffer";
+  EXPECT_EQ(first.y.bytes, second.y.bytes) << "differs from run to run";
+  EXPECT_EQ(first.ids, second.ids);
+  testing::expect_right(c, layer, input, {first.y, first.ids, first.weights});
+}
+
+cpu::RandomLayer layer_on_gpu(const RecipeCase& c) {
+  cpu::RandomLayer layer = testing::make_layer(c);
+  layer.config.device = kGpu;
+  return layer;
+}
+
+class DeviceRecipeCase : public ::testing::TestWithParam<RecipeCase> {
+ protected:
+  void SetUp() override {
+    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
+  }
+};
+
+TEST_P(DeviceRecipeCase, IsRight) {
+  const cpu::RandomLayer layer = layer_on_gpu(GetParam());
+  expect_case(GetParam(), layer, DeviceLayer(layer.weights, layer.config));
+}
+
+INSTANTIATE_TEST_SUITE_P(Pairwise, DeviceRecipeCase, ::testing::ValuesIn(testing::recipe_cases()),
+                         [](const auto& info) { return info.param.name(); });
+
+/// A configuration of a GEMM row for quantised weights, under one of its recipes.
+struct RowCase {
+  const tables::KernelRow* row;
+  const abi::KernelConfig* config;
+  const tables::RecipeRow* recipe;
+
+  /// As FusedMoe::kernels says it.
+  std::string kernel() const { return std::string(row->name) + "/" + tables::config_name(*row, *config); }
+};
+void PrintTo(const RowCase& c, std::ostream* out) { *out << c.kernel() << " " << c.recipe->name; }
+
+std::vector<RowCase> quantised_rows() {
+  std::vector<RowCase> cases;
+  for (const tables::KernelRow& row : tables::kernel_table()) {
+    if (row.op != tables::Op::kGemm) continue;
+    for (const abi::KernelConfig& config : row.configs) {
+      if (config.weights == abi::kWeights16) continue;
+      for (int recipe = 0; recipe < tables::kNumRecipes; ++recipe) {
+        if ((row.recipes >> recipe & 1u) == 0) continue;
+        cases.push_back({&row, &config, &tables::kRecipeTable[static_cast<std::size_t>(recipe)]});
+      }
+    }
+  }
+  return cases;
+}
+
+// Small enough for compute-sanitizer: --gtest_filter='*EveryQuantisedRow*'.
+class EveryQuantisedRow : public ::testing::TestWithParam<RowCase> {
+ protected:
+  void SetUp() override {
+    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
+  }
+
+  RecipeCase small_case() const {
+    RecipeCase c;
+    c.seed = 1;
+    c.recipe = GetParam().recipe;
+    c.int4 = {32, true};
+    c.tokens = GetParam().config->tile_tokens + 3;  // tiles that are full, and tiles that are not
+    c.experts = 2;
+    c.biases = true;
+    const int multiple = std::max(8, testing::depth_multiple(c.recipe->name, c.int4));
+    // More than one unit of K and one tile of rows, and neither whole.
+    c.hidden = (136 + multiple - 1) / multiple * multiple;
+    c.intermediate = (72 + multiple - 1) / multiple * multiple;
+    return c;
+  }
+};
+
+TEST_P(EveryQuantisedRow, IsRight) {
+  ModuleOptions modules;
+  modules.force_kernel = GetParam().kernel();
+  const RecipeCase c = small_case();
+  const cpu::RandomLayer layer = layer_on_gpu(c);
+  const DeviceLayer device(layer.weights, layer.config, modules);
+  const std::vector<std::string> names = device.layer().kernels(c.tokens);
+  ASSERT_EQ(std::count(names.begin(), names.end(), GetParam().kernel()), 2) << "GEMM 1 and 2";
+  expect_case(c, layer, device);
+}
+
+INSTANTIATE_TEST_SUITE_P(Gemm, EveryQuantisedRow, ::testing::ValuesIn(quantised_rows()), [](const auto& info) {
+  return std::string(info.param.row->name) + "_" + tables::config_name(*info.param.row, *info.param.config) + "_" +
+         info.param.recipe->name;
+});
+
+}  // namespace
+}  // namespace moesaic
