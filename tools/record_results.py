@@ -3,7 +3,8 @@
 """Writes what a `make demo` has shown into docs/recorded_results.json: `compiled` for what its bundle holds, `run` for
 the kernels of layers that were right on a GPU. Newer results replace older ones of the same row.
 Usage: tools/record_results.py --build FOLDER   (FOLDER/moesaic, FOLDER/demo.json, FOLDER/moesaic-kernels.zip)
-       [--quantizer-tests FILE --sm 90 --device NAME]   what test_device_quantize --gtest_output=json:FILE said there"""
+       [--tests FOLDER --sm 90 --device NAME]   what the device tests said there: FOLDER/test_device_quantize.json, ...,
+                                                each by --gtest_output=json:FILE"""
 
 import argparse
 import json
@@ -50,13 +51,27 @@ def run_results(cells, demo):
                    "by": device["model"]}
 
 
-def quantizer_results(cells, tests, sm, device):
-    """The rows that serve quantisers on that SM, when every test of them passed."""
-    report = json.loads(tests.read_text(encoding="utf-8"))
-    if report["tests"] < 50 or report["failures"] or report["errors"]:
-        raise SystemExit(f"{tests}: {report['tests']} tests, {report['failures']} failures: nothing is marked")
-    for cell in cells:
-        if cell["sm"] == sm and cell["op"] in ("quantize", "dequantize", "swizzle"):
+# What is marked when all tests of an executable have passed, and how many tests there must at least be.
+PROVES = {
+    "test_device_quantize": (50, {"quantize", "dequantize", "swizzle"}),
+    "test_device_recipes": (200, {"prepare", "projection", "routing", "gemm", "weighted_sum", "operand"}),
+    "test_device": (25, {"activation"}),
+}
+
+
+def tested_results(cells, folder, sm, device):
+    """The rows that serve those ops on that SM, when every test of them passed."""
+    for name, (fewest, ops) in PROVES.items():
+        path = folder / f"{name}.json"
+        if not path.exists():
+            print(f"record_results: no {path}: nothing is marked for {', '.join(sorted(ops))}")
+            continue
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if report["tests"] < fewest or report["failures"] or report["errors"]:
+            raise SystemExit(f"{path}: {report['tests']} tests, {report['failures']} failures: nothing is marked")
+        for cell in cells:
+            if cell["sm"] != sm or cell["op"] not in ops:
+                continue
             for candidate in cell["candidates"]:
                 if candidate.get("identities") and "_cvt" not in candidate["row"]:
                     yield {"sm": sm, "recipe": cell["recipe"], "op": cell["op"], "row": candidate["row"],
@@ -66,7 +81,7 @@ def quantizer_results(cells, tests, sm, device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", required=True, type=pathlib.Path)
-    parser.add_argument("--quantizer-tests", type=pathlib.Path)
+    parser.add_argument("--tests", type=pathlib.Path)
     parser.add_argument("--sm", type=int)
     parser.add_argument("--device")
     options = parser.parse_args()
@@ -77,8 +92,8 @@ def main():
     records = {tuple(r[k] for k in KEY): r for r in json.loads(RECORDS.read_text(encoding="utf-8")) if r["row"] in rows}
     before = len(records)
     results = [*compiled_results(cells, folder / "moesaic-kernels.zip", demo["date"]), *run_results(cells, demo)]
-    if options.quantizer_tests:
-        results += quantizer_results(cells, options.quantizer_tests, options.sm, options.device)
+    if options.tests:
+        results += tested_results(cells, options.tests, options.sm, options.device)
     for record in results:
         records[tuple(record[k] for k in KEY)] = record
     lines = ",\n".join(json.dumps(records[key]) for key in sorted(records))
