@@ -19,7 +19,7 @@ constexpr std::array kVariables = {
     EnvVariable{Env::kJit, "MOESAIC_JIT", "off: never compile at run time; a missing kernel is an error"},
     EnvVariable{Env::kNvrtc, "MOESAIC_NVRTC",
                 "where NVRTC is: libnvrtc.so, its folder, a CUDA toolkit or a Python site folder"},
-    EnvVariable{Env::kForceKernel, "MOESAIC_FORCE_KERNEL", "name of a kernel row that must serve its op"},
+    EnvVariable{Env::kForceKernel, "MOESAIC_FORCE_KERNEL", "kernel row, or row/config, that must serve its op"},
     EnvVariable{Env::kForceTarget, "MOESAIC_FORCE_TARGET", "compile and load for this target; compute_ names give PTX"},
     EnvVariable{Env::kStrict, "MOESAIC_STRICT", "1: a GPU that the architecture table does not list is an error"},
     EnvVariable{Env::kThreads, "MOESAIC_THREADS", "threads of the CPU backend; default: all cores"},
