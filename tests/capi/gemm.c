@@ -114,29 +114,27 @@ static void make_tensors(gemm_tensors* t, capi_data* d, const capi_product* p) {
 
 static void* aligned_memory(size_t bytes) { return aligned_alloc(256, (bytes + 255) / 256 * 256 + 256); }
 
-// The same codes with their scales in the other order give `wanted` again.
-static void run_transposed(const moesaic_gemm* gemm, gemm_tensors* t, const capi_codes* q, const float* wanted) {
+// The codes with their scales in the other order.
+static void run_transposed(const moesaic_gemm* gemm, gemm_tensors* t, const capi_codes* q, float* out) {
   const int64_t rows = q->scale.shape[0], cols = q->scale.shape[1];
-  const size_t bytes = (size_t)rows * kGemmN * sizeof(float);
   float scales[kMostCodes / 32];
   capi_tensor scale;
-  float* again = (float*)malloc(bytes);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; ++c) scales[c * rows + r] = q->scales[r * cols + c];
   }
   capi_make(&scale, scales, kDLFloat, 32, 2, cols, rows, 0);
-  memcpy(again, wanted, bytes);  // what rows of no group keep
-  t->out.t.data = again;
+  t->out.t.data = out;
   t->run.scale_major = MOESAIC_SCALES_MN_MAJOR;
   CHECK_REFUSED(moesaic_gemm_multiply(gemm, &t->run, NULL), MOESAIC_INVALID_ARGUMENT, "x_scale");
   t->run.x_scale = &scale.t;
   CHECK_OK(moesaic_gemm_multiply(gemm, &t->run, NULL));
-  CHECK(memcmp(again, wanted, bytes) == 0);
-  free(again);
 }
 
 static void run_codes(const moesaic_gemm* gemm, gemm_tensors* t, capi_data* d, const capi_product* p, float* out) {
   static capi_codes q;
+  const size_t bytes = (size_t)p->rows * kGemmN * sizeof(float);
+  float* again = (float*)malloc(bytes);
+  memcpy(again, out, bytes);  // what rows of no group keep
   q.global_scale = p->input_scale;
   capi_quantise(&q, p->x_format, d->w2, p->rows, kGemmK, p->typed);
   if (p->max > 0) {
@@ -151,7 +149,11 @@ static void run_codes(const moesaic_gemm* gemm, gemm_tensors* t, capi_data* d, c
   t->run.input_scale = NULL;
   t->out.t.data = out;
   CHECK_OK(moesaic_gemm_multiply(gemm, &t->run, NULL));
-  if (p->x_format == MOESAIC_FP8_BLOCK_1X128) run_transposed(gemm, t, &q, out);
+  if (p->x_format == MOESAIC_FP8_BLOCK_1X128) {
+    run_transposed(gemm, t, &q, again);
+    CHECK(memcmp(again, out, bytes) == 0);
+  }
+  free(again);
 }
 
 void capi_gemm(capi_data* d, const capi_product* p, float* own, float* given) {
