@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C interface (C11): MoE layers, routers, activations, quantisers and checkpoints over DLTensor views, mirroring
-// the C++ headers, whose comments say what shapes and values mean.
+// The C interface (C11): MoE layers, products, routers, activations, quantisers and checkpoints over DLTensor views,
+// mirroring the C++ headers, whose comments say what shapes and values mean.
 //
 // Calls return a moesaic_status; moesaic_last_error() has the text of this thread's last failure. No call throws or
 // aborts. Tensors are views of the caller's memory: shapes, strides (in elements; NULL: compact) and byte_offset are
@@ -112,6 +112,9 @@ typedef enum moesaic_scale_layout {
   MOESAIC_LAYOUT_8X4 = 2
 } moesaic_scale_layout;
 
+/// Order of FP32 scales of given codes, per 1 x 128: [M, ceil(k / 128)], or [ceil(k / 128), M].
+typedef enum moesaic_scale_major { MOESAIC_SCALES_K_MAJOR = 0, MOESAIC_SCALES_MN_MAJOR = 1 } moesaic_scale_major;
+
 typedef enum moesaic_e8m0_rounding { MOESAIC_E8M0_UP = 0, MOESAIC_E8M0_FLOOR = 1 } moesaic_e8m0_rounding;
 
 typedef enum moesaic_log_level {
@@ -130,6 +133,8 @@ typedef struct moesaic_quantizer moesaic_quantizer;
 typedef struct moesaic_router moesaic_router;
 /// An activation on a device (moesaic::ActivationOp).
 typedef struct moesaic_activation_op moesaic_activation_op;
+/// `gemm` and `grouped_gemm` on a device (moesaic::Gemm).
+typedef struct moesaic_gemm moesaic_gemm;
 /// A checkpoint folder (moesaic::Checkpoint).
 typedef struct moesaic_checkpoint moesaic_checkpoint;
 
@@ -225,7 +230,7 @@ typedef struct moesaic_weight_views {
 /// number of experts held.
 typedef struct moesaic_moe_run {
   size_t struct_size;
-  const DLTensor* x;                        // [T, H]
+  const DLTensor* x;                        // [T, H], or codes, see x_scale
   const DLTensor* router_logits;            // [T, E] f32
   const DLTensor *topk_ids, *topk_weights;  // [T, k] i32, f32
   const DLTensor* out;                      // [T, H]
@@ -236,6 +241,9 @@ typedef struct moesaic_moe_run {
   const DLTensor* token_ids;       // [T] i64 or i32: MOESAIC_HASH
   const DLTensor* expert_offsets;  // [L + 1] i32: rows [offsets[e], offsets[e + 1]) are local expert e's
   const DLTensor* expert_counts;   // [L] i32: the first counts[e] of expert e's rows are used
+  // x as codes, u8 or the recipe's own type, quantised as its activations are; scales as moesaic::MoeRun says.
+  const DLTensor* x_scale;
+  const DLTensor* x_row_scale;  // NVFP4: f32 [T] or [1]
 } moesaic_moe_run;
 
 /// moesaic::QuantSpec, and an optional gated activation that is applied first (moesaic_activation, or -1).
@@ -311,6 +319,43 @@ typedef struct moesaic_activation_run {
   const DLTensor* out;  // [T, I] bf16, f16 or f32, written
 } moesaic_activation_run;
 
+/// moesaic::GemmConfig.
+typedef struct moesaic_gemm_config {
+  size_t struct_size;
+  int32_t n, k;  // of every group's W [n, k]
+  int32_t groups;
+  int32_t e5m2;             // activations of mxfp8 and mxfp8_mxfp4 are e5m2 instead of e4m3
+  const char* recipe;       // a name of `moesaic recipes`
+  int32_t int4_group_size;  // recipes with int4 weights
+  int32_t int4_zero_points;
+  int32_t max_rows;
+  DLDevice device;  // kDLCPU or kDLCUDA
+} moesaic_gemm_config;
+
+/// moesaic::GemmWeights: one group's.
+typedef struct moesaic_gemm_weights {
+  size_t struct_size;
+  const moesaic_matrix* w;  // [n, k] in the recipe's format
+  const DLTensor* bias;     // [n] of any stride, or NULL
+} moesaic_gemm_weights;
+
+/// moesaic::GemmRun. NULL: not given. Tensors are compact and on the op's device; out overlaps nothing. M rows: those
+/// of x, or groups * max with counts.
+typedef struct moesaic_gemm_run {
+  size_t struct_size;
+  const DLTensor* x;                      // [M, k], with counts [groups, max, k]; or codes, u8 or the recipe's own type
+  const DLTensor *x_scale, *x_row_scale;  // of codes, as moesaic::GemmRun says
+  int32_t scale_major;                    // moesaic_scale_major
+  float alpha;
+  const DLTensor* input_scale;    // f32 [1]: x is quantised by it
+  const DLTensor* group_offsets;  // [groups + 1] i32: rows [offsets[g], offsets[g + 1]) are group g's
+  const DLTensor* group_counts;   // [groups] i32: the first counts[g] of group g's rows are used
+  const DLTensor* out;            // [M, n], with counts [groups, max, n]: bf16, f16 or f32, written
+  const void* prepared;
+  void* workspace;
+  size_t workspace_bytes;
+} moesaic_gemm_run;
+
 /// Called with each log line; from any thread, one call at a time.
 typedef void (*moesaic_log_callback)(moesaic_log_level level, const char* message, void* user);
 
@@ -356,6 +401,12 @@ moesaic_status moesaic_route_run_init(moesaic_route_run* run, size_t size);
 moesaic_status moesaic_activation_spec_init(moesaic_activation_spec* spec, size_t size);
 /// Nothing given.
 moesaic_status moesaic_activation_run_init(moesaic_activation_run* run, size_t size);
+/// Defaults of moesaic::GemmConfig; n and k are 0.
+moesaic_status moesaic_gemm_config_init(moesaic_gemm_config* config, size_t size);
+/// Nothing given.
+moesaic_status moesaic_gemm_weights_init(moesaic_gemm_weights* weights, size_t size);
+/// Nothing given; alpha 1.
+moesaic_status moesaic_gemm_run_init(moesaic_gemm_run* run, size_t size);
 
 // --- weights --------------------------------------------------------------------------------------------------------
 
@@ -430,6 +481,27 @@ void moesaic_activation_op_destroy(moesaic_activation_op* op);
 /// Enqueues. Fails before anything is enqueued.
 moesaic_status moesaic_activation_op_run(const moesaic_activation_op* op, const moesaic_activation_run* run,
                                          void* stream);
+
+// --- products alone -------------------------------------------------------------------------------------------------
+
+/// moesaic::Gemm::create. `modules` NULL: everything from the environment.
+moesaic_status moesaic_gemm_create(const moesaic_gemm_config* config, const moesaic_module_options* modules,
+                                   moesaic_gemm** gemm);
+/// NULL is legal.
+void moesaic_gemm_destroy(moesaic_gemm* gemm);
+/// Bytes of the prepared weights; memory of that size at a multiple of 256 bytes is the caller's to give.
+moesaic_status moesaic_gemm_prepared_bytes(const moesaic_gemm* gemm, size_t* bytes);
+/// Writes the prepared form of weights [count], one a group and all on the op's device. On the CPU that is views: the
+/// tensors' memory must stay as long as the op runs on them; the structs need not.
+moesaic_status moesaic_gemm_prepare(const moesaic_gemm* gemm, const moesaic_gemm_weights* const* weights, size_t count,
+                                    void* prepared, void* stream);
+/// Workspace of a run of `rows` rows (M, or groups * max), bytes, at a multiple of 256 bytes.
+moesaic_status moesaic_gemm_workspace_bytes(const moesaic_gemm* gemm, int64_t rows, size_t* bytes);
+/// Enqueues (moesaic::Gemm::run). Fails before anything is enqueued.
+moesaic_status moesaic_gemm_multiply(const moesaic_gemm* gemm, const moesaic_gemm_run* run, void* stream);
+/// Kernels that a run of `rows` uses, one a line. Text as in moesaic_moe_kernels.
+moesaic_status moesaic_gemm_kernels(const moesaic_gemm* gemm, int64_t rows, char* text, size_t capacity,
+                                    size_t* needed);
 
 // --- quantisers -----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 
 #include "moesaic/activation.h"
 #include "moesaic/checkpoint.h"
+#include "moesaic/gemm.h"
 #include "moesaic/moe.h"
 #include "moesaic/moesaic.h"
 #include "moesaic/quantize.h"
@@ -35,6 +36,10 @@ struct moesaic_router {
 struct moesaic_activation_op {
   moesaic::ActivationOp op;
   moesaic::Device device;
+};
+
+struct moesaic_gemm {
+  moesaic::Gemm gemm;
 };
 
 struct moesaic_checkpoint {

@@ -13,13 +13,17 @@ namespace {
 
 static_assert(MOESAIC_EXACT == int(ReferenceMode::kExact) && MOESAIC_ORACLE == int(ReferenceMode::kOracle));
 
-MoeRun read_run(const char* operation, const moesaic_moe_run* run, Device device) {
+MoeRun read_run(const char* operation, const moesaic_moe_run* run, const MoeConfig& config, Device device) {
   const moesaic_moe_run r = read_struct(operation, "run", run);
   TensorReader reader(operation, device);
   MoeRun to;
   check_given(operation, "run.x", r.x, "a tensor");
   check_given(operation, "run.out", r.out, "a tensor");
-  to.x = reader.compact("run.x", r.x);
+  // Rows and columns do not matter: x is looked at when the layer is called.
+  const auto codes = tables::given_codes(config.recipe, 0, 0);
+  to.x = reader.activations("run.x", r.x, codes);
+  to.x_scale = reader.activation_scales("run.x_scale", r.x_scale, codes);
+  to.x_row_scale = reader.compact("run.x_row_scale", r.x_row_scale);
   to.router_logits = reader.compact("run.router_logits", r.router_logits);
   to.topk_ids = reader.compact("run.topk_ids", r.topk_ids);
   to.topk_weights = reader.compact("run.topk_weights", r.topk_weights);
@@ -130,7 +134,7 @@ moesaic_status moesaic_moe_run_layer(const moesaic_moe* moe, const moesaic_moe_r
   constexpr const char* kOperation = "moe_run_layer";
   return guarded(kOperation, [&] {
     check_given(kOperation, "moe", moe, "a handle");
-    moe->moe.run(read_run(kOperation, run, moe->moe.config().device), stream);
+    moe->moe.run(read_run(kOperation, run, moe->moe.config(), moe->moe.config().device), stream);
   });
 }
 
@@ -151,7 +155,8 @@ moesaic_status moesaic_reference_moe(const moesaic_moe_config* config, const moe
   return guarded(kOperation, [&] {
     check_weights_device(kOperation, weights, Device{});
     const auto which = enumerator(kOperation, "mode", mode, ReferenceMode::kOracle);
-    reference_moe(to_config(kOperation, config), weights->weights, which, read_run(kOperation, run, Device{}));
+    const MoeConfig c = to_config(kOperation, config);
+    reference_moe(c, weights->weights, which, read_run(kOperation, run, c, Device{}));
   });
 }
 

@@ -183,6 +183,27 @@ template <>
 moesaic_activation_run defaults() {
   return zeros<moesaic_activation_run>();
 }
+template <>
+moesaic_gemm_config defaults() {
+  const GemmConfig d;
+  auto c = zeros<moesaic_gemm_config>();
+  c.groups = d.groups;
+  c.recipe = "bf16";
+  c.int4_group_size = d.int4.size;
+  c.max_rows = d.max_rows;
+  c.device.device_type = kDLCPU;
+  return c;
+}
+template <>
+moesaic_gemm_weights defaults() {
+  return zeros<moesaic_gemm_weights>();
+}
+template <>
+moesaic_gemm_run defaults() {
+  auto r = zeros<moesaic_gemm_run>();
+  r.alpha = GemmRun{}.alpha;
+  return r;
+}
 
 Device to_device(const char* operation, DLDevice device) {
   if (device.device_type == kDLCPU) return {DeviceType::kCpu, 0};
@@ -286,6 +307,19 @@ OrderedActivation to_activation_spec(const char* operation, const moesaic_activa
           enumerator(operation, "spec.gate_up_order", s.gate_up_order, GateUpOrder::kInterleavedUpFirst)};
 }
 
+GemmConfig to_gemm_config(const char* operation, const moesaic_gemm_config* config) {
+  const moesaic_gemm_config c = read_struct(operation, "config", config);
+  check_given(operation, "config.recipe", c.recipe, "a name of `moesaic recipes`");
+  GemmConfig to;
+  to.n = c.n, to.k = c.k, to.groups = c.groups;
+  to.recipe = c.recipe;
+  to.int4 = {c.int4_group_size, c.int4_zero_points != 0};
+  to.e5m2 = c.e5m2 != 0;
+  to.max_rows = c.max_rows;
+  to.device = to_device(operation, c.device);
+  return to;
+}
+
 }  // namespace moesaic::capi
 
 // NOLINTBEGIN(bugprone-macro-parentheses): a type
@@ -311,3 +345,6 @@ MOESAIC_DEFINE_INIT(moesaic_router_config)
 MOESAIC_DEFINE_INIT(moesaic_route_run)
 MOESAIC_DEFINE_INIT(moesaic_activation_spec)
 MOESAIC_DEFINE_INIT(moesaic_activation_run)
+MOESAIC_DEFINE_INIT(moesaic_gemm_config)
+MOESAIC_DEFINE_INIT(moesaic_gemm_weights)
+MOESAIC_DEFINE_INIT(moesaic_gemm_run)

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "capi/status.h"
+#include "moesaic/gemm.h"
 #include "moesaic/module.h"
 #include "moesaic/moe.h"
 #include "moesaic/quantize.h"
@@ -46,6 +47,12 @@ template <>
 moesaic_activation_spec defaults();
 template <>
 moesaic_activation_run defaults();
+template <>
+moesaic_gemm_config defaults();
+template <>
+moesaic_gemm_weights defaults();
+template <>
+moesaic_gemm_run defaults();
 
 /// sizeof the struct in the first header that had it: callers cannot have less. LP64.
 template <typename Struct>
@@ -76,6 +83,12 @@ template <>
 inline constexpr std::size_t kFirstSize<moesaic_activation_spec> = 32;
 template <>
 inline constexpr std::size_t kFirstSize<moesaic_activation_run> = 24;
+template <>
+inline constexpr std::size_t kFirstSize<moesaic_gemm_config> = 56;
+template <>
+inline constexpr std::size_t kFirstSize<moesaic_gemm_weights> = 24;
+template <>
+inline constexpr std::size_t kFirstSize<moesaic_gemm_run> = 96;
 
 // What was added later lies behind the first struct, its padding at the end included: an older caller's is not read.
 static_assert(offsetof(moesaic_moe_config, expert_slots) == kFirstSize<moesaic_moe_config>);
@@ -146,5 +159,7 @@ struct OrderedActivation {
   GateUpOrder order;
 };
 OrderedActivation to_activation_spec(const char* operation, const moesaic_activation_spec* spec);
+
+GemmConfig to_gemm_config(const char* operation, const moesaic_gemm_config* config);
 
 }  // namespace moesaic::capi

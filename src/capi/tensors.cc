@@ -193,6 +193,17 @@ TensorView TensorReader::compact(const std::string& name, const DLTensor* tensor
   return to;
 }
 
+TensorView TensorReader::activations(const std::string& name, const DLTensor* tensor,
+                                     const std::optional<tables::GivenCodes>& given) {
+  return compact(name, tensor, given ? std::optional(quant_traits({given->format}).codes) : std::nullopt);
+}
+
+TensorView TensorReader::activation_scales(const std::string& name, const DLTensor* tensor,
+                                           const std::optional<tables::GivenCodes>& given) {
+  return compact(name, tensor, std::nullopt,
+                 given ? std::optional(quant_traits({given->format}).scales) : std::nullopt);
+}
+
 MatrixView TensorReader::numbers(const std::string& name, const DLTensor* tensor) {
   if (tensor == nullptr) return {};
   const StridedView view = read(name, *tensor);

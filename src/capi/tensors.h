@@ -8,6 +8,7 @@
 
 #include "capi/status.h"
 #include "moesaic/moe.h"
+#include "tables/given_codes.h"
 
 namespace moesaic::capi {
 
@@ -33,6 +34,12 @@ class TensorReader {
   /// NULL gives an empty view. Compact only; `codes` and `scales`: what a typed tensor (fp8, fp4) may be.
   TensorView compact(const std::string& name, const DLTensor* tensor, std::optional<CodeFormat> codes = std::nullopt,
                      std::optional<ScaleFormat> scales = std::nullopt);
+  /// Rows of activations: numbers, or codes that are u8 or `given.format`'s own type.
+  TensorView activations(const std::string& name, const DLTensor* tensor,
+                         const std::optional<tables::GivenCodes>& given);
+  /// Their scales, or NULL.
+  TensorView activation_scales(const std::string& name, const DLTensor* tensor,
+                               const std::optional<tables::GivenCodes>& given);
   /// A matrix of numbers, or NULL.
   MatrixView numbers(const std::string& name, const DLTensor* tensor);
   /// A vector of numbers, or NULL.

@@ -145,6 +145,8 @@ TEST_F(CapiTest, WrongMatrices) { capi_wrong_matrices(); }
 TEST_F(CapiTest, WrongQuantizerArguments) { capi_wrong_quantizer_arguments(); }
 TEST_F(CapiTest, WrongParts) { capi_wrong_parts(&data); }
 TEST_F(CapiTest, WrongRouterArguments) { capi_wrong_router_arguments(&data); }
+TEST_F(CapiTest, WrongCodes) { capi_wrong_codes(&data); }
+TEST_F(CapiTest, WrongGemmArguments) { capi_wrong_gemm_arguments(&data); }
 TEST_F(CapiTest, WrongActivationArguments) { capi_wrong_activation_arguments(&data); }
 TEST_F(CapiTest, LogCallback) {
   capi_log([] { base::log(LogLevel::kWarning, "one line"); });

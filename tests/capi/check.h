@@ -19,7 +19,12 @@ enum {
   kTopK = 2,
   kVocabulary = 11,
   kSharedSlots = 1,
-  kSlots = kTopK + kSharedSlots
+  kSlots = kTopK + kSharedSlots,
+  // Products of w13's numbers: the last block of 128 is not whole.
+  kGroups = 3,
+  kGemmN = 32,
+  kGemmK = 160,
+  kMostCodes = kGemmN * kGemmK
 };
 
 /// Weights and input of one layer, bf16 unless said otherwise.
@@ -62,6 +67,16 @@ typedef struct capi_tensor {
 } capi_tensor;
 void capi_make(capi_tensor* tensor, void* data, int code, int bits, int rank, int64_t a, int64_t b, int64_t c);
 
+/// A matrix of bf16 as codes, and the tensors of a run that gives them.
+typedef struct capi_codes {
+  uint8_t codes[kMostCodes];
+  float scales[kMostCodes / 32], row_scales[kGemmN], global_scale;  // `scales` are bytes where the format has those
+  capi_tensor x, scale, row_scale;
+} capi_codes;
+/// Quantises numbers [rows, cols]; `typed`: tensors are of DLPack's fp8 and fp4 types, else u8. FP8_STATIC and NVFP4
+/// read `global_scale`.
+void capi_quantise(capi_codes* codes, int format, void* numbers, int64_t rows, int64_t cols, int typed);
+
 void capi_fill(capi_data* data);
 void capi_config(moesaic_moe_config* config);
 /// Fused weights with biases and router.
@@ -92,6 +107,21 @@ void capi_dispatched(capi_data* data, int64_t max, int64_t rows, int32_t* number
 /// Routing by token id, then by ids that are given.
 void capi_token_ids(capi_data* data, float* y);
 void capi_wrong_parts(capi_data* data);
+/// A layer of a recipe on data->x and on codes of it in `format`, with logits given; y [T, H] f32.
+void capi_given_codes(capi_data* data, const char* recipe, int format, int typed, float* numbers, float* codes);
+void capi_wrong_codes(capi_data* data);
+/// Products of rows of w2's numbers, quantised by `x_format`, and w13's as `w_format` (-1: as they are). `numbers`:
+/// counts of rows [groups, max, k]; where `max` is 0 offsets of rows [rows, k]; NULL: one group. out [rows, n] f32 of
+/// rows that the op quantises, and of codes of them. FP8_STATIC quantises by `input_scale`.
+typedef struct capi_product {
+  const char* recipe;
+  int x_format, w_format, typed;
+  float alpha, input_scale;
+  int64_t max, rows;
+  int32_t* numbers;
+} capi_product;
+void capi_gemm(capi_data* data, const capi_product* product, float* own, float* given);
+void capi_wrong_gemm_arguments(capi_data* data);
 /// Routes with every method; experts as `slots` has them, all where it is NULL.
 void capi_router(capi_data* data, int method, const int32_t* slots, capi_routing* routing);
 void capi_wrong_router_arguments(capi_data* data);

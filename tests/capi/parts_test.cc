@@ -3,9 +3,11 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "fixture.h"
 #include "moesaic/activation.h"
+#include "moesaic/quantize.h"
 #include "moesaic/route.h"
 
 namespace moesaic {
@@ -100,6 +102,29 @@ TEST_F(CapiTest, RoutingByTokenId) {
   EXPECT_EQ(got, run(c, w, r));
   EXPECT_NE(got.front(), 0);
   EXPECT_EQ(got.back(), 0) << "the last token has no experts";
+}
+
+TEST_F(CapiTest, CodesOfTheCallerGiveWhatNumbersDo) {
+  const std::pair<const char*, int> recipes[] = {{"fp8_tensor", MOESAIC_FP8_ROW},
+                                                 {"fp8_channel", MOESAIC_FP8_ROW},
+                                                 {"fp8_block", MOESAIC_FP8_BLOCK_1X128},
+                                                 {"mxfp8_mxfp4", MOESAIC_MXFP8},
+                                                 {"nvfp4", MOESAIC_NVFP4_ROW}};
+  for (const auto& [recipe, format] : recipes) {
+    SCOPED_TRACE(recipe);
+    MoeConfig c = config();
+    c.recipe = recipe;
+    MoeRun r;
+    r.x = x();
+    r.router_logits = TensorView(data.logits, DType::kF32, {kTokens, kExperts});
+    const std::vector<float> wanted = run(c, convert_weights(c, weights()).weights, r);
+    for (const int typed : {0, 1}) {
+      std::vector<float> numbers(wanted.size(), NAN), codes = numbers;
+      capi_given_codes(&data, recipe, format, typed, numbers.data(), codes.data());
+      EXPECT_EQ(numbers, wanted);
+      EXPECT_EQ(codes, wanted) << (typed != 0 ? "DLPack's types" : "u8");
+    }
+  }
 }
 
 capi_routing route(capi_data& data, const RouterConfig& c) {

@@ -37,6 +37,9 @@ void capi_struct_sizes(void) {
   CHECK_STRUCT(moesaic_route_run, 120);
   CHECK_STRUCT(moesaic_activation_spec, 32);
   CHECK_STRUCT(moesaic_activation_run, 24);
+  CHECK_STRUCT(moesaic_gemm_config, 56);
+  CHECK_STRUCT(moesaic_gemm_weights, 24);
+  CHECK_STRUCT(moesaic_gemm_run, 96);
   // Configurations of other headers. The first had nothing behind the device; its padding is anything.
   moesaic_moe* moe = NULL;
   moesaic_moe_config whole;
@@ -127,6 +130,7 @@ void capi_null_pointers(void) {
   moesaic_quantizer_destroy(NULL);
   moesaic_router_destroy(NULL);
   moesaic_activation_op_destroy(NULL);
+  moesaic_gemm_destroy(NULL);
   moesaic_checkpoint_close(NULL);
 }
 
