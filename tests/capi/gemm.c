@@ -124,10 +124,11 @@ static void run_transposed(const moesaic_gemm* gemm, gemm_tensors* t, const capi
   }
   capi_make(&scale, scales, kDLFloat, 32, 2, cols, rows, 0);
   t->out.t.data = out;
-  t->run.scale_major = MOESAIC_SCALES_MN_MAJOR;
-  CHECK_REFUSED(moesaic_gemm_multiply(gemm, &t->run, NULL), MOESAIC_INVALID_ARGUMENT, "x_scale");
-  t->run.x_scale = &scale.t;
-  CHECK_OK(moesaic_gemm_multiply(gemm, &t->run, NULL));
+  moesaic_gemm_run run = t->run;
+  run.scale_major = MOESAIC_SCALES_MN_MAJOR;
+  CHECK_REFUSED(moesaic_gemm_multiply(gemm, &run, NULL), MOESAIC_INVALID_ARGUMENT, "x_scale");
+  run.x_scale = &scale.t;
+  CHECK_OK(moesaic_gemm_multiply(gemm, &run, NULL));
 }
 
 static void run_codes(const moesaic_gemm* gemm, gemm_tensors* t, capi_data* d, const capi_product* p, float* out) {
