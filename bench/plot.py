@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what `moesaic bench ... --json` printed as SVG: time against the number of tokens (quantisers: rows), both on
-log axes; a panel for each model and device, a colour for each recipe (format), and its floor (quantisers: a copy of as
-many bytes) as a dashed line of the same colour.
+"""Draws what `moesaic bench ... --json` printed as SVG: time against the number of tokens (products and quantisers:
+rows), both on log axes; a panel for each shape and device, a colour for each recipe (format), and its floor
+(quantisers: a copy of as many bytes) as a dashed line of the same colour.
 Usage: bench/plot.py results.json [more.json ...] -o docs/plots/x.svg
 A file holds one result, a list of them, or several one behind another, as `>>` leaves them."""
 
@@ -48,9 +48,18 @@ def layer_series(result):
     title = result.get("model", "routing")
     if result.get("experts"):
         title += f", {result['experts']} experts"
+    if result.get("top_k"):
+        title += f", top {result['top_k']}"
     name = result.get("recipe") or result.get("method") or "route"
     points = [Point(p["tokens"], p["time_us"], p.get("floor_us") or None) for p in result["points"]]
     yield f"{title} on {result['device']}", "tokens", name, points
+
+
+def product_series(result):
+    """Of `bench gemm`: (panel, x axis, series, points), once."""
+    title = f"{result['groups']} x W [{result['n']}, {result['k']}] on {result['device']}"
+    points = [Point(p["rows"], p["time_us"], p["floor_us"]) for p in result["points"]]
+    yield title, "rows", result["recipe"], points
 
 
 def quantizer_series(result):
@@ -62,6 +71,13 @@ def quantizer_series(result):
         yield title, "rows", name, [Point(result["rows"], p["time_us"], p["time_us"] * p["fraction_of_copy"])]
 
 
+def series_of(result):
+    first = result["points"][0]
+    if "format" in first:
+        return quantizer_series(result)
+    return product_series(result) if "rows" in first else layer_series(result)
+
+
 def collect(paths):
     """{(panel, x axis): {series: points by x}}, in the order of the files."""
     panels = {}
@@ -71,9 +87,8 @@ def collect(paths):
             found = True
             if not isinstance(result, dict) or not result.get("points"):
                 raise BadInput(f"{path}: a result without points; wanted what `moesaic bench ... --json` prints")
-            kind = quantizer_series if "format" in result["points"][0] else layer_series
             try:
-                for title, axis, name, points in kind(result):
+                for title, axis, name, points in series_of(result):
                     panels.setdefault((title, axis), {}).setdefault(name, []).extend(points)
             except KeyError as error:
                 raise BadInput(f"{path}: a result without {error}") from error

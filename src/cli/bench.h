@@ -29,11 +29,16 @@ struct Ceilings {
   std::string device;
 };
 
+/// Of several repeats.
+struct BenchTime {
+  double us = 0;      // median
+  double spread = 0;  // (slowest - fastest repeat) / median
+};
+
 /// One point.
 struct BenchPoint {
   int tokens = 0;
-  double time_us = 0;          // mean over routings of the median repeat
-  double spread = 0;           // (slowest - fastest repeat) / median
+  BenchTime time;              // on a GPU, a repeat is a mean over routings
   double touched_experts = 0;  // mean over routings
   double weight_bytes = 0;     // of touched and shared experts
   double flops = 0;
@@ -47,12 +52,21 @@ struct BenchResult {
   std::vector<BenchPoint> points;
 };
 
+/// The upper of two middle values. Requires: not empty.
+double median(std::vector<double> values);
+/// Requires: not empty.
+BenchTime bench_time(const std::vector<double>& times_us);
+
 /// Layer of the options: from logits, no router.
 MoeConfig bench_config(const BenchOptions& options);
 /// Logits of routing `seed`: [tokens, E], uniform over experts.
 std::vector<float> bench_logits(int tokens, int experts, int seed);
+/// Bytes of a weight matrix as the recipe stores it, scales and zero points included.
+double weight_matrix_bytes(const std::string& recipe, const Int4Groups& int4, std::int64_t rows, std::int64_t cols);
 /// Bytes of the weights of that many experts and of the shared ones, as the recipe stores them.
 double touched_weight_bytes(const MoeConfig& config, double touched_experts);
+/// The larger of reading so many bytes and computing so much.
+double floor_us(const Ceilings& ceilings, double bytes, double flops);
 /// Fills touched_experts, weight_bytes, flops and floor from the routings.
 void fill_floor(const MoeConfig& config, const Ceilings& ceilings, double touched_experts, BenchPoint& point);
 /// Mean over the routings of the number of experts that get a token.

@@ -1,88 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layer on a GPU: one CUDA graph per routing, replayed in turn, so that weights come from DRAM as in a model.
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <array>
 #include <memory>
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/device_memory.h"
 #include "backend_cuda/device_weights.h"
-#include "backend_cuda/kernel.h"
 #include "cli/bench.h"
+#include "cli/bench_cuda.h"
 #include "cli/bench_weights.h"
-#include "kernels/abi/params.h"
-#include "module/store.h"
-#include "tables/arch_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
 namespace {
 
 using cuda::DeviceBuffer;
-
-constexpr std::array kProbeConfigs = {abi::KernelConfig{.warps_tokens = 16, .warps_rows = 1, .warps_k = 1}};
-// Not a row of the kernel table: no op of the layer.
-const tables::KernelRow kProbeRow = {"read_probe",
-                                     tables::Op::kPrepare,
-                                     1,
-                                     tables::kAllFamilies,
-                                     tables::kMmaSync,
-                                     tables::CodeKind::kBaseline,
-                                     "kernels/common/read_probe.cuh",
-                                     "read_probe",
-                                     "ReadProbeParams",
-                                     kProbeConfigs,
-                                     [](const tables::Problem&) -> const char* { return nullptr; }};
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-/// Median microseconds of `work`, enqueued `repeats` times one by one after a warm-up.
-template <typename Work>
-double median_us(Device device, const cuda::Stream& stream, int repeats, Work work) {
-  cuda::Timer timer(device);
-  std::vector<double> times;
-  for (int i = 0; i < repeats + 3; ++i) {
-    timer.start(stream);
-    work(stream.get());
-    const double us = timer.stop_us(stream);
-    if (i >= 3) times.push_back(us);
-  }
-  return median(times);
-}
-
-Ceilings measure_ceilings(const BenchOptions& o, const cuda::Stream& stream) {
-  const cuda::DeviceInfo info = cuda::device_info(o.device.index);
-  Ceilings c;
-  c.device =
-      fmt::format("{} (cuda:{}, SM{}.{}, {} SMs)", info.name, info.index, info.sm / 10, info.sm % 10, info.sm_count);
-  const tables::ArchRow* arch = tables::find_arch(info.sm);
-  c.matrix_flops_per_us = arch != nullptr ? arch->matrix_flops_per_us : 0;
-  const std::size_t bytes = std::min<std::size_t>(std::size_t{2} << 30, info.memory_bytes / 8);
-  DeviceBuffer source(o.device, bytes), target(o.device, bytes), never(o.device, 4);
-  source.fill(0x3c);
-  target.fill(0);
-  const double copy = median_us(o.device, stream, 11, [&](void* s) { cuda::copy_async(target, source, bytes, s); });
-  c.copy_bytes_per_us = 2.0 * static_cast<double>(bytes) / copy;
-  module::Store store(o.modules);
-  const cuda::Kernel probe =
-      cuda::Kernel::load(*store.get({&kProbeRow, 0, {fmt::format("sm_{}", info.sm)}}), info.index, 0);
-  const abi::ReadProbeParams p{source.data(), static_cast<long long>(bytes / 16), static_cast<unsigned*>(never.data())};
-  const auto blocks = static_cast<unsigned>(4 * info.sm_count);
-  const double read = median_us(o.device, stream, 11, [&](void* s) {
-    const cuda::DeviceGuard guard(o.device.index);
-    probe.launch({blocks}, abi::threads(kProbeConfigs[0]), &p, s);
-  });
-  c.read_bytes_per_us = static_cast<double>(bytes) / read;
-  return c;
-}
-
-/// Memory that runs go through before one comes back to what it has read: more than any cache keeps of it.
-constexpr std::size_t kL2Multiple = 3;
 
 /// Layers of the same weights in memory of their own, as many as make routings meet weights that no cache holds.
 class BenchLayers {
@@ -162,9 +94,7 @@ BenchPoint measure_point(const BenchLayers& bench, const cuda::Stream& stream, i
   }
   BenchPoint p;
   p.tokens = tokens;
-  p.time_us = median(times);
-  p.spread =
-      (*std::max_element(times.begin(), times.end()) - *std::min_element(times.begin(), times.end())) / p.time_us;
+  p.time = bench_time(times);
   p.kernels = bench.layer().kernels(tokens);
   return p;
 }
@@ -174,7 +104,7 @@ BenchPoint measure_point(const BenchLayers& bench, const cuda::Stream& stream, i
 BenchResult bench_moe_cuda(const BenchOptions& o) {
   BenchResult result;
   const cuda::Stream stream(o.device);
-  result.ceilings = measure_ceilings(o, stream);
+  result.ceilings = measure_ceilings(o.device, o.modules, stream);
   const MoeConfig config = bench_config(o);
   const BenchLayers bench(o, config);
   for (const int tokens : o.tokens) {

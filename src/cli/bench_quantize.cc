@@ -3,12 +3,12 @@
 #include "cli/bench_quantize.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <random>
 #include <thread>
 
 #include "backend_cpu/backend_cpu.h"
+#include "cli/bench_cpu.h"
 #include "tables/quant_table.h"
 
 namespace moesaic::cli {
@@ -18,14 +18,10 @@ constexpr std::int64_t kPattern = 1 << 18;  // elements
 constexpr int kRepeats = 9;
 
 template <typename Work>
-std::vector<double> repeat_us(Work work) {
+std::vector<double> repeat_us(const Work& work) {
+  work();  // the warm-up
   std::vector<double> times;
-  for (int i = 0; i <= kRepeats; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    work();
-    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - begin;
-    if (i > 0) times.push_back(took.count());  // the first is the warm-up
-  }
+  for (int i = 0; i < kRepeats; ++i) times.push_back(wall_us(work));
   return times;
 }
 
@@ -34,15 +30,13 @@ double copy_us(double bytes) {
   const std::size_t share = static_cast<std::size_t>(bytes / 2) / threads + 1;
   const std::vector<unsigned char> from(share * threads, 3);
   std::vector<unsigned char> to(from.size(), 1);
-  std::vector<double> times = repeat_us([&] {
+  return median(repeat_us([&] {
     std::vector<std::thread> pool;
     for (std::size_t t = 0; t < threads; ++t) {
       pool.emplace_back([&, t] { std::memcpy(&to[t * share], &from[t * share], share); });
     }
     for (std::thread& thread : pool) thread.join();
-  });
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  }));
 }
 
 }  // namespace
@@ -89,12 +83,6 @@ std::vector<unsigned char> bench_pattern(DType dtype) {
   return bytes;
 }
 
-void set_times(std::vector<double> times, QuantBenchPoint& point) {
-  std::sort(times.begin(), times.end());
-  point.time_us = times[times.size() / 2];
-  point.spread = (times.back() - times.front()) / point.time_us;
-}
-
 QuantBenchPoint bench_point(const QuantBenchOptions& o, const QuantSpec& spec) {
   const QuantBenchSizes sizes = bench_sizes(o, spec);
   QuantBenchPoint point;
@@ -119,7 +107,7 @@ std::vector<QuantBenchPoint> bench_quantize_cpu(const QuantBenchOptions& o) {
     const QuantizeRun run =
         bench_run(o, spec, x.data(), codes.data(), scales.data(), zeros.data(), row_scales.data(), &global);
     QuantBenchPoint point = bench_point(o, spec);
-    set_times(repeat_us([&] { quantizer.quantize(run); }), point);
+    point.time = bench_time(repeat_us([&] { quantizer.quantize(run); }));
     point.copy_us = copy_us(point.bytes_read + point.bytes_written);
     points.push_back(point);
   }

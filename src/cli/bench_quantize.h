@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/bench.h"
 #include "cli/cli.h"
 #include "moesaic/quantize.h"
 
@@ -23,9 +24,8 @@ struct QuantBenchOptions {
 struct QuantBenchPoint {
   QuantSpec spec;
   double bytes_read = 0, bytes_written = 0;  // x once; codes, scales, zero points, row scales
-  double time_us = 0;                        // median
-  double spread = 0;                         // (slowest - fastest repeat) / median
-  double copy_us = 0;                        // the faster way of copying that reads and writes as many bytes
+  BenchTime time;
+  double copy_us = 0;  // the faster way of copying that reads and writes as many bytes
 };
 
 /// Bytes of the memory of one run.
@@ -41,8 +41,6 @@ QuantizeRun bench_run(const QuantBenchOptions& options, const QuantSpec& spec, v
 std::vector<unsigned char> bench_pattern(DType dtype);
 inline constexpr float kBenchGlobalScale = 500.0f;
 
-/// Median and spread of the repeats of one point.
-void set_times(std::vector<double> times_us, QuantBenchPoint& point);
 /// The point without its times.
 QuantBenchPoint bench_point(const QuantBenchOptions& options, const QuantSpec& spec);
 

@@ -9,6 +9,7 @@
 #include "backend_cuda/device.h"
 #include "backend_cuda/device_memory.h"
 #include "backend_cuda/kernel.h"
+#include "cli/bench_cuda.h"
 #include "cli/bench_quantize.h"
 #include "kernels/abi/params.h"
 #include "module/store.h"
@@ -17,9 +18,6 @@ namespace moesaic::cli {
 namespace {
 
 using cuda::DeviceBuffer;
-
-constexpr int kRepeats = 11;
-constexpr int kLeastRuns = 8;  // in one graph: the gaps between launches are part of the time, its start is not
 
 constexpr std::array kCopyConfigs = {abi::KernelConfig{.warps_tokens = 8, .warps_rows = 1, .warps_k = 1}};
 // Not a row of the kernel table: no op.
@@ -35,29 +33,6 @@ const tables::KernelRow kCopyRow = {"copy_probe",
                                     kCopyConfigs,
                                     [](const tables::Problem&) -> const char* { return nullptr; }};
 
-/// Microseconds of one run out of a graph of `runs`, for every repeat.
-std::vector<double> graph_us(Device device, const cuda::Stream& stream, int runs,
-                             const std::function<void(int run, void* stream)>& enqueue) {
-  const cuda::Graph graph(device, stream, [&](void* s) {
-    const cuda::DeviceGuard guard(device.index);
-    for (int i = 0; i < runs; ++i) enqueue(i, s);
-  });
-  cuda::Timer timer(device);
-  std::vector<double> times;
-  for (int i = 0; i < kRepeats + 2; ++i) {
-    timer.start(stream);
-    graph.launch(stream);
-    const double us = timer.stop_us(stream) / runs;
-    if (i >= 2) times.push_back(us);
-  }
-  return times;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 /// Memory of one run.
 struct RunMemory {
   DeviceBuffer x, codes, scales, zeros, row_scales;
@@ -68,11 +43,6 @@ struct RunMemory {
         zeros(device, std::max<std::size_t>(s.zeros, 1)),
         row_scales(device, std::max<std::size_t>(s.row_scales, 1)) {}
 };
-
-/// Sets of memory that a graph goes through: three L2 caches' worth.
-int memory_sets(const cuda::DeviceInfo& info, std::size_t bytes) {
-  return static_cast<int>(std::clamp<std::size_t>(3 * info.l2_bytes / std::max<std::size_t>(bytes, 1) + 1, 2, 256));
-}
 
 /// The faster of the driver's copy and a kernel that copies.
 double copy_us(const QuantBenchOptions& o, const cuda::DeviceInfo& info, const cuda::Stream& stream, double bytes) {
@@ -116,14 +86,12 @@ QuantBenchPoint measure(const QuantBenchOptions& o, const cuda::DeviceInfo& info
     }
   }
   QuantBenchPoint point = bench_point(o, spec);
-  set_times(graph_us(o.device, stream, runs,
-                     [&](int i, void* s) {
-                       const RunMemory& m = memory[static_cast<std::size_t>(i % sets)];
-                       quantizer.quantize(bench_run(o, spec, m.x.data(), m.codes.data(), m.scales.data(),
-                                                    m.zeros.data(), m.row_scales.data(), global.data()),
-                                          s);
-                     }),
-            point);
+  point.time = bench_time(graph_us(o.device, stream, runs, [&](int i, void* s) {
+    const RunMemory& m = memory[static_cast<std::size_t>(i % sets)];
+    quantizer.quantize(bench_run(o, spec, m.x.data(), m.codes.data(), m.scales.data(), m.zeros.data(),
+                                 m.row_scales.data(), global.data()),
+                       s);
+  }));
   memory.clear();
   point.copy_us = copy_us(o, info, stream, point.bytes_read + point.bytes_written);
   return point;

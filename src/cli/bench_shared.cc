@@ -11,6 +11,17 @@
 
 namespace moesaic::cli {
 
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+BenchTime bench_time(const std::vector<double>& times_us) {
+  const double middle = median(times_us);
+  const auto [fastest, slowest] = std::minmax_element(times_us.begin(), times_us.end());
+  return {middle, (*slowest - *fastest) / middle};
+}
+
 MoeConfig bench_config(const BenchOptions& o) {
   MoeConfig config = tables::model_config(tables::get_model(o.model));
   config.recipe = o.recipe;
@@ -45,15 +56,19 @@ double mean_touched(const MoeConfig& c, int tokens) {
   return total / kBenchRoutings;
 }
 
+double weight_matrix_bytes(const std::string& recipe, const Int4Groups& int4, std::int64_t rows, std::int64_t cols) {
+  const std::optional<QuantSpec> spec = weight_spec(recipe, int4);
+  if (!spec) return 2.0 * static_cast<double>(rows) * static_cast<double>(cols);
+  const QuantSizes sizes = quant_sizes(*spec, rows, cols);
+  return static_cast<double>(sizes.code_bytes + sizes.scale_bytes + sizes.zero_bytes);
+}
+
 namespace {
 
-/// Bytes of one expert's weights as the recipe stores them, scales and zero points included.
+/// Bytes of one expert's weights.
 double expert_bytes(const MoeConfig& c, const std::string& recipe, std::int64_t intermediate) {
   const auto bytes = [&](std::int64_t rows, std::int64_t cols) {
-    const std::optional<QuantSpec> spec = weight_spec(recipe, c.int4);
-    if (!spec) return 2.0 * static_cast<double>(rows) * static_cast<double>(cols);
-    const QuantSizes sizes = quant_sizes(*spec, rows, cols);
-    return static_cast<double>(sizes.code_bytes + sizes.scale_bytes + sizes.zero_bytes);
+    return weight_matrix_bytes(recipe, c.int4, rows, cols);
   };
   const double inputs = is_gated(c.activation.kind) ? 2.0 : 1.0;
   return intermediate == 0 ? 0.0 : inputs * bytes(intermediate, c.hidden) + bytes(c.hidden, intermediate);
@@ -66,15 +81,19 @@ double touched_weight_bytes(const MoeConfig& c, double touched) {
          expert_bytes(c, tables::shared_recipe(c), c.shared.intermediate);
 }
 
+double floor_us(const Ceilings& ceilings, double bytes, double flops) {
+  const double memory = bytes / ceilings.read_bytes_per_us;
+  const double matrix = ceilings.matrix_flops_per_us > 0 ? flops / ceilings.matrix_flops_per_us : 0;
+  return std::max(memory, matrix);
+}
+
 void fill_floor(const MoeConfig& c, const Ceilings& ceilings, double touched, BenchPoint& p) {
   const double matrices = is_gated(c.activation.kind) ? 3.0 : 2.0;
   const double expert = matrices * c.hidden * c.intermediate, shared = matrices * c.hidden * c.shared.intermediate;
   p.touched_experts = touched;
   p.weight_bytes = touched_weight_bytes(c, touched);
   p.flops = 2.0 * p.tokens * (c.top_k * expert + shared);
-  const double memory = p.weight_bytes / ceilings.read_bytes_per_us;
-  const double matrix = ceilings.matrix_flops_per_us > 0 ? p.flops / ceilings.matrix_flops_per_us : 0;
-  p.floor_us = std::max(memory, matrix);
+  p.floor_us = floor_us(ceilings, p.weight_bytes, p.flops);
 }
 
 }  // namespace moesaic::cli

@@ -75,43 +75,22 @@ std::vector<std::uint16_t> bench_numbers(std::size_t count, DType dtype) {
   return numbers;
 }
 
-BenchWeights::BenchWeights(const MoeConfig& config, bool biases) : config_(config) {
-  views_.experts.assign(static_cast<std::size_t>(num_local_experts(config)),
-                        expert(config.recipe, config.intermediate, biases));
-  if (config.shared.intermediate > 0) {
-    views_.shared = expert(tables::shared_recipe(config), config.shared.intermediate, biases);
-  }
-  if (config.shared.gated) views_.shared_gate = vector(config.hidden);
-}
-
-std::vector<std::uint8_t>& BenchWeights::keep(std::int64_t bytes) {
+std::vector<std::uint8_t>& BenchMatrices::keep(std::int64_t bytes) {
   storage_.emplace_back(static_cast<std::size_t>(bytes));
   return storage_.back();
 }
 
-ExpertWeights BenchWeights::expert(const std::string& recipe, std::int64_t intermediate, bool biases) {
-  const bool gated = is_gated(config_.activation.kind);
-  ExpertWeights e;
-  e.gate = matrix(recipe, intermediate, config_.hidden);
-  if (gated) e.up = matrix(recipe, intermediate, config_.hidden);
-  e.down = matrix(recipe, config_.hidden, intermediate);
-  if (!biases) return e;
-  e.gate_bias = vector(intermediate);
-  if (gated) e.up_bias = vector(intermediate);
-  e.down_bias = vector(config_.hidden);
-  return e;
-}
-
-VectorView BenchWeights::vector(std::int64_t size) {
+VectorView BenchMatrices::vector(std::int64_t size) {
   std::vector<std::uint8_t>& memory = keep(2 * size);
   MaskedBits bits;
   fill_numbers(bits, memory.data(), memory.size(), DType::kBF16);
   return {memory.data(), DType::kBF16, size, 1};
 }
 
-MatrixView BenchWeights::matrix(const std::string& recipe, std::int64_t rows, std::int64_t cols) {
+MatrixView BenchMatrices::matrix(const std::string& recipe, const Int4Groups& int4, std::int64_t rows,
+                                 std::int64_t cols) {
   MaskedBits bits;
-  const std::optional<QuantSpec> spec = weight_spec(recipe, config_.int4);
+  const std::optional<QuantSpec> spec = weight_spec(recipe, int4);
   if (!spec) {
     const DType io = tables::get_recipe(recipe).io;
     std::vector<std::uint8_t>& numbers = keep(2 * rows * cols);
@@ -134,6 +113,28 @@ MatrixView BenchWeights::matrix(const std::string& recipe, std::int64_t rows, st
   q.scale_col_stride = 1;
   if (traits.scales == ScaleFormat::kE4M3) q.multiplier = kE4m3Multiplier;
   return view;
+}
+
+BenchWeights::BenchWeights(const MoeConfig& config, bool biases) : config_(config) {
+  views_.experts.assign(static_cast<std::size_t>(num_local_experts(config)),
+                        expert(config.recipe, config.intermediate, biases));
+  if (config.shared.intermediate > 0) {
+    views_.shared = expert(tables::shared_recipe(config), config.shared.intermediate, biases);
+  }
+  if (config.shared.gated) views_.shared_gate = memory_.vector(config.hidden);
+}
+
+ExpertWeights BenchWeights::expert(const std::string& recipe, std::int64_t intermediate, bool biases) {
+  const bool gated = is_gated(config_.activation.kind);
+  ExpertWeights e;
+  e.gate = memory_.matrix(recipe, config_.int4, intermediate, config_.hidden);
+  if (gated) e.up = memory_.matrix(recipe, config_.int4, intermediate, config_.hidden);
+  e.down = memory_.matrix(recipe, config_.int4, config_.hidden, intermediate);
+  if (!biases) return e;
+  e.gate_bias = memory_.vector(intermediate);
+  if (gated) e.up_bias = memory_.vector(intermediate);
+  e.down_bias = memory_.vector(config_.hidden);
+  return e;
 }
 
 }  // namespace moesaic::cli

@@ -3,14 +3,27 @@
 #pragma once
 
 #include <deque>
+#include <string>
 #include <vector>
 
 #include "moesaic/moe.h"
 
 namespace moesaic::cli {
 
-/// Every expert is a view of the same numbers, of size about 0.02; preparing gives each memory of its own. Codes and
-/// scales are valid and outputs finite.
+/// Matrices and vectors of numbers of size about 0.02; codes and scales are valid. Memory lives as long as this object.
+class BenchMatrices {
+ public:
+  /// In the format that the recipe's weights have.
+  MatrixView matrix(const std::string& recipe, const Int4Groups& int4, std::int64_t rows, std::int64_t cols);
+  VectorView vector(std::int64_t size);
+
+ private:
+  std::vector<std::uint8_t>& keep(std::int64_t bytes);
+
+  std::deque<std::vector<std::uint8_t>> storage_;
+};
+
+/// Every expert is a view of the same numbers; preparing gives each memory of its own. Outputs are finite.
 class BenchWeights {
  public:
   BenchWeights(const MoeConfig& config, bool biases);
@@ -20,13 +33,10 @@ class BenchWeights {
 
  private:
   ExpertWeights expert(const std::string& recipe, std::int64_t intermediate, bool biases);
-  MatrixView matrix(const std::string& recipe, std::int64_t rows, std::int64_t cols);
-  VectorView vector(std::int64_t size);
-  std::vector<std::uint8_t>& keep(std::int64_t bytes);
 
   const MoeConfig config_;
+  BenchMatrices memory_;
   MoeWeights views_;
-  std::deque<std::vector<std::uint8_t>> storage_;
 };
 
 /// Random bf16 or fp16 numbers of size about 0.02.

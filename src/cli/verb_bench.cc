@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// `moesaic bench moe`: time of a published layer from logits, against the floor of this machine. `moesaic bench
-// quantize` is in verb_bench_quantize.cc.
+// `moesaic bench moe`: time of a published layer from logits, against the floor of this machine. Each of the other
+// measurements has a file of its own, verb_bench_<name>.cc.
 #include <fmt/format.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/bench.h"
+#include "cli/bench_gemm.h"
 #include "cli/bench_quantize.h"
+#include "cli/bench_route.h"
 #include "cli/cli.h"
 #include "cli/text_table.h"
 #include "moesaic/error.h"
@@ -28,14 +30,14 @@ nlohmann::json to_json(const BenchOptions& o, const BenchResult& r) {
   nlohmann::json points = nlohmann::json::array();
   for (const BenchPoint& p : r.points) {
     points.push_back({{"tokens", p.tokens},
-                      {"time_us", p.time_us},
-                      {"spread", p.spread},
+                      {"time_us", p.time.us},
+                      {"spread", p.time.spread},
                       {"touched_experts", p.touched_experts},
                       {"floor_us", p.floor_us},
-                      {"fraction_of_floor", p.floor_us / p.time_us},
+                      {"fraction_of_floor", p.floor_us / p.time.us},
                       {"bf16_us", p.bf16_us},
-                      {"weight_tb_per_s", p.weight_bytes / p.time_us / 1e6},
-                      {"tflop_per_s", p.flops / p.time_us / 1e6},
+                      {"weight_tb_per_s", p.weight_bytes / p.time.us / 1e6},
+                      {"tflop_per_s", p.flops / p.time.us / 1e6},
                       {"kernels", p.kernels}});
   }
   return {{"model", o.model},
@@ -74,15 +76,15 @@ void print_text(const BenchOptions& o, const BenchResult& r) {
     // A CPU's rates need more places than a GPU's.
     const int places = o.device.type == DeviceType::kCpu ? 2 : 0;
     std::vector<std::string> row = {fmt::format("{}", p.tokens),
-                                    fmt::format("{:.1f}", p.time_us),
+                                    fmt::format("{:.1f}", p.time.us),
                                     fmt::format("{:.1f}", p.floor_us),
-                                    fmt::format("{:.0f}%", 100 * p.floor_us / p.time_us),
-                                    fmt::format("{:.{}f}", p.weight_bytes / p.time_us / 1e6, 2 + places),
-                                    fmt::format("{:.{}f}", p.flops / p.time_us / 1e6, 1 + places),
+                                    fmt::format("{:.0f}%", 100 * p.floor_us / p.time.us),
+                                    fmt::format("{:.{}f}", p.weight_bytes / p.time.us / 1e6, 2 + places),
+                                    fmt::format("{:.{}f}", p.flops / p.time.us / 1e6, 1 + places),
                                     fmt::format("{:.1f}", p.touched_experts),
                                     gemm};
     if (compared) {
-      row.insert(row.begin() + 2, {fmt::format("{:.1f}", p.bf16_us), fmt::format("{:.2f}x", p.bf16_us / p.time_us)});
+      row.insert(row.begin() + 2, {fmt::format("{:.1f}", p.bf16_us), fmt::format("{:.2f}x", p.bf16_us / p.time.us)});
     }
     table.add(row);
   }
@@ -111,7 +113,7 @@ int bench_moe(Arguments a) {
 }  // namespace
 
 void add_bench(CLI::App& app, Action& action) {
-  CLI::App* verb = app.add_subcommand("bench", "Measure a layer or a quantiser against the floor of this machine");
+  CLI::App* verb = app.add_subcommand("bench", "Measure a layer or one of its steps against the floor of this machine");
   verb->require_subcommand(1);
   CLI::App* moe = verb->add_subcommand("moe", "A whole layer, from router logits to output");
   const auto a = std::make_shared<Arguments>();
@@ -131,7 +133,9 @@ void add_bench(CLI::App& app, Action& action) {
   moe->add_option("--bundle", a->bundles, "Kernel bundle (zip); may be given more than once");
   moe->add_flag("--json", a->json, "Print JSON");
   moe->callback([&action, a] { action = [a] { return bench_moe(*a); }; });
+  add_bench_gemm(*verb, action);
   add_bench_quantize(*verb, action);
+  add_bench_route(*verb, action);
 }
 
 }  // namespace moesaic::cli

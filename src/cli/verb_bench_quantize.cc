@@ -73,11 +73,11 @@ nlohmann::json to_json(const QuantBenchOptions& o, const std::vector<QuantBenchP
                     {"layout", scale_layout_name(p.spec.layout)},
                     {"bytes_read", p.bytes_read},
                     {"bytes_written", p.bytes_written},
-                    {"time_us", p.time_us},
-                    {"spread", p.spread},
-                    {"gb_per_s", bytes / p.time_us / 1e3},
+                    {"time_us", p.time.us},
+                    {"spread", p.time.spread},
+                    {"gb_per_s", bytes / p.time.us / 1e3},
                     {"copy_gb_per_s", bytes / p.copy_us / 1e3},
-                    {"fraction_of_copy", p.copy_us / p.time_us}});
+                    {"fraction_of_copy", p.copy_us / p.time.us}});
   }
   return {{"rows", o.rows},
           {"cols", o.cols},
@@ -95,9 +95,9 @@ void print_text(const QuantBenchOptions& o, const std::vector<QuantBenchPoint>& 
   for (const QuantBenchPoint& p : points) {
     const double bytes = p.bytes_read + p.bytes_written;
     table.add({quant_format_name(p.spec.format), scale_layout_name(p.spec.layout), fmt::format("{:.1f}", bytes / 1e6),
-               fmt::format("{:.1f}", p.time_us), fmt::format("{:.0f}%", 100 * p.spread),
-               fmt::format("{:.1f}", bytes / p.time_us / 1e3), fmt::format("{:.1f}", bytes / p.copy_us / 1e3),
-               fmt::format("{:.0f}%", 100 * p.copy_us / p.time_us)});
+               fmt::format("{:.1f}", p.time.us), fmt::format("{:.0f}%", 100 * p.time.spread),
+               fmt::format("{:.1f}", bytes / p.time.us / 1e3), fmt::format("{:.1f}", bytes / p.copy_us / 1e3),
+               fmt::format("{:.0f}%", 100 * p.copy_us / p.time.us)});
   }
   fmt::print("{}", table.aligned());
 }

@@ -90,6 +90,17 @@ class Plot(unittest.TestCase):
         self.assertEqual(len(self.of_class(svg, "time")), 2)
         self.assertEqual(len(self.of_class(svg, "floor")), 1)
 
+    def test_routing_and_products_say_their_shapes(self):
+        routing = {"method": "topk", "experts": 64, "top_k": 6, "device": "cpu", "points": LAYER["points"]}
+        product = {"recipe": "nvfp4", "groups": 8, "n": 32, "k": 64, "device": "cpu",
+                   "points": [{"rows": 4, "time_us": 2.0, "floor_us": 1.0}, {"rows": 8, "time_us": 3.0, "floor_us": 1.0}]}
+        panels = self.of_class(self.drawn(json.dumps([routing, product])), "panel")
+        self.assertEqual([p.find(f"{SVG}text").text for p in panels],
+                         ["routing, 64 experts, top 6 on cpu", "8 x W [32, 64] on cpu"])
+        names = [[s.find(f"{SVG}title").text for s in self.of_class(p, "series")] for p in panels]
+        self.assertEqual(names, [["topk"], ["nvfp4"]])
+        self.assertEqual([len(self.of_class(p, "floor")) for p in panels], [1, 1])
+
     def test_names_are_escaped(self):
         svg = self.drawn(json.dumps(LAYER | {"device": "<a> & b"}))
         self.assertIn("m on <a> & b", [t.text for t in svg.iter(f"{SVG}text")])

@@ -47,7 +47,9 @@ TEST(CommandLine, NoVerbPrintsHelpAndIsWrongUse) {
 TEST(CommandLine, WrongUseIsOneLineOnStderrAndExitCodeTwo) {
   for (const char* arguments :
        {"frobnicate", "doctor --no-such-flag", "explain --arch", "explain --arch 91", "explain --recipe bf17",
-        "explain --op gemm3", "bench quantize --format int3", "bench quantize --cols 50 --format mxfp4"}) {
+        "explain --op gemm3", "bench quantize --format int3", "bench quantize --cols 50 --format mxfp4",
+        "bench route --method hash", "bench route --experts 4 --top-k 5", "bench route --groups 2",
+        "bench gemm --recipe bf17", "bench gemm --recipe nvfp4 --k 40", "bench gemm --device tpu"}) {
     const CommandResult wrong = run_cli(arguments);
     EXPECT_EQ(wrong.exit_code, 2) << arguments;
     EXPECT_EQ(wrong.err.rfind("moesaic: error: ", 0), 0u) << wrong.err;

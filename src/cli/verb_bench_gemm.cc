@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// `moesaic bench gemm`: time of a product or of the products of groups, against the floor of this machine.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/bench_gemm.h"
+#include "cli/text_table.h"
+#include "moesaic/error.h"
+
+namespace moesaic::cli {
+namespace {
+
+struct Arguments {
+  GemmBenchOptions options;
+  std::string device = "cpu";
+  bool json = false;
+};
+
+bool on_cpu(const GemmBenchOptions& o) { return o.gemm.device.type == DeviceType::kCpu; }
+
+nlohmann::json to_json(const GemmBenchOptions& o, const GemmBenchResult& r) {
+  nlohmann::json points = nlohmann::json::array();
+  for (const GemmBenchPoint& p : r.points) {
+    points.push_back({{"rows", p.rows},
+                      {"time_us", p.time.us},
+                      {"spread", p.time.spread},
+                      {"touched_groups", p.touched_groups},
+                      {"weight_bytes", p.weight_bytes},
+                      {"activation_bytes", p.activation_bytes},
+                      {"floor_us", p.floor_us},
+                      {"fraction_of_floor", p.floor_us / p.time.us},
+                      {"tb_per_s", p.bytes() / p.time.us / 1e6},
+                      {"tflop_per_s", p.flops / p.time.us / 1e6},
+                      {"kernels", p.kernels}});
+  }
+  return {{"recipe", o.gemm.recipe},
+          {"n", o.gemm.n},
+          {"k", o.gemm.k},
+          {"groups", o.gemm.groups},
+          {"int4_group", o.gemm.int4.size},
+          {"device", r.ceilings.device},
+          {"read_tb_per_s", r.ceilings.read_bytes_per_us / 1e6},
+          {"matrix_tflop_per_s", r.ceilings.matrix_flops_per_us / 1e6},
+          {"points", points}};
+}
+
+void print_text(const GemmBenchOptions& o, const GemmBenchResult& r) {
+  fmt::print("{} {} x [{}, {}] on {}: read {:.3f} TB/s (measured now){}{}\n", o.gemm.recipe, o.gemm.groups, o.gemm.n,
+             o.gemm.k, r.ceilings.device, r.ceilings.read_bytes_per_us / 1e6,
+             r.ceilings.matrix_flops_per_us > 0
+                 ? fmt::format(", matrix rate {:.0f} TFLOP/s (published)", r.ceilings.matrix_flops_per_us / 1e6)
+                 : "",
+             on_cpu(o) ? "; on the CPU this op is the FP64 oracle, slow on purpose" : "");
+  TextTable table({"rows", "us", "spread", "floor us", "of floor", "TB/s", "TFLOP/s", "groups", "kernels"});
+  const int places = on_cpu(o) ? 6 : 2;  // the oracle's rates need more than a GPU's
+  for (const GemmBenchPoint& p : r.points) {
+    table.add({fmt::format("{}", p.rows), fmt::format("{:.1f}", p.time.us), fmt::format("{:.0f}%", 100 * p.time.spread),
+               fmt::format("{:.1f}", p.floor_us), fmt::format("{:.0f}%", 100 * p.floor_us / p.time.us),
+               fmt::format("{:.{}f}", p.bytes() / p.time.us / 1e6, places),
+               fmt::format("{:.{}f}", p.flops / p.time.us / 1e6, places), fmt::format("{}", p.touched_groups),
+               fmt::format("{}", fmt::join(p.kernels, " "))});
+  }
+  fmt::print("{}", table.aligned());
+}
+
+GemmBenchResult measure(const GemmBenchOptions& o) {
+  GemmBenchResult result = on_cpu(o) ? bench_gemm_cpu(o) : bench_gemm_cuda(o);
+  for (GemmBenchPoint& p : result.points) p.floor_us = floor_us(result.ceilings, p.bytes(), p.flops);
+  return result;
+}
+
+int bench_gemm(Arguments a) {
+  GemmBenchOptions& o = a.options;
+  o.gemm.max_rows = *std::max_element(o.rows.begin(), o.rows.end());
+  GemmBenchResult result;
+  try {
+    o.gemm.device = parse_device(a.device);
+    result = measure(o);
+  } catch (const Error& e) {
+    // Every argument of the op is an option.
+    if (e.kind() == ErrorKind::kInvalidArgument) throw UsageError(e.what());
+    throw;
+  }
+  if (a.json) {
+    fmt::print("{}\n", to_json(o, result).dump(2));
+  } else {
+    print_text(o, result);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_bench_gemm(CLI::App& bench, Action& action) {
+  CLI::App* verb =
+      bench.add_subcommand("gemm", "Rows times W [n, k], or rows of groups times theirs. On the CPU: the slow oracle");
+  const auto a = std::make_shared<Arguments>();
+  GemmConfig& gemm = a->options.gemm;
+  verb->add_option("--recipe", gemm.recipe, "Number formats; `moesaic recipes` lists them");
+  gemm.n = gemm.k = 4096;
+  verb->add_option("--n", gemm.n, "Rows of W: columns of the result; default: 4096")->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--k", gemm.k, "Columns of W, summed over; default: 4096")->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--groups", gemm.groups, "Groups with a W each; default: 1")->check(CLI::Range(1, 1 << 16));
+  a->options.rows = {1, 16, 128, 1024};
+  verb->add_option("--rows", a->options.rows, "Numbers of rows in all, spread evenly over the groups, by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20));
+  gemm.int4.size = BenchOptions{}.int4.size;
+  verb->add_option("--int4-group", gemm.int4.size, "Elements of K that share a scale, of int4 recipes")
+      ->check(CLI::IsMember({32, 64, 128}));
+  verb->add_option("--device", a->device, "cpu or cuda:N");
+  verb->add_option("--bundle", a->options.modules.bundles, "Kernel bundle (zip); may be given more than once");
+  verb->add_flag("--json", a->json, "Print JSON");
+  verb->callback([&action, a] { action = [a] { return bench_gemm(*a); }; });
+}
+
+}  // namespace moesaic::cli
