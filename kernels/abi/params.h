@@ -20,23 +20,22 @@ enum SourceType : int { kSourceF32 = 0, kSourceBf16 = 1, kSourceFp16 = 2 };
 //            W[g][c+2], W[g][c+3], W[g+8][c+2], W[g+8][c+3].
 //   e4m3     [row block][k / 32][lane 32][4 words]: 512 bytes. Word 2 s + r: row g + 8 r, bytes from the lowest
 //            W[c+2], W[c], W[c+3], W[c+1].
-//   4 bit    [row block][k / 64][lane 32][4 words]: 512 bytes. Word 2 h + r: row g + 8 r, k = 64 kb + 32 h + 8 t +
-//   0..7;
-//            k + 2 j is in the low, k + 2 j + 1 at the same place of the high half of the word.
-//            int4: nibble j. e2m1: where few instructions bring sign and magnitude to bits 15 and 8..6, see
-//            e2m1_half.
+//   4 bit    [row block][k / 64][lane 32][4 words]: 512 bytes. Word 2 h + r: row g + 8 r, the eight k from
+//            c = 64 kb + 32 h + 8 t on; c + 2 j is in the low half of the word, c + 2 j + 1 at the same place of the
+//            high half. int4: nibble j. e2m1: where few instructions bring sign and magnitude to bits 15 and 8..6,
+//            see e2m1_half.
 //
 // Scales beside them, in the order of row blocks:
-//   e4m3, powers of two     [row block][k / 32][g 8][r 2] bytes: exponent field of a bf16 number, see kE4m3Exponent
-//   e4m3, 128 x 128         [row block][k / 128][r 2] f32
-//   e2m1, powers of two     [row block][k / 64][g 8][h 2][r 2] bytes: exponent field, kMxfp4Exponent
-//   e2m1, e4m3 per 16       [row block][k / 64][g 8][q 2][h 2][r 2] bytes for k = 64 kb + 32 h + 16 q + 0..15: 5 bits
-//   of
-//                           exponent, 3 of fraction, normalised: nvfp4_scale_byte. Codes of a block of scale 0 are 0
-//   int4                    [row block][group][g 8][r 2] fp16, divided by a power of two of their row
-//   int4 zero points        [row block][group][g 8][r 2] bytes 0..16
-// And for every prepared row an FP32 multiplier: what is the same along K (scales of tensors, channels, powers of two
-// taken out of the others). NaN where a code or scale of the row is NaN.
+//   e4m3, powers of two  [row block][k / 32][g 8][r 2] bytes: exponent field of a bf16 number, see kE4m3Exponent.
+//   e4m3, 128 x 128      [row block][k / 128][r 2] f32, divided by a power of two of their row.
+//   e2m1, powers of two  [row block][k / 64][g 8][h 2][r 2] bytes: exponent field, see kMxfp4Exponent.
+//   e2m1, e4m3 per 16    [row block][k / 64][g 8][q 2][h 2][r 2] bytes, of the 16 k from 64 kb + 32 h + 16 q on: 5 bits
+//                        of exponent, 3 of fraction, normalised, see kNvfp4Exponent. Codes of a block whose scale is 0
+//                        are 0.
+//   int4                 [row block][group][g 8][r 2] fp16, divided by a power of two of their row.
+//   int4 zero points     [row block][group][g 8][r 2] bytes, 0 to 16.
+// And for every prepared row an FP32 multiplier: what is the same along K (scales of tensors and channels, powers of
+// two taken out of the others). NaN where a code or scale of the row is NaN.
 // Gated GEMM 1: a block is 8 gate rows, then the 8 up rows of the same outputs, so that both meet in one thread.
 // Rows and k beyond the matrix are zero; their multiplier is 1.
 inline constexpr int kBlockRows = 16;

@@ -14,8 +14,8 @@
 
 namespace moesaic::warp {
 
-/// [row block][token tile]: rows g and g + 8, tokens 2t and 2t + 1 in the order (g, 2t), (g, 2t+1), (g+8, 2t), (g+8,
-/// 2t+1).
+/// [row block][token tile][sum]: rows g and g + 8, tokens 2t and 2t + 1 of each tile, in the order (g, 2t), (g, 2t + 1),
+/// (g + 8, 2t), (g + 8, 2t + 1).
 template <abi::KernelConfig kConfig>
 using Accumulators = float[TiledShape<kConfig>::kRowBlocks][TiledShape<kConfig>::kTokenTiles][4];
 
@@ -67,8 +67,9 @@ struct Stage {
         factors[0] = bytes.pair(word, sub % 2 * 2), factors[1] = bytes.pair(word, sub % 2 * 2 + 1);
       } else {
         u32 zero = kInt4Zeros;
-        if (p.zeros != nullptr)
+        if (p.zeros != nullptr) {
           zero = ptx::load_shared_2(zeros(r) + (sub * abi::kBlockK >> p.group_shift) * 16 + lane / 4 * 2);
+        }
         factors[0] = int4_zero(zero, 0), factors[1] = int4_zero(zero, 1);
       }
       return half_unit_fragment<kConfig.weights>(words.x, words.y, factors);
