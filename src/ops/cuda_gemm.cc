@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/kernel.h"
 #include "kernels/abi/params.h"
 #include "kernels/abi/quant_params.h"
+#include "ops/cuda_gemm_launch.h"
 #include "ops/cuda_operand.h"
 #include "ops/cuda_prepare.h"
 #include "ops/cuda_serve.h"
@@ -66,7 +66,8 @@ class Launches {
 
   void multiply(const cuda::Kernel& kernel, bool quantised) const {
     abi::GemmParams p{};
-    set_weights(p);
+    set_weights(p_.form, p_.matrix, run_.prepared, c_.k, p);
+    p.row_blocks = abi::gate_up_blocks(c_.n, false);
     p.activations = quantised ? work<void>(w_.operand.values) : run_.x.data;
     p.token_scale = quantised && !by_block() ? work<float>(w_.operand.token_scale) : nullptr;
     p.token_block_scale = quantised && by_block() ? work<float>(w_.operand.token_block_scale) : nullptr;
@@ -83,9 +84,7 @@ class Launches {
     p.out_type = source_type(run_.out.dtype);
     p.out_cols = c_.n;
     p.out_stride = c_.n;
-    const int tiles = p.tiles != nullptr ? w_.max_tiles : abi::div_up(rows_, gemm_.tile_tokens);
-    const int columns = abi::div_up(p.row_blocks, gemm_.tile_rows / abi::kBlockRows);
-    kernel.launch({static_cast<unsigned>(tiles) * static_cast<unsigned>(columns)}, abi::threads(gemm_), &p, stream_);
+    launch_gemm(kernel, gemm_, p, w_.max_tiles, stream_);
   }
 
  private:
@@ -93,28 +92,9 @@ class Launches {
   T* work(std::size_t offset) const {
     return reinterpret_cast<T*>(static_cast<char*>(run_.workspace) + offset);
   }
-  /// A part of prepared weights, nullptr where the recipe has none.
-  template <typename T>
-  const T* part(const plan::Part& part) const {
-    if (part.bytes == 0) return nullptr;
-    return reinterpret_cast<const T*>(static_cast<const char*>(run_.prepared) + part.at);
-  }
   bool by_block() const { return p_.form.block_scale == abi::kScaleFloat; }
   /// Elements between rows of the operand, zero beyond k.
   int stride() const { return abi::round_up(c_.k, 8); }
-
-  void set_weights(abi::GemmParams& p) const {
-    const plan::MatrixParts& matrix = p_.matrix;
-    p.weights = part<void>(matrix.weights);
-    p.weight_scales = part<void>(matrix.scales);
-    p.zeros = part<unsigned char>(matrix.zeros);
-    p.multipliers = part<float>(matrix.multipliers);
-    p.bias = part<float>(matrix.bias);
-    p.block_scale = p_.form.block_scale;
-    p.group_shift = p_.form.group > 0 ? std::countr_zero(static_cast<unsigned>(p_.form.group)) : 0;
-    p.units = abi::div_up(c_.k, abi::unit_k(p_.form.weights));
-    p.row_blocks = abi::gate_up_blocks(c_.n, false);
-  }
 
   abi::OperandParams numbers() const {
     const OperandRows rows{run_.x.data, run_.x.dtype, c_.k, rows_, c_.k};
@@ -162,6 +142,9 @@ class CudaGemm final : public GemmImpl {
 
   void prepare(std::span<const GemmWeights> weights, void* prepared, void* stream) const override {
     const cuda::DeviceGuard guard(config_.device.index);
+    for (std::size_t g = 0; g < weights.size(); ++g) {
+      check_group_scales("gemm", fmt::format("weights[{}].w", g), weights[g].w);
+    }
     for (std::size_t g = 0; g < weights.size(); ++g) {
       const plan::MatrixParts parts = layout_.matrix.share(g, weights.size());
       char* memory = static_cast<char*>(prepared);

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/device_memory.h"
 #include "backend_cuda/kernel.h"
 #include "kernels/abi/params.h"
+#include "ops/cuda_gemm_launch.h"
 #include "ops/cuda_operand.h"
 #include "ops/cuda_prepare.h"
 #include "ops/cuda_serve.h"
@@ -74,8 +74,8 @@ class CudaMoe final : public MoeImpl {
   }
 
   std::string prepared_layout() const override {
-    return fmt::format("cuda {} {} of module ABI {}", prepare_plan_.matrix.row->name, prepare_plan_.vector.row->name,
-                       abi::kModuleAbi);
+    return fmt::format("cuda {} {} {} of module ABI {}", prepare_plan_.matrix.row->name, prepare_plan_.vector.row->name,
+                       prepare_plan_.shared_matrix.row->name, abi::kModuleAbi);
   }
   void check_prepared(const char* operation, const void* prepared) const override {
     check_prepared_memory(operation, prepared);
@@ -265,9 +265,7 @@ class Launches {
   }
 
   void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p) const {
-    const int tiles = p.tiles != nullptr ? w_.max_tiles : abi::div_up(p.rows, config.tile_tokens);
-    const int columns = abi::div_up(p.row_blocks, config.tile_rows / abi::kBlockRows);
-    kernel.launch({static_cast<unsigned>(tiles) * static_cast<unsigned>(columns)}, abi::threads(config), &p, stream_);
+    ops::launch_gemm(kernel, config, p, w_.max_tiles, stream_);
   }
 
   void sum(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
@@ -333,27 +331,13 @@ class Launches {
             tables::quantises_activations(tables::get_recipe(recipe))};
   }
 
-  /// A part of prepared weights, nullptr where the recipe has none.
-  template <typename T>
-  const T* part(const plan::Part& part) const {
-    return part.bytes == 0 ? nullptr : weights<T>(part.at);
-  }
-
   /// GEMM 1 (hidden -> intermediate) or GEMM 2 (back).
   abi::GemmParams gemm(int role, const Experts& e) const {
-    const plan::MatrixParts& matrix = role == 1 ? e.w13 : e.w2;
     abi::GemmParams p{};
     set_activation(c_.activation, p);
-    p.weights = part<void>(matrix.weights);
-    p.weight_scales = part<void>(matrix.scales);
-    p.zeros = part<unsigned char>(matrix.zeros);
-    p.multipliers = part<float>(matrix.multipliers);
-    p.bias = part<float>(matrix.bias);
-    p.block_scale = e.form.block_scale;
-    p.group_shift = e.form.group > 0 ? std::countr_zero(static_cast<unsigned>(e.form.group)) : 0;
+    set_weights(e.form, role == 1 ? e.w13 : e.w2, run_.prepared, role == 1 ? c_.hidden : e.intermediate, p);
     const int stride = abi::round_up(e.intermediate, 8);
     p.k = role == 1 ? c_.hidden : stride;
-    p.units = abi::div_up(role == 1 ? c_.hidden : e.intermediate, abi::unit_k(e.form.weights));
     p.activation_stride = p.k;
     p.row_blocks =
         role == 1 ? abi::gate_up_blocks(e.intermediate, p.gated != 0) : abi::div_up(c_.hidden, abi::kBlockRows);
@@ -388,8 +372,7 @@ class Launches {
 
   /// Static scale number `index` of those that all experts share, or nullptr.
   const float* static_scale(int index) const {
-    const float* scales = part<float>(p_.common_scales);
-    return scales == nullptr ? nullptr : scales + index;
+    return p_.common_scales.bytes == 0 ? nullptr : weights<float>(p_.common_scales.at) + index;
   }
 
   void quantise_input(const cuda::Kernel& kernel, const abi::KernelConfig& config, const Experts& e, int scale) const {

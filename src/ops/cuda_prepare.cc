@@ -114,19 +114,11 @@ void prepare_vector(const VectorView& gate, const VectorView& up, bool interleav
   launch_for(kernel, p.padded, &p, stream);
 }
 
-/// Group scales are stored as fp16, which holds what bf16 and fp16 scales need. What FP32 ones hold is not known here:
-/// they lie on the device.
-void check_group_scales(const std::string& name, const MatrixView& m) {
-  if (m.quantization.codes != CodeFormat::kInt4 || m.quantization.scale_format != ScaleFormat::kF32) return;
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("fused_moe: {} has int4 scales of type f32, wanted bf16 or f16 on a GPU: "
-                          "convert_weights makes them",
-                          name));
-}
 void check_group_scales(const std::string& name, const ExpertWeights& e) {
-  check_group_scales(name + ".gate", e.gate);
-  check_group_scales(name + ".up", e.up);
-  check_group_scales(name + ".down", e.down);
+  for (const auto& [part, matrix] :
+       {std::pair{".gate", &e.gate}, std::pair{".up", &e.up}, std::pair{".down", &e.down}}) {
+    check_group_scales("fused_moe", name + part, *matrix);
+  }
 }
 
 /// Launches the kernels that prepare one layer.
@@ -222,6 +214,16 @@ void prepare_matrix(const plan::WeightForm& form, const plan::MatrixParts& parts
 void prepare_bias(const plan::MatrixParts& parts, const VectorView& gate, const VectorView& up, bool gated,
                   const PrepareKernel& kernel, char* prepared, void* stream) {
   prepare_vector(gate, up, gated, parts.bias.bytes / 4, prepared + parts.bias.at, kernel, stream);
+}
+
+// Group scales are stored as fp16, which holds what bf16 and fp16 scales need. What FP32 ones hold is not known here:
+// they lie on the device.
+void check_group_scales(const char* operation, const std::string& name, const MatrixView& m) {
+  if (m.quantization.codes != CodeFormat::kInt4 || m.quantization.scale_format != ScaleFormat::kF32) return;
+  throw Error(ErrorKind::kUnsupported,
+              fmt::format("{}: {} has int4 scales of type f32, wanted bf16 or f16 on a GPU, as convert_weights and "
+                          "Quantizer make them",
+                          operation, name));
 }
 
 void prepare_expert_weights(const MoeConfig& c, const plan::PreparedLayout& layout, int expert,

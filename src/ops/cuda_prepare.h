@@ -2,6 +2,8 @@
 // Weights on the device -> the prepared buffer, and what the kernels ask of pointers.
 #pragma once
 
+#include <string>
+
 #include "backend_cuda/kernel.h"
 #include "moesaic/moe.h"
 #include "plan/prepared_layout.h"
@@ -24,6 +26,9 @@ void prepare_matrix(const plan::WeightForm& form, const plan::MatrixParts& parts
 /// The same of its biases: FP32 in the order of prepared rows, zeros where `gate` is empty.
 void prepare_bias(const plan::MatrixParts& parts, const VectorView& gate, const VectorView& up, bool gated,
                   const PrepareKernel& kernel, char* prepared, void* stream);
+
+/// Throws Error(kUnsupported) on int4 scales of FP32 numbers, which begins with `operation`.
+void check_group_scales(const char* operation, const std::string& name, const MatrixView& matrix);
 
 /// Enqueues the preparation of all weights. The device must be current.
 void prepare_weights(const MoeConfig& config, const plan::PreparedLayout& layout, const MoeWeights& weights,

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights and grids of grouped GEMM kernels.
+#include "ops/cuda_gemm_launch.h"
+
+#include <bit>
+
+namespace moesaic::ops {
+namespace {
+
+/// A part of prepared weights, nullptr where the recipe has none.
+template <typename T>
+const T* part_of(const void* prepared, const plan::Part& part) {
+  if (part.bytes == 0) return nullptr;
+  return reinterpret_cast<const T*>(static_cast<const char*>(prepared) + part.at);
+}
+
+}  // namespace
+
+void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, const void* prepared, int k,
+                 abi::GemmParams& p) {
+  p.weights = part_of<void>(prepared, parts.weights);
+  p.weight_scales = part_of<void>(prepared, parts.scales);
+  p.zeros = part_of<unsigned char>(prepared, parts.zeros);
+  p.multipliers = part_of<float>(prepared, parts.multipliers);
+  p.bias = part_of<float>(prepared, parts.bias);
+  p.block_scale = form.block_scale;
+  p.group_shift = form.group > 0 ? std::countr_zero(static_cast<unsigned>(form.group)) : 0;
+  p.units = abi::div_up(k, abi::unit_k(form.weights));
+}
+
+void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p, int max_tiles,
+                 void* stream) {
+  const int tiles = p.tiles != nullptr ? max_tiles : abi::div_up(p.rows, config.tile_tokens);
+  const int columns = abi::div_up(p.row_blocks, config.tile_rows / abi::kBlockRows);
+  kernel.launch({static_cast<unsigned>(tiles) * static_cast<unsigned>(columns)}, abi::threads(config), &p, stream);
+}
+
+}  // namespace moesaic::ops

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// What launches of grouped GEMM kernels have in common, be they of a layer or of Gemm.
+#pragma once
+
+#include "backend_cuda/kernel.h"
+#include "kernels/abi/params.h"
+#include "plan/prepared_layout.h"
+
+namespace moesaic::ops {
+
+/// Fields that say where prepared weights with `k` columns lie and what form they have.
+void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, const void* prepared, int k,
+                 abi::GemmParams& params);
+
+/// Enqueues a GEMM whose list of tiles, where it has one, is at most `max_tiles` long.
+void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& params,
+                 int max_tiles, void* stream);
+
+}  // namespace moesaic::ops
