@@ -102,6 +102,18 @@ void check_readers_of_codes(const MoeConfig& c, const MoeRun& run) {
          fmt::format("numbers: shared experts of recipe {} read x in another format than recipe {}", shared, c.recipe));
 }
 
+void check_token_ids(const MoeConfig& c, const MoeRun& run, std::int64_t tokens, bool given) {
+  const TensorView& ids = run.token_ids;
+  if (given || c.routing.method != RoutingMethod::kHash) {
+    if (ids.empty()) return;
+    refuse("token_ids", tensor_text(ids), given ? "none: topk_ids are there" : "none: routing hash has them");
+  }
+  if (ids.empty()) refuse("token_ids", "empty", fmt::format("i64 or i32 [{}]: routing hash", tokens));
+  constexpr DType kIds[] = {DType::kI64, DType::kI32};
+  const std::int64_t shape[] = {tokens};
+  kCheck.tensor("token_ids", ids, shape, kIds);
+}
+
 void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t tokens) {
   const bool given = !run.topk_ids.empty() || !run.topk_weights.empty();
   if (given) {
@@ -117,14 +129,7 @@ void check_routing_inputs(const MoeConfig& c, const MoeRun& run, std::int64_t to
     refuse("router_logits", "empty",
            "router_logits, or topk_ids and topk_weights: the layer was made without a router");
   }
-  if (!given && c.routing.method == RoutingMethod::kHash) {
-    const TensorView& ids = run.token_ids;
-    const bool fits = ids.rank == 1 && ids.shape[0] == tokens && (ids.data != nullptr || tokens == 0);
-    if (!fits || (ids.dtype != DType::kI64 && ids.dtype != DType::kI32)) {
-      refuse("token_ids", ids.empty() ? "empty" : tensor_text(ids),
-             fmt::format("i64 or i32 [{}]: routing hash", tokens));
-    }
-  }
+  check_token_ids(c, run, tokens, given);
   if (!run.logits_out.empty()) {
     if (given) refuse("logits_out", "given together with topk_ids", "empty: no logits are computed");
     check_tensor("logits_out", run.logits_out, tokens, c.num_experts, {DType::kF32});
@@ -146,11 +151,10 @@ void check_dispatched(const MoeConfig& c, const MoeRun& run, Precision precision
   const bool masked = run.expert_offsets.empty();
   if (!masked && !run.expert_counts.empty()) refuse("expert_counts", "given with expert_offsets", "one of them");
   const int held = num_local_experts(c);
-  const TensorView& numbers = masked ? run.expert_counts : run.expert_offsets;
-  const std::int64_t size = masked ? held : held + 1;
-  if (numbers.rank != 1 || numbers.shape[0] != size || numbers.dtype != DType::kI32 || numbers.data == nullptr) {
-    refuse(masked ? "expert_counts" : "expert_offsets", tensor_text(numbers), fmt::format("i32 [{}]", size));
-  }
+  const std::int64_t numbers[] = {masked ? held : held + 1};
+  constexpr DType kI32[] = {DType::kI32};
+  kCheck.tensor(masked ? "expert_counts" : "expert_offsets", masked ? run.expert_counts : run.expert_offsets, numbers,
+                kI32);
   const TensorView& x = run.x;
   const int rank = masked ? 3 : 2;
   const std::string form = masked ? fmt::format("[{}, max, {}]", held, c.hidden) : fmt::format("[R, {}]", c.hidden);

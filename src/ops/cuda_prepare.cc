@@ -114,7 +114,7 @@ void prepare_vector(const VectorView& gate, const VectorView& up, bool interleav
   launch_for(kernel, p.padded, &p, stream);
 }
 
-void check_group_scales(const std::string& name, const ExpertWeights& e) {
+void check_expert_scales(const std::string& name, const ExpertWeights& e) {
   for (const auto& [part, matrix] :
        {std::pair{".gate", &e.gate}, std::pair{".up", &e.up}, std::pair{".down", &e.down}}) {
     check_group_scales("fused_moe", name + part, *matrix);
@@ -228,7 +228,7 @@ void check_group_scales(const char* operation, const std::string& name, const Ma
 
 void prepare_expert_weights(const MoeConfig& c, const plan::PreparedLayout& layout, int expert,
                             const ExpertWeights& weights, const PrepareKernels& kernels, char* prepared, void* stream) {
-  check_group_scales(fmt::format("weights of expert {}", expert), weights);
+  check_expert_scales(fmt::format("weights of expert {}", expert), weights);
   Preparer(c, layout, kernels, prepared, stream).expert(static_cast<std::size_t>(expert), adding(c.tp, weights), true);
 }
 
@@ -242,9 +242,9 @@ void check_prepared_memory(const char* operation, const void* prepared) {
 void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, const MoeWeights& w,
                      const PrepareKernels& kernels, char* prepared, void* stream) {
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
-    check_group_scales(fmt::format("weights.experts[{}]", e), w.experts[e]);
+    check_expert_scales(fmt::format("weights.experts[{}]", e), w.experts[e]);
   }
-  check_group_scales("weights.shared", w.shared);
+  check_expert_scales("weights.shared", w.shared);
   const Preparer preparer(c, layout, kernels, prepared, stream);
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
     preparer.expert(e, adding(c.tp, w.experts[e]), e + 1 == w.experts.size());

@@ -15,30 +15,12 @@ namespace {
 
 using tables::Op;
 
-// Sizes in bytes and in elements stay far below 2^63 whatever is multiplied.
-constexpr int kLargestSize = 1 << 20, kMostGroups = 1 << 16;
-
-constexpr int kSmallestTile = 8;
-
 [[noreturn]] void refuse(const GemmConfig& c, const char* field, const std::string& got, const std::string& wanted) {
   throw Error(ErrorKind::kInvalidArgument, fmt::format("gemm({}): {} is {}, wanted {}", c.recipe, field, got, wanted));
 }
 
 void check_size(const GemmConfig& c, const char* field, int value, int largest) {
   if (value < 1 || value > largest) refuse(c, field, fmt::format("{}", value), fmt::format("1 to {}", largest));
-}
-
-/// k holds whole blocks of every format that has some; those with FP32 scales may be ragged.
-void check_depth(const GemmConfig& c) {
-  for (const auto& spec : {weight_spec(c.recipe, c.int4), activation_spec(c.recipe, true)}) {
-    if (!spec) continue;
-    tables::check_quant_spec("gemm", *spec);
-    const QuantTraits traits = quant_traits(*spec);
-    if (traits.scales == ScaleFormat::kF32 || c.k % traits.block_cols == 0) continue;
-    refuse(c, "k", fmt::format("{}", c.k),
-           fmt::format("a multiple of {}: {} has a scale for that many elements of it", traits.block_cols,
-                       quant_format_name(spec->format)));
-  }
 }
 
 std::string recipes_with_e5m2() {
@@ -119,9 +101,9 @@ void check_gemm_config(const GemmConfig& c) {
   const tables::RecipeRow& recipe = tables::get_recipe(c.recipe);
   check_size(c, "n", c.n, kLargestSize);
   check_size(c, "k", c.k, kLargestSize);
-  check_size(c, "groups", c.groups, kMostGroups);
+  check_size(c, "groups", c.groups, kMostExperts);
   check_size(c, "max_rows", c.max_rows, 1 << 30);
-  check_depth(c);
+  check_depth(fmt::format("gemm({})", c.recipe), c.recipe, c.int4, "k", c.k);
   if (c.e5m2 && !takes_e5m2(recipe)) refuse(c, "e5m2", "true", "false, or one of the recipes " + recipes_with_e5m2());
   check_device("gemm", c.device);
 }
@@ -200,7 +182,7 @@ GemmSpace gemm_space(const GemmConfig& c, std::int64_t rows, int tile_tokens) {
 }
 
 std::size_t gemm_workspace_bytes(const GemmConfig& c, std::int64_t rows) {
-  return gemm_space(c, rows, kSmallestTile).total;  // the smallest tile has the longest tile list
+  return gemm_space(c, rows, kSmallestTile).total;
 }
 
 }  // namespace moesaic::plan

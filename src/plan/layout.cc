@@ -56,9 +56,6 @@ void check_experts(const Refusal& refuse, const MoeConfig& c) {
   if (held == 0) refuse("experts.slots", held, "at least one expert held");
 }
 
-// Sizes in bytes and in elements stay far below 2^63 whatever is multiplied.
-constexpr int kLargestSize = 1 << 20, kMostExperts = 1 << 16;
-
 void check_routing(const Refusal& refuse, const MoeConfig& c) {
   const Routing& r = c.routing;
   const int method = static_cast<int>(r.method);
@@ -130,6 +127,14 @@ void check_config(const MoeConfig& c) {
   if (c.tp.size < 1 || c.tp.rank < 0 || c.tp.rank >= c.tp.size) {
     refuse("tp.rank", c.tp.rank, fmt::format("0 to tp.size - 1, and tp.size ({}) at least 1", c.tp.size));
   }
+  for (const auto& [field, k] : {std::pair{"hidden", c.hidden}, std::pair{"intermediate", c.intermediate}}) {
+    check_depth("fused_moe", c.recipe, c.int4, field, k);
+  }
+  if (c.shared.intermediate > 0) {
+    const std::string& shared = tables::shared_recipe(c);
+    check_depth("fused_moe", shared, c.int4, "hidden", c.hidden);
+    check_depth("fused_moe", shared, c.int4, "shared.intermediate", c.shared.intermediate);
+  }
   check_activation("fused_moe", c.activation);
   check_device("fused_moe", c.device);
   check_routing_config("fused_moe", c);
@@ -168,6 +173,19 @@ void check_device(const char* operation, Device device) {
   throw Error(ErrorKind::kInvalidArgument, fmt::format("{}: device has type {} and index {}, wanted the CPU, index 0, "
                                                        "or CUDA and a device ordinal",
                                                        operation, static_cast<int>(device.type), device.index));
+}
+
+void check_depth(const std::string& operation, const std::string& recipe, const Int4Groups& int4, const char* field,
+                 int k) {
+  for (const auto& spec : {weight_spec(recipe, int4), activation_spec(recipe, true)}) {
+    if (!spec) continue;
+    tables::check_quant_spec(operation.c_str(), *spec);
+    const QuantTraits traits = quant_traits(*spec);
+    if (traits.scales == ScaleFormat::kF32 || k % traits.block_cols == 0) continue;
+    Refusal{operation.c_str()}(field, k,
+                               fmt::format("a multiple of {}: {} has a scale for that many elements of it",
+                                           traits.block_cols, quant_format_name(spec->format)));
+  }
 }
 
 OperandSpace take_operand(Packer& pack, const tables::RecipeRow& recipe, std::size_t rows, int k) {
@@ -235,9 +253,8 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
 }
 
 void check_grids(const MoeConfig& c) {
-  // The smallest tile has the longest list, and every expert one that is not full; the narrowest columns are one row
-  // block wide.
-  constexpr std::int64_t kSmallestTile = 8, kMostBlocks = (std::int64_t{1} << 31) - 1;
+  // Every expert has one tile that is not full; the narrowest columns are one row block wide.
+  constexpr std::int64_t kMostBlocks = (std::int64_t{1} << 31) - 1;
   const bool gated = is_gated(c.activation.kind);
   const std::int64_t down = abi::div_up(c.hidden, abi::kBlockRows);
   const std::int64_t columns = std::max<std::int64_t>(down, abi::gate_up_blocks(c.intermediate, gated));
@@ -250,7 +267,7 @@ void check_grids(const MoeConfig& c) {
 }
 
 std::size_t workspace_bytes(const MoeConfig& c, std::int64_t tokens) {
-  return workspace_layout(c, tokens, 8).total;  // the smallest tile has the longest tile list
+  return workspace_layout(c, tokens, kSmallestTile).total;
 }
 
 }  // namespace moesaic::plan

@@ -35,6 +35,11 @@ struct Candidate {
 /// Throws Error(kInvalidArgument) when there is none.
 const tables::KernelRow* forced_row(const std::string& force_kernel);
 
+/// Of hidden sizes and of experts: sizes in bytes and in elements stay far below 2^63 whatever is multiplied.
+inline constexpr int kLargestSize = 1 << 20, kMostExperts = 1 << 16;
+/// Rows of the smallest tile of grouped GEMMs, which has the longest list of tiles.
+inline constexpr int kSmallestTile = 8;
+
 /// What the planner must know of a device.
 struct DeviceRates {
   double dram_bytes_per_us = 2.9e6;  // measured read rate
@@ -146,6 +151,10 @@ void check_grids(const MoeConfig& config);
 /// a device that cannot be.
 void check_activation(const char* operation, const Activation& activation);
 void check_device(const char* operation, Device device);
+/// Throws Error(kInvalidArgument) that begins with `operation` on groups that int4 has not, and when `k`, called
+/// `field`, does not hold whole blocks of every format of the recipe. Blocks with FP32 scales may be ragged.
+void check_depth(const std::string& operation, const std::string& recipe, const Int4Groups& int4, const char* field,
+                 int k);
 
 /// Throws Error(kInvalidArgument or kUnsupported) when the configuration is not a legal layer.
 void check_config(const MoeConfig& config);

@@ -27,7 +27,8 @@ std::size_t scale_bytes(const WeightForm& form, int k) {
 }
 
 std::size_t zero_bytes(const WeightForm& form, int k) {
-  return form.zero_points ? static_cast<std::size_t>(abi::div_up(k, form.group)) * abi::kBlockRows : 0;
+  if (!form.zero_points || form.group == 0) return 0;
+  return static_cast<std::size_t>(abi::div_up(k, form.group)) * abi::kBlockRows;
 }
 
 }  // namespace

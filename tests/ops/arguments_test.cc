@@ -108,6 +108,22 @@ TEST(Arguments, ConfigurationsThatAreNoLayer) {
     c.routing.method = RoutingMethod::kDeepSeekV3;
     c.routing.n_group = 4;
   });
+  expect({"intermediate is 72", "multiple of 32: mxfp8"}, [](MoeConfig& c) {
+    c.recipe = "mxfp8";
+    c.intermediate = 72;
+  });
+  expect({"hidden is 72", "multiple of 16: nvfp4"}, [](MoeConfig& c) {
+    c.shared.recipe = "bf16_nvfp4";  // hidden sizes are K of both sets of experts
+    c.hidden = 72;
+  });
+  expect({"shared.intermediate is 40", "multiple of 32: mxfp4"}, [](MoeConfig& c) {
+    c.shared.recipe = "bf16_mxfp4";
+    c.shared.intermediate = 40;
+  });
+  expect({"fused_moe: int4 group of 48", "32, 64 or 128"}, [](MoeConfig& c) {
+    c.recipe = "bf16_int4";
+    c.int4.size = 48;
+  });
   expect({"device has type 7"}, [](MoeConfig& c) { c.device.type = static_cast<DeviceType>(7); });
   expect({"device", "index -1"}, [](MoeConfig& c) { c.device = {DeviceType::kCuda, -1}; });
   expect({"device", "index 1"}, [](MoeConfig& c) { c.device = {DeviceType::kCpu, 1}; });
@@ -183,10 +199,59 @@ TEST(Arguments, RunsThatCannotBe) {
     r.topk_weights_out = TensorView(p.routing.data(), DType::kF32, {4, 2});
     r.topk_weights_out.data = nullptr;
   });
+  expect({"token_ids is i64 [4]", "none: routing hash"},
+         [&](MoeRun& r) { r.token_ids = TensorView(p.routing.data(), DType::kI64, {4}); });
+  expect({"expert_counts is at", "multiple of 4"}, [&](MoeRun& r) {
+    r.expert_counts = TensorView(behind(p.routing.data(), 2), DType::kI32, {6});
+    r.x = TensorView(p.x.data(), DType::kBF16, {6, 0, 64});
+  });
+  expect({"expert_offsets is at", "multiple of 4"},
+         [&](MoeRun& r) { r.expert_offsets = TensorView(behind(p.routing.data(), 1), DType::kI32, {7}); });
+  expect({"expert_offsets is a null pointer"},
+         [](MoeRun& r) { r.expert_offsets = TensorView(static_cast<void*>(nullptr), DType::kI32, {7}); });
   for (const std::int64_t tokens : {std::int64_t{-1}, std::int64_t{2049}}) {
     expect_error(ErrorKind::kInvalidArgument, {"max_tokens 2048"}, [&] { p.layer.workspace_bytes(tokens); });
     expect_error(ErrorKind::kInvalidArgument, {"max_tokens 2048"}, [&] { p.layer.kernels(tokens); });
   }
+}
+
+TEST(Arguments, TokenIdsThatCannotBe) {
+  MoeConfig c = config_of("bf16");
+  c.shared = {};
+  c.router = false;
+  c.routing.method = RoutingMethod::kHash;
+  c.routing.vocabulary = 10;
+  std::mt19937 rng(13);
+  testing::HostLayer host = testing::random_layer(rng, c, {});
+  std::vector<std::int32_t> token_experts(20, 1);
+  host.weights.token_experts = TensorView(token_experts.data(), DType::kI32, {10, 2});
+  std::vector<std::uint16_t> x(4 * 64);
+  std::vector<float> logits(4 * 6), y(4 * 64);
+  std::vector<std::int64_t> ids(5);
+  MoeRun good;
+  good.x = TensorView(x.data(), DType::kBF16, {4, 64});
+  good.router_logits = TensorView(logits.data(), DType::kF32, {4, 6});
+  good.token_ids = TensorView(ids.data(), DType::kI64, {4});
+  good.out = TensorView(y.data(), DType::kF32, {4, 64});
+  const auto run = [&](const MoeRun& r) { reference_moe(c, host.weights, ReferenceMode::kOracle, r); };
+  run(good);
+  const auto expect = [&](const std::vector<std::string>& words, const std::function<void(MoeRun&)>& change) {
+    MoeRun r = good;
+    change(r);
+    expect_error(ErrorKind::kInvalidArgument, words, [&] { run(r); });
+  };
+  expect({"token_ids is empty", "i64 or i32 [4]"}, [](MoeRun& r) { r.token_ids = {}; });
+  expect({"token_ids is i64 [5]", "i64 or i32 [4]"}, [](MoeRun& r) { r.token_ids.shape[0] = 5; });
+  expect({"token_ids is f32 [4]"}, [](MoeRun& r) { r.token_ids.dtype = DType::kF32; });
+  expect({"token_ids is a null pointer"}, [](MoeRun& r) { r.token_ids.data = nullptr; });
+  expect({"token_ids is at", "multiple of 8"}, [](MoeRun& r) { r.token_ids.data = behind(r.token_ids.data, 4); });
+  expect({"token_ids is at", "multiple of 4"},
+         [](MoeRun& r) { r.token_ids = TensorView(behind(r.token_ids.data, 2), DType::kI32, {4}); });
+  expect({"token_ids is i64 [4]", "none: topk_ids"}, [&](MoeRun& r) {
+    r.router_logits = {};
+    r.topk_ids = TensorView(ids.data(), DType::kI32, {4, 2});
+    r.topk_weights = TensorView(logits.data(), DType::kF32, {4, 2});
+  });
 }
 
 TEST(Arguments, WeightsThatCannotBe) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "module/kernel_instance.h"
@@ -37,7 +38,15 @@ TEST(MoePlan, RangesServeEveryTokenCountWithTheSamePlan) {
   }
 }
 
-// design.md section 7: for each bundle of one architecture, everything that dispatch asks for must be in it.
+TEST(MoePlan, NoTileIsSmallerThanTheSmallest) {
+  int smallest = 1 << 30;
+  for (const tables::KernelRow& row : tables::kernel_table()) {
+    if (row.op != tables::Op::kGemm) continue;
+    for (const abi::KernelConfig& config : row.configs) smallest = std::min(smallest, config.tile_tokens);
+  }
+  EXPECT_EQ(smallest, kSmallestTile);
+}
+
 // Shared slots count against what the kernels hold.
 TEST(MoePlan, RoutersThatNoKernelHoldsAreRefused) {
   const auto refused = [](int experts, int top_k, int shared) {
@@ -56,6 +65,7 @@ TEST(MoePlan, RoutersThatNoKernelHoldsAreRefused) {
   EXPECT_NE(refused(64, 31, 2).find("32 experts per token"), std::string::npos);
 }
 
+// For each bundle of one architecture, everything that dispatch asks for must be in it.
 TEST(MoePlan, WhateverDispatchPicksIsInTheAotSet) {
   for (const tables::ArchRow& arch : tables::kArchTable) {
     std::set<std::string> bundle;
