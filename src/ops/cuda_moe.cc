@@ -450,6 +450,7 @@ std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOpti
                             "convert_weights to a recipe whose x is {}",
                             config.recipe, shared, dtype_name(tables::get_recipe(config.recipe).io)));
   }
+  plan::check_depths(config);
   plan::check_grids(config);
   return std::make_unique<CudaMoe>(config, modules);
 }

@@ -27,6 +27,16 @@ std::string explain_arch(const MoeConfig& config, std::int64_t tokens, const tab
   return text;
 }
 
+/// Why no GPU serves sizes of the layer; empty: they are served.
+std::string why_no_gpu(const MoeConfig& config) {
+  try {
+    plan::check_depths(config);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
 std::string explain_cpu(const MoeConfig& config) {
   try {
     cpu::fast_prepared_bytes(config);
@@ -46,7 +56,11 @@ std::string explain(const MoeConfig& config, std::int64_t tokens) {
   }
   const std::string force_kernel = base::env_value(base::Env::kForceKernel).value_or("");
   std::string text = explain_cpu(config);
-  for (const tables::ArchRow& arch : tables::kArchTable) text += explain_arch(config, tokens, arch, force_kernel);
+  const std::string why = why_no_gpu(config);
+  for (const tables::ArchRow& arch : tables::kArchTable) {
+    text += why.empty() ? explain_arch(config, tokens, arch, force_kernel)
+                        : fmt::format("SM{}:\n  not served: {}\n", arch.sm, why);
+  }
   return text;
 }
 

@@ -127,13 +127,8 @@ void check_config(const MoeConfig& c) {
   if (c.tp.size < 1 || c.tp.rank < 0 || c.tp.rank >= c.tp.size) {
     refuse("tp.rank", c.tp.rank, fmt::format("0 to tp.size - 1, and tp.size ({}) at least 1", c.tp.size));
   }
-  for (const auto& [field, k] : {std::pair{"hidden", c.hidden}, std::pair{"intermediate", c.intermediate}}) {
-    check_depth("fused_moe", c.recipe, c.int4, field, k);
-  }
-  if (c.shared.intermediate > 0) {
-    const std::string& shared = tables::shared_recipe(c);
-    check_depth("fused_moe", shared, c.int4, "hidden", c.hidden);
-    check_depth("fused_moe", shared, c.int4, "shared.intermediate", c.shared.intermediate);
+  for (const std::string& recipe : {c.recipe, tables::shared_recipe(c)}) {
+    if (const auto spec = weight_spec(recipe, c.int4)) tables::check_quant_spec("fused_moe", *spec);
   }
   check_activation("fused_moe", c.activation);
   check_device("fused_moe", c.device);
@@ -186,6 +181,15 @@ void check_depth(const std::string& operation, const std::string& recipe, const 
                                fmt::format("a multiple of {}: {} has a scale for that many elements of it",
                                            traits.block_cols, quant_format_name(spec->format)));
   }
+}
+
+void check_depths(const MoeConfig& c) {
+  check_depth("fused_moe", c.recipe, c.int4, "hidden", c.hidden);
+  check_depth("fused_moe", c.recipe, c.int4, "intermediate", c.intermediate);
+  if (c.shared.intermediate == 0) return;
+  const std::string& shared = tables::shared_recipe(c);
+  check_depth("fused_moe", shared, c.int4, "hidden", c.hidden);
+  check_depth("fused_moe", shared, c.int4, "shared.intermediate", c.shared.intermediate);
 }
 
 OperandSpace take_operand(Packer& pack, const tables::RecipeRow& recipe, std::size_t rows, int k) {

@@ -155,6 +155,8 @@ void check_device(const char* operation, Device device);
 /// `field`, does not hold whole blocks of every format of the recipe. Blocks with FP32 scales may be ragged.
 void check_depth(const std::string& operation, const std::string& recipe, const Int4Groups& int4, const char* field,
                  int k);
+/// The same for the inputs of both GEMMs of a layer, and of its shared experts.
+void check_depths(const MoeConfig& config);
 
 /// Throws Error(kInvalidArgument or kUnsupported) when the configuration is not a legal layer.
 void check_config(const MoeConfig& config);

@@ -108,18 +108,6 @@ TEST(Arguments, ConfigurationsThatAreNoLayer) {
     c.routing.method = RoutingMethod::kDeepSeekV3;
     c.routing.n_group = 4;
   });
-  expect({"intermediate is 72", "multiple of 32: mxfp8"}, [](MoeConfig& c) {
-    c.recipe = "mxfp8";
-    c.intermediate = 72;
-  });
-  expect({"hidden is 72", "multiple of 16: nvfp4"}, [](MoeConfig& c) {
-    c.shared.recipe = "bf16_nvfp4";  // hidden sizes are K of both sets of experts
-    c.hidden = 72;
-  });
-  expect({"shared.intermediate is 40", "multiple of 32: mxfp4"}, [](MoeConfig& c) {
-    c.shared.recipe = "bf16_mxfp4";
-    c.shared.intermediate = 40;
-  });
   expect({"fused_moe: int4 group of 48", "32, 64 or 128"}, [](MoeConfig& c) {
     c.recipe = "bf16_int4";
     c.int4.size = 48;

@@ -58,10 +58,12 @@ TEST(Explain, WhatIsNoLayerIsRefused) {
   testing::expect_error(ErrorKind::kInvalidArgument, {"explain: tokens is 0"}, [&] { explain(c, 0); });
   c.top_k = 9;
   testing::expect_error(ErrorKind::kInvalidArgument, {"top_k is 9"}, [&] { explain(c, 1); });
-  // What the CPU cannot serve is said, not thrown.
+  // What cannot be served is said, not thrown.
   c = config_of("nvfp4");
   c.hidden = 40;
   EXPECT_NE(explain(c, 1).find("CPU:\n  not served: "), std::string::npos);
+  EXPECT_NE(explain(c, 1).find("SM90:\n  not served: fused_moe: hidden is 40, wanted a multiple of 16"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -158,5 +158,29 @@ TEST(Layout, IllegalConfigurationsAreRefusedByName) {
   expect_refused([](MoeConfig& c) { c.tp = {2, 2}; }, "tp.rank");
 }
 
+TEST(Layout, DepthsThatHoldNoWholeBlocksAreRefusedByName) {
+  const auto refused = [](const char* recipe, const char* shared, int hidden, int intermediate) {
+    MoeConfig c = small_config();
+    c.recipe = recipe;
+    c.shared.recipe = shared;
+    c.hidden = hidden, c.intermediate = intermediate;
+    check_config(c);
+    try {
+      check_depths(c);
+      return std::string();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kInvalidArgument);
+      return std::string(e.what());
+    }
+  };
+  EXPECT_EQ(refused("bf16", "bf16", 200, 37), "");
+  EXPECT_EQ(refused("fp8_block", "bf16", 200, 37), "") << "FP32 scales may be ragged";
+  EXPECT_EQ(refused("nvfp4", "bf16", 208, 48), "");
+  EXPECT_NE(refused("nvfp4", "bf16", 200, 48).find("hidden is 200, wanted a multiple of 16: nvfp4"), std::string::npos);
+  EXPECT_NE(refused("mxfp8", "bf16", 224, 48).find("intermediate is 48, wanted a multiple of 32"), std::string::npos);
+  EXPECT_NE(refused("bf16", "bf16_int4", 200, 37).find("hidden is 200, wanted a multiple of 32"), std::string::npos);
+  EXPECT_NE(refused("bf16", "mxfp8", 224, 37).find("shared.intermediate is 24"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace moesaic::plan
