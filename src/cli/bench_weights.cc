@@ -9,6 +9,7 @@
 #include "moesaic/quantize.h"
 #include "tables/quant_table.h"
 #include "tables/recipe_table.h"
+#include "tables/stored_matrix.h"
 
 namespace moesaic::cli {
 namespace {
@@ -104,13 +105,8 @@ MatrixView BenchMatrices::matrix(const std::string& recipe, const Int4Groups& in
   fill_scales(bits, scales, traits);
   MatrixView view{codes.data(), DType::kU8, rows, cols, cols, 1};
   Quantization& q = view.quantization;
-  q.codes = traits.codes;
-  q.scale_format = traits.scales;
+  q = tables::stored_quantization(*spec, rows, cols);
   q.scales = scales.data();
-  q.block_rows = traits.block_rows == 0 ? rows : traits.block_rows;
-  q.block_cols = traits.block_cols == 0 ? cols : traits.block_cols;
-  q.scale_row_stride = sizes.scale_cols;
-  q.scale_col_stride = 1;
   if (traits.scales == ScaleFormat::kE4M3) q.multiplier = kE4m3Multiplier;
   return view;
 }

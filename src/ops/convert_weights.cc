@@ -15,6 +15,7 @@
 #include "backend_cpu/fast_threads.h"
 #include "tables/quant_table.h"
 #include "tables/recipe_table.h"
+#include "tables/stored_matrix.h"
 
 namespace moesaic {
 namespace ops {
@@ -119,16 +120,10 @@ class Converter {
     ops::ConvertedMatrix& made = store_->back();
     MatrixView view{made.codes.data(), spec ? DType::kU8 : io, made.rows, made.cols, made.cols, 1};
     if (!spec) return view;
-    const QuantTraits traits = quant_traits(*spec);
     const QuantSizes sizes = quant_sizes(*spec, made.rows, made.cols);
     Quantization& q = view.quantization;
-    q.codes = traits.codes;
-    q.scale_format = traits.scales;
+    q = tables::stored_quantization(*spec, made.rows, made.cols);
     q.scales = made.scales.data();
-    q.block_rows = traits.block_rows == 0 ? made.rows : traits.block_rows;
-    q.block_cols = traits.block_cols == 0 ? made.cols : traits.block_cols;
-    q.scale_row_stride = sizes.scale_cols;
-    q.scale_col_stride = 1;
     q.multiplier = made.multiplier;
     if (!made.zeros.empty()) {
       made.zeros = ops::packed_zeros(made.zeros);

@@ -10,6 +10,7 @@
 #include "backend_cpu/backend_cpu.h"
 #include "backend_cpu/fast_number.h"
 #include "moesaic/quantize.h"
+#include "tables/stored_matrix.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -53,7 +54,6 @@ class Storer {
     if (!spec || matrix.empty()) return;
     const std::int64_t rows = matrix.rows, cols = matrix.cols;
     const QuantSizes sizes = quant_sizes(*spec, rows, cols);
-    const QuantTraits traits = quant_traits(*spec);
     Buffer codes(sizes.code_bytes), zeros(std::max<std::int64_t>(sizes.zero_bytes, 1));
     void* scales = keep(sizes.scale_bytes);
     std::vector<float> dense(rows * cols);
@@ -73,13 +73,8 @@ class Storer {
 
     MatrixView view{nullptr, DType::kU8, rows, cols, cols, 1};
     Quantization& q = view.quantization;
-    q.codes = traits.codes;
-    q.scale_format = traits.scales;
+    q = tables::stored_quantization(*spec, rows, cols);
     q.scales = scales;
-    q.block_rows = traits.block_rows == 0 ? rows : traits.block_rows;
-    q.block_cols = traits.block_cols == 0 ? cols : traits.block_cols;
-    q.scale_row_stride = sizes.scale_cols;
-    q.scale_col_stride = 1;
     if (spec->format == QuantFormat::kNvfp4) q.multiplier = 1.0 / global;
     store_codes(view, static_cast<const std::uint8_t*>(codes.data()));
     if (q.codes == CodeFormat::kInt4) change_scales(view, sizes);

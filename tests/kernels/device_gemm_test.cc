@@ -13,6 +13,7 @@
 #include "support/gemm_case.h"
 #include "tables/given_codes.h"
 #include "tables/kernel_table.h"
+#include "tables/stored_matrix.h"
 
 namespace moesaic {
 namespace {
@@ -402,6 +403,25 @@ TEST_F(DeviceGemmTest, RefusesWhatItCannotServe) {
   run.x.data = memory.data();
   run.workspace_bytes = gemm.workspace_bytes(4) - 1;
   testing::expect_error(ErrorKind::kInvalidArgument, {"gemm: workspace is", "bytes"}, [&] { gemm.run(run); });
+}
+
+// They are stored as fp16.
+TEST_F(DeviceGemmTest, RefusesInt4ScalesOfFp32Numbers) {
+  GemmConfig c;
+  c.recipe = "bf16_int4";
+  c.n = 16, c.k = 64, c.device = kGpu;
+  const Gemm gemm = Gemm::create(c);
+  DeviceBuffer memory(kGpu, 1 << 20);
+  GemmWeights weights;
+  weights.w = MatrixView{memory.data(), DType::kU8, 16, 64, 64, 1};
+  weights.w.quantization = tables::stored_quantization(*weight_spec(c.recipe, c.int4), 16, 64);
+  weights.w.quantization.scales = memory.data();
+  gemm.prepare({&weights, 1}, memory.data());
+  cuda::synchronize(kGpu);
+  weights.w.quantization.scale_format = ScaleFormat::kF32;
+  testing::expect_error(ErrorKind::kUnsupported, {"gemm: weights[0].w", "f32", "bf16 or f16"}, [&] {
+    gemm.prepare({&weights, 1}, memory.data());
+  });
 }
 
 }  // namespace

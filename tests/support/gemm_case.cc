@@ -10,6 +10,7 @@
 #include "moesaic/quantize.h"
 #include "tables/given_codes.h"
 #include "tables/quant_table.h"
+#include "tables/stored_matrix.h"
 
 namespace moesaic::testing {
 namespace {
@@ -58,13 +59,8 @@ MatrixView quantised(HostGemm& gemm, const QuantSpec& spec, const HostArray& val
 
   MatrixView view{codes, DType::kU8, rows, cols, cols, 1};
   Quantization& q = view.quantization;
-  q.codes = traits.codes;
-  q.scale_format = traits.scales;
+  q = tables::stored_quantization(spec, rows, cols);
   q.scales = scales;
-  q.block_rows = traits.block_rows == 0 ? rows : traits.block_rows;
-  q.block_cols = traits.block_cols == 0 ? cols : traits.block_cols;
-  q.scale_row_stride = sizes.scale_cols;
-  q.scale_col_stride = 1;
   if (spec.format == QuantFormat::kNvfp4) q.multiplier = 1.0 / global;
   if (!zeros.empty()) {
     q.zeros = pack_zeros(gemm, zeros);
