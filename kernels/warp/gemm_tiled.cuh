@@ -14,8 +14,8 @@
 
 namespace moesaic::warp {
 
-/// [row block][token tile][sum]: rows g and g + 8, tokens 2t and 2t + 1 of each tile, in the order (g, 2t), (g, 2t + 1),
-/// (g + 8, 2t), (g + 8, 2t + 1).
+/// [row block][token tile][sum]: rows g and g + 8, tokens 2t and 2t + 1 of each tile, in the order
+/// (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 template <abi::KernelConfig kConfig>
 using Accumulators = float[TiledShape<kConfig>::kRowBlocks][TiledShape<kConfig>::kTokenTiles][4];
 
