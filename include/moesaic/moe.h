@@ -123,6 +123,9 @@ struct MoeConfig {
   bool weights_on_input = false;  // the routing weight multiplies the expert's input (FP32 result of GEMM 1, before
                                   // its bias) instead of its output (Llama-4)
   int max_tokens = 8192;          // `run` refuses more; kernels for every T up to it are loaded by `create`
+  // One configuration of every kernel for all T: a token's output has the same bits in every batch. Else that holds
+  // only where the same configurations serve (`kernels`). Costs speed where T is far from what they are best at.
+  bool batch_invariant = false;
   ExpertMap experts;
   TensorParallel tp;  // `intermediate` and `shared.intermediate` are this rank's
   Device device;

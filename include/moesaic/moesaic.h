@@ -164,6 +164,7 @@ typedef struct moesaic_moe_config {
   int32_t experts_first, experts_count;
   int32_t tp_rank, tp_size;  // moesaic::TensorParallel; `intermediate` and `shared_intermediate` are this rank's
   int32_t vocabulary;        // MOESAIC_HASH: rows of the weights' token_experts
+  int32_t batch_invariant;   // 1: the same bits in every batch, moesaic::MoeConfig
 } moesaic_moe_config;
 
 /// moesaic::ModuleOptions: where kernels come from. NULL and -1: the environment, then defaults.

@@ -112,25 +112,49 @@ int recipe_of(const MoeConfig& config) {
   return tables::recipe_index(config.recipe);
 }
 
-/// Both GEMMs share the tile list, hence the tile height: the best pair of equal tile_tokens.
-void pick_gemms(const ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
-                const std::string& force, Choice& gemm1, Choice& gemm2) {
+/// Both GEMMs share the tile list, hence the tile height: pairs of equal tile_tokens, with the sum of their scores.
+/// Their order does not depend on the shape.
+struct GemmPair {
+  Choice first, second;
+  double score_us;
+};
+std::vector<GemmPair> gemm_pairs(const ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
+                                 const std::string& force) {
   const std::vector<Candidate> all = candidates(Op::kGemm, arch, recipe, shape, rates, force);
-  const auto second_score = [&](const Candidate& c) {
-    return gemm_score(c.choice.config(), shape, Gemm::kSecond, rates);
-  };
-  double best = INFINITY;
+  std::vector<GemmPair> pairs;
   for (const Candidate& a : all) {
     for (const Candidate& b : all) {
       if (!a.why_not.empty() || !b.why_not.empty()) continue;
       if (a.choice.config().tile_tokens != b.choice.config().tile_tokens) continue;
-      if (a.score_us + second_score(b) >= best) continue;
-      best = a.score_us + second_score(b);
-      gemm1 = a.choice;
-      gemm2 = b.choice;
+      const double second = gemm_score(b.choice.config(), shape, Gemm::kSecond, rates);
+      pairs.push_back({a.choice, b.choice, a.score_us + second});
     }
   }
-  if (gemm1.row == nullptr) throw_no_kernel(Op::kGemm, arch, recipe, all);
+  if (pairs.empty()) throw_no_kernel(Op::kGemm, arch, recipe, all);
+  return pairs;
+}
+
+/// The pair that is best for the shape; of several shapes, the one that is least slower than the best of each.
+GemmPair pick_gemms(const ArchRow& arch, int recipe, const std::vector<GemmShape>& shapes, const DeviceRates& rates,
+                    const std::string& force) {
+  std::vector<GemmPair> pairs;
+  std::vector<double> worst;
+  for (const GemmShape& shape : shapes) {
+    pairs = gemm_pairs(arch, recipe, shape, rates, force);
+    worst.resize(pairs.size(), 0.0);
+    double best = INFINITY;
+    for (const GemmPair& pair : pairs) best = std::min(best, pair.score_us);
+    for (std::size_t i = 0; i < pairs.size(); ++i) worst[i] = std::max(worst[i], pairs[i].score_us / best);
+  }
+  return pairs[static_cast<std::size_t>(std::min_element(worst.begin(), worst.end()) - worst.begin())];
+}
+
+/// Numbers of tokens that one plan must be good at.
+std::vector<std::int64_t> planned_tokens(const MoeConfig& config, std::int64_t tokens) {
+  if (!config.batch_invariant) return {tokens};
+  std::vector<std::int64_t> all = {config.max_tokens};
+  for (std::int64_t t = 1; t < config.max_tokens; t *= 2) all.push_back(t);
+  return all;
 }
 
 }  // namespace
@@ -257,17 +281,25 @@ MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& a
   steps.route = pick(Op::kRouting, arch, recipe, shape, rates, force, with_role(fused ? 0 : 1));
   if (!fused) steps.scatter = pick(Op::kRouting, arch, recipe, shape, rates, force, with_role(2));
   if (config.router || config.shared.gated) {
-    const bool few = shape.tokens <= 512;
+    const bool few = shape.tokens <= 512 || config.batch_invariant;
     steps.project = pick(Op::kProjection, arch, recipe, shape, rates, force,
                          [few](const Choice& c) { return (c.config().tile_tokens <= 8) == few; });
   }
-  pick_gemms(arch, recipe, shape, rates, force, steps.gemm1, steps.gemm2);
+  std::vector<GemmShape> routed, shared_shapes;
+  for (const std::int64_t t : planned_tokens(config, shape.tokens)) {
+    routed.push_back(routed_shape(config, t));
+    shared_shapes.push_back(shared_shape(config, t));
+  }
+  const GemmPair gemms = pick_gemms(arch, recipe, routed, rates, force);
+  steps.gemm1 = gemms.first;
+  steps.gemm2 = gemms.second;
   int quantised = tables::quantises_activations(tables::kRecipeTable[static_cast<std::size_t>(recipe)]) ? recipe : -1;
   if (config.shared.intermediate > 0) {
     const tables::RecipeRow& shared = tables::get_recipe(tables::shared_recipe(config));
     const int shared_recipe = tables::recipe_index(shared.name);
-    pick_gemms(arch, shared_recipe, shared_shape(config, shape.tokens), rates, force, steps.shared_gemm1,
-               steps.shared_gemm2);
+    const GemmPair shared_gemms = pick_gemms(arch, shared_recipe, shared_shapes, rates, force);
+    steps.shared_gemm1 = shared_gemms.first;
+    steps.shared_gemm2 = shared_gemms.second;
     if (quantised < 0 && tables::quantises_activations(shared)) quantised = shared_recipe;
   }
   if (quantised >= 0) {

@@ -125,6 +125,28 @@ TEST_P(DeviceRecipe, TokenDoesNotDependOnTheBatch) {
   }
 }
 
+TEST_P(DeviceRecipe, BatchInvariantTokenIsTheSameInEveryBatch) {
+  const RecipeCase c = case_of(700);
+  cpu::RandomLayer layer = layer_on_gpu(c);
+  layer.config.batch_invariant = true;
+  const DeviceLayer device(layer.weights, layer.config);
+  const CaseInput all = testing::make_input(c);
+  const DeviceOutput together = device.run_into(DType::kF32, {all.x, all.logits, {}, {}});
+  const std::size_t row_bytes = static_cast<std::size_t>(c.hidden) * dtype_size(c.recipe->io);
+  const std::size_t out_bytes = static_cast<std::size_t>(c.hidden) * 4;
+  for (const int tokens : {1, 9, 130}) {
+    HostArray x = all.x;
+    x.bytes.resize(static_cast<std::size_t>(tokens) * row_bytes);
+    std::vector<float> logits = all.logits;
+    logits.resize(static_cast<std::size_t>(tokens * c.experts));
+    const DeviceOutput few = device.run_into(DType::kF32, {x, logits, {}, {}});
+    for (int t = 0; t < tokens; ++t) {
+      EXPECT_EQ(row(few.y.bytes, t, out_bytes), row(together.y.bytes, t, out_bytes))
+          << "token " << t << " of " << tokens;
+    }
+  }
+}
+
 TEST_P(DeviceRecipe, ExpertByExpertIsTheWholeLayer) {
   RecipeCase c = case_of(4);
   c.static_scales = tables::takes_static_scales(*c.recipe);

@@ -129,6 +129,22 @@ TEST(MoePlan, ForcedRowsAreTakenAndUnknownNamesRefused) {
   EXPECT_THROW(plan_moe(c, 1, arch, {}, "warp_gemm9"), Error);
 }
 
+TEST(MoePlan, BatchInvariantLayersHaveOneConfigurationOfWhateverSums) {
+  for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
+    for (const char* model : {"deepseek-v3", "mixtral-8x7b"}) {
+      MoeConfig c = config_of(tables::get_model(model), recipe.name, 8192);
+      c.batch_invariant = true;
+      const std::vector<PlanRange> ranges = plan_ranges(c, *tables::find_arch(90), {}, "");
+      for (const PlanRange& range : ranges) {
+        MoeSteps steps = range.steps;
+        steps.route = ranges.front().steps.route;  // chooses and sorts, one token by itself in either form
+        steps.scatter = ranges.front().steps.scatter;
+        EXPECT_EQ(steps, ranges.front().steps) << model << " " << recipe.name << " T to " << range.last_tokens;
+      }
+    }
+  }
+}
+
 TEST(MoePlan, ForcedConfigsAreTakenAndUnknownOnesRefused) {
   const tables::ArchRow& arch = *tables::find_arch(90);
   const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "bf16_int4", 8192);
