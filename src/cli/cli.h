@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "moesaic/error.h"
+
 namespace moesaic::cli {
 
 /// What a parsed command line does; returns the exit code: 0, or 1 when it ran and the answer is "failed".
@@ -16,6 +18,17 @@ using Action = std::function<int()>;
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+/// What `work` returns. Its arguments are the command line's alone: one that the library refuses is wrong use.
+template <typename Work>
+auto as_usage(const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kInvalidArgument) throw UsageError(error.what());
+    throw;
+  }
+}
 
 // Each adds its subcommand to `app`; when that is parsed, `action` is set.
 void add_archs(CLI::App& app, Action& action);

@@ -27,12 +27,8 @@ std::vector<std::string> words_of(const std::vector<std::string>& arguments) {
 }
 
 tables::ArchList arch_list(const std::vector<std::string>& arguments) {
-  try {
-    return tables::parse_arch_list(fmt::format("{}", fmt::join(arguments, " ")), cuda::list_sms);
-  } catch (const Error& error) {
-    if (error.kind() == ErrorKind::kInvalidArgument) throw UsageError(error.what());
-    throw;
-  }
+  return as_usage(
+      [&] { return tables::parse_arch_list(fmt::format("{}", fmt::join(arguments, " ")), cuda::list_sms); });
 }
 
 std::uint32_t recipe_mask(const std::vector<std::string>& arguments) {

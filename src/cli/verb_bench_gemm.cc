@@ -76,15 +76,10 @@ GemmBenchResult measure(const GemmBenchOptions& o) {
 int bench_gemm(Arguments a) {
   GemmBenchOptions& o = a.options;
   o.gemm.max_rows = *std::max_element(o.rows.begin(), o.rows.end());
-  GemmBenchResult result;
-  try {
+  const GemmBenchResult result = as_usage([&] {
     o.gemm.device = parse_device(a.device);
-    result = measure(o);
-  } catch (const Error& e) {
-    // Every argument of the op is an option.
-    if (e.kind() == ErrorKind::kInvalidArgument) throw UsageError(e.what());
-    throw;
-  }
+    return measure(o);
+  });
   if (a.json) {
     fmt::print("{}\n", to_json(o, result).dump(2));
   } else {

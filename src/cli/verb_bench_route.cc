@@ -80,15 +80,10 @@ int bench_route(Arguments a) {
   RouteBenchOptions& o = a.options;
   o.router.routing.method = parse_method(a.method);
   o.router.max_tokens = *std::max_element(o.tokens.begin(), o.tokens.end());
-  RouteBenchResult result;
-  try {
+  const RouteBenchResult result = as_usage([&] {
     o.router.device = parse_device(a.device);
-    result = measure(o);
-  } catch (const Error& e) {
-    // Every argument of the op is an option.
-    if (e.kind() == ErrorKind::kInvalidArgument) throw UsageError(e.what());
-    throw;
-  }
+    return measure(o);
+  });
   if (a.json) {
     fmt::print("{}\n", to_json(o, result).dump(2));
   } else {

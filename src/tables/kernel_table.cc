@@ -68,10 +68,10 @@ constexpr KernelConfig stream(int weights, int io, int tokens, int rows, int k, 
           .min_blocks = min_blocks};
 }
 // Four units of K of a row block, or two of two, are in flight in a warp. min_blocks: as many as no spill allows.
-template <int kWeights, int kIo, int kBlocks8 = 6, int kBlocks16 = 5>
+template <int kWeights, int kIo>
 constexpr std::array kStreamConfigs = {
-    stream(kWeights, kIo, 8, 16, 4 * abi::unit_k(kWeights), 4, kBlocks8),
-    stream(kWeights, kIo, 16, 32, 2 * abi::unit_k(kWeights), 4, kBlocks16),
+    stream(kWeights, kIo, 8, 16, 4 * abi::unit_k(kWeights), 4, 6),
+    stream(kWeights, kIo, 16, 32, 2 * abi::unit_k(kWeights), 4, 5),
 };
 
 // 4-bit codes come in longer units: as many bytes are in flight with half as many of them. Activations that a warp
