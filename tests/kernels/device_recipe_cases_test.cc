@@ -35,7 +35,7 @@ void expect_case(const RecipeCase& c, const cpu::RandomLayer& layer, const Devic
   EXPECT_TRUE(first.guard_intact && second.guard_intact) << "wrote behind a buffer";
   EXPECT_EQ(first.y.bytes, second.y.bytes) << "differs from run to run";
   EXPECT_EQ(first.ids, second.ids);
-  testing::expect_right(c, layer, input, {first.y, first.ids, first.weights});
+  testing::expect_right(c, layer.config, layer.weights, input, {first.y, first.ids, first.weights});
 }
 
 cpu::RandomLayer layer_on_gpu(const RecipeCase& c) {

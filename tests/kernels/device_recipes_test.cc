@@ -224,7 +224,7 @@ TEST_P(DeviceRecipe, CodesOfTheCallerGiveWhatOwnCodesGive) {
     const DeviceOutput given = device.run_into(DType::kF32, coded_input(c, input, common_input_scale(layer.weights)));
     EXPECT_TRUE(given.guard_intact);
     EXPECT_EQ(given.y.bytes, own.y.bytes) << (static_scales ? "static scale" : "scales of tokens");
-    testing::expect_right(c, layer, input, {given.y, given.ids, given.weights});
+    testing::expect_right(c, layer.config, layer.weights, input, {given.y, given.ids, given.weights});
   }
 }
 

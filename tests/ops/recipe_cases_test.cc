@@ -11,9 +11,13 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
+#include "backend_cpu/backend_cpu.h"
 #include "support/guarded_memory.h"
 #include "support/pairwise.h"
+#include "support/published_layer.h"
 
 namespace moesaic::testing {
 namespace {
@@ -52,10 +56,10 @@ TEST(RecipeCases, CoverRecipesWithActivationsAndTokens) {
   EXPECT_EQ(tokens.size(), 10u * tables::kNumRecipes);
 }
 
-CaseOutput run_on_cpu(const RecipeCase& c, const cpu::RandomLayer& layer, const CaseInput& input) {
-  const FusedMoe moe = FusedMoe::create(layer.config);
+CaseOutput run_on_cpu(const RecipeCase& c, const MoeConfig& config, const MoeWeights& weights, const CaseInput& input) {
+  const FusedMoe moe = FusedMoe::create(config);
   GuardedMemory prepared(moe.prepared_bytes()), workspace(moe.workspace_bytes(c.tokens));
-  moe.prepare(layer.weights, prepared.data());
+  moe.prepare(weights, prepared.data());
   const auto elements = static_cast<std::size_t>(c.tokens) * static_cast<std::size_t>(c.hidden);
   CaseOutput output;
   output.y = {c.out_type(), std::vector<unsigned char>(elements * dtype_size(c.out_type()), 0xff)};
@@ -82,7 +86,40 @@ TEST(RecipeCases, FastPathIsRight) {
     SCOPED_TRACE(c.name());
     const cpu::RandomLayer layer = make_layer(c);
     const CaseInput input = make_input(c);
-    expect_right(c, layer, input, run_on_cpu(c, layer, input));
+    expect_right(c, layer.config, layer.weights, input, run_on_cpu(c, layer.config, layer.weights, input));
+  }
+}
+
+// What the GPU tier makes of published models, with sizes that a CPU can have.
+TEST(RecipeCases, PublishedLayersOfSmallerSizesAreRight) {
+  for (const auto& [name, format] : std::vector<std::pair<const char*, PublishedFormat>>{
+           {"deepseek-v3", {"fp8_block", false}}, {"gpt-oss-120b", {"bf16_mxfp4", true}}}) {
+    SCOPED_TRACE(name);
+    tables::ModelRow model = tables::get_model(name);
+    model.hidden = model.hidden / 320 * 32;
+    model.intermediate = model.intermediate / 320 * 32;
+    model.shared_intermediate = model.shared_intermediate / 320 * 32;
+    model.num_experts = 16;
+    PublishedLayer layer(model, format, 1);
+    RecipeCase c;
+    c.recipe = &tables::get_recipe(format.recipe);
+    c.tokens = 200;
+    c.hidden = model.hidden;
+    c.experts = model.num_experts;
+    c.top_k = model.top_k;
+    CaseInput input = make_input(c);
+    const CaseOutput output = run_on_cpu(c, layer.config, layer.weights, input);
+    expect_right(c, layer.config, layer.weights, input, output);
+    for (const ExpertWeights& expert : layer.weights.experts) {
+      double sum = 0;
+      for (std::int64_t row = 0; row < expert.up.rows; ++row) {
+        for (std::int64_t col = 0; col < expert.up.cols; ++col) {
+          const double value = cpu::matrix_element(expert.up, row, col);
+          sum += value * value;
+        }
+      }
+      EXPECT_NEAR(std::sqrt(sum / static_cast<double>(expert.up.rows)), 1.0, 0.4) << "size of a sum";
+    }
   }
 }
 
@@ -95,7 +132,7 @@ TEST(RecipeCases, WrongResultsAreSeen) {
   ASSERT_NE(found, cases.end());
   const cpu::RandomLayer layer = make_layer(*found);
   const CaseInput input = make_input(*found);
-  const CaseOutput right = run_on_cpu(*found, layer, input);
+  const CaseOutput right = run_on_cpu(*found, layer.config, layer.weights, input);
   const auto fails = [&](auto change) {
     std::vector<float> y = to_floats(right.y);
     CaseOutput wrong = right;
@@ -105,7 +142,7 @@ TEST(RecipeCases, WrongResultsAreSeen) {
     {
       const ::testing::ScopedFakeTestPartResultReporter reporter(
           ::testing::ScopedFakeTestPartResultReporter::INTERCEPT_ALL_THREADS, &results);
-      expect_right(*found, layer, input, wrong);
+      expect_right(*found, layer.config, layer.weights, input, wrong);
     }
     return results.size() > 0;
   };

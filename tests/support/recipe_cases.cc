@@ -165,16 +165,15 @@ std::string load_name(Load load) {
   return load == Load::kUniform ? "" : load == Load::kSkewed ? "_skewed" : "_one_expert";
 }
 
-/// First, last and random tokens, at most 64.
+/// First, last and random tokens.
 std::vector<int> sampled_tokens(const RecipeCase& c) {
-  constexpr std::size_t kMost = 64;
   std::vector<int> tokens(static_cast<std::size_t>(c.tokens));
   std::iota(tokens.begin(), tokens.end(), 0);
-  if (tokens.size() <= kMost) return tokens;
+  if (tokens.size() <= c.most_sampled) return tokens;
   std::mt19937 random(c.seed);
   std::shuffle(tokens.begin() + 1, tokens.end() - 1, random);
   std::swap(tokens[1], tokens.back());
-  tokens.resize(kMost);
+  tokens.resize(c.most_sampled);
   return tokens;
 }
 
@@ -219,26 +218,27 @@ Sample sample_of(const RecipeCase& c, const CaseInput& input, const CaseOutput& 
   return s;
 }
 
-void expect_routed_by_logits(const cpu::RandomLayer& layer, const Sample& s) {
+/// `selection_bias`: FP32, or empty.
+void expect_routed_by_logits(const MoeConfig& config, const VectorView& selection_bias, const Sample& s) {
   std::vector<std::int32_t> ids(s.ids.size());
   std::vector<float> weights(s.weights.size());
-  cpu::route(layer.config.routing, s.logits.data(), nullptr, static_cast<std::int64_t>(s.tokens.size()),
-             layer.config.num_experts, layer.config.top_k, ids.data(), weights.data());
+  cpu::route(config.routing, s.logits.data(), static_cast<const float*>(selection_bias.data),
+             static_cast<std::int64_t>(s.tokens.size()), config.num_experts, config.top_k, ids.data(), weights.data());
   ASSERT_EQ(s.ids, ids);
   for (std::size_t i = 0; i < weights.size(); ++i) ASSERT_NEAR(s.weights[i], weights[i], 1e-5f) << "slot " << i;
 }
 
 /// A reference's rows, rounded to `out`.
-std::vector<double> reference_rows(const cpu::RandomLayer& layer, ReferenceMode mode, const Sample& s, DType out) {
+std::vector<double> reference_rows(const MoeConfig& c, const MoeWeights& weights, ReferenceMode mode, const Sample& s,
+                                   DType out) {
   const auto tokens = static_cast<std::int64_t>(s.tokens.size());
-  const MoeConfig& c = layer.config;
   HostArray y{out, std::vector<unsigned char>(static_cast<std::size_t>(tokens * c.hidden) * dtype_size(out))};
   MoeRun run;
   run.x = TensorView(s.x.bytes.data(), s.x.dtype, {tokens, c.hidden});
   run.topk_ids = TensorView(s.ids.data(), DType::kI32, {tokens, c.top_k});
   run.topk_weights = TensorView(s.weights.data(), DType::kF32, {tokens, c.top_k});
   run.out = TensorView(y.bytes.data(), out, {tokens, c.hidden});
-  reference_moe(c, layer.weights, mode, run);
+  reference_moe(c, weights, mode, run);
   std::vector<int> all(s.tokens.size());
   std::iota(all.begin(), all.end(), 0);
   return values_of(y, all, c.hidden);
@@ -399,18 +399,18 @@ CaseInput make_input(const RecipeCase& c) {
   return input;
 }
 
-void expect_right(const RecipeCase& c, const cpu::RandomLayer& layer, const CaseInput& input,
+void expect_right(const RecipeCase& c, const MoeConfig& config, const MoeWeights& weights, const CaseInput& input,
                   const CaseOutput& output) {
   if (c.tokens == 0) return;
   const std::vector<float> all = to_floats(output.y);
   EXPECT_TRUE(std::all_of(all.begin(), all.end(), [](float v) { return std::isfinite(v); }));
   const Sample sample = sample_of(c, input, output);
-  ASSERT_NO_FATAL_FAILURE(expect_routed_by_logits(layer, sample));
+  ASSERT_NO_FATAL_FAILURE(expect_routed_by_logits(config, weights.selection_bias, sample));
   const std::vector<double> got = values_of(output.y, sample.tokens, c.hidden);
   const DType out = c.f32_out ? DType::kF64 : c.recipe->io;
-  const std::vector<double> oracle = reference_rows(layer, ReferenceMode::kOracle, sample, out);
+  const std::vector<double> oracle = reference_rows(config, weights, ReferenceMode::kOracle, sample, out);
   expect_near_oracle(c, got, oracle);
-  expect_near_exact(c, got, oracle, reference_rows(layer, ReferenceMode::kExact, sample, DType::kF64));
+  expect_near_exact(c, got, oracle, reference_rows(config, weights, ReferenceMode::kExact, sample, DType::kF64));
 }
 
 }  // namespace moesaic::testing

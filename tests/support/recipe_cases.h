@@ -3,6 +3,7 @@
 // what its result must be. Nothing here knows where the layer runs.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@ struct RecipeCase {
   Load load = Load::kUniform;
   cpu::Storage storage = cpu::Storage::kSeparate;  // of 16-bit weights; others: any order that views describe
   bool biases = false, weights_on_input = false, f32_out = true, static_scales = false;
+  std::size_t most_sampled = 64;  // tokens that are held against references
 
   DType out_type() const { return f32_out ? DType::kF32 : recipe->io; }
   /// Says all of it, of letters, digits and underscores.
@@ -53,8 +55,9 @@ struct CaseOutput {
   std::vector<float> weights;     // [T, k]
 };
 
-/// Holds at most 64 tokens against the oracle, tightly, and against exact arithmetic; with the ids and weights that the
+/// Holds sampled tokens against the oracle, tightly, and against exact arithmetic; with the ids and weights that the
 /// run chose, which must be those of its logits.
-void expect_right(const RecipeCase& c, const cpu::RandomLayer& layer, const CaseInput& input, const CaseOutput& output);
+void expect_right(const RecipeCase& c, const MoeConfig& config, const MoeWeights& weights, const CaseInput& input,
+                  const CaseOutput& output);
 
 }  // namespace moesaic::testing
