@@ -17,6 +17,10 @@ enum RouteRole : int { kRouteFused = 0, kRouteSelect = 1, kRouteScatter = 2, kRo
 
 inline constexpr int kMaxRouteExperts = 1024;
 
+struct RowsTiles {
+  int rows, tiles;
+};
+
 template <abi::KernelConfig kConfig>
 struct RouteShared {
   static constexpr int kWarps = abi::threads(kConfig) / 32;
@@ -27,7 +31,7 @@ struct RouteShared {
   };
   int offsets[kMaxRouteExperts];  // first row of an expert
   int bases[kMaxRouteExperts];    // first row of this segment's entries of an expert
-  int scan[kWarps];
+  RowsTiles scan[kWarps];
 
   /// Warps that have room to choose, and to sort, at the same time.
   __device__ static int choosers(int experts) { return min_of(kWarps, 8 * kMaxRouteExperts / experts); }
@@ -53,11 +57,31 @@ __device__ __forceinline__ int local_expert(const abi::RouteParams& p, int id) {
   return local >= 0 && local < p.held_experts ? local : -1;
 }
 
+/// Chooses the experts of the segment's tokens, one a warp. The next token's logits are on their way meanwhile.
+template <typename Scores>
+__device__ __forceinline__ void choose(const abi::RouteParams& p, int first_token, int end_token, int choosers,
+                                       u32* shared) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (warp >= choosers) return;
+  Scores scores;
+  scores.load(p, first_token + warp, end_token);
+#pragma unroll 1
+  for (int token = first_token + warp; token < end_token; token += choosers) {
+    Scores next;
+    next.load(p, token + choosers, end_token);
+    const Slot slot = select_experts(p, token, scores, shared + warp * p.num_experts);
+    if (lane < slots_of(p)) {
+      p.ids[token * slots_of(p) + lane] = slot.id;
+      p.weights[token * slots_of(p) + lane] = slot.weight;
+    }
+    scores = next;
+  }
+}
+
 /// Fills ids and weights of the segment's tokens (choosing, or copying what the caller gave).
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_token, int end_token,
                                          RouteShared<kConfig>& shared) {
-  const int warp = threadIdx.x / 32;
   const int choosers = RouteShared<kConfig>::choosers(p.num_experts);
   if (p.given_ids != nullptr) {
 #pragma unroll 1
@@ -65,51 +89,66 @@ __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_to
       p.ids[i] = p.given_ids[i];
       p.weights[i] = p.given_weights[i];
     }
-  } else if (warp < choosers) {
-#pragma unroll 1
-    for (int token = first_token + warp; token < end_token; token += choosers) {
-      select_experts(p, token, shared.keys + warp * p.num_experts);
-      __syncwarp();
-    }
+  } else if (p.num_experts <= 256) {
+    choose<RegisterScores<8>>(p, first_token, end_token, choosers, shared.keys);
+  } else {
+    choose<SharedScores>(p, first_token, end_token, choosers, shared.keys);
   }
   __syncthreads();  // ids of the segment are visible to the block; the keys are dead
 }
 
-/// Exclusive prefix sum over the block; `total` gets the sum of all.
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ int block_scan(int value, int& total, RouteShared<kConfig>& shared) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int inclusive = value;
+/// Sum over the warp's lanes up to this one.
+__device__ __forceinline__ RowsTiles warp_scan(RowsTiles value) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int delta = 1; delta < 32; delta *= 2) {
-    const int other = __shfl_up_sync(0xffffffffu, inclusive, delta);
-    if (lane >= delta) inclusive += other;
+    const int rows = __shfl_up_sync(0xffffffffu, value.rows, delta);
+    const int tiles = __shfl_up_sync(0xffffffffu, value.tiles, delta);
+    if (lane >= delta) value.rows += rows, value.tiles += tiles;
   }
-  if (lane == 31) shared.scan[warp] = inclusive;
-  __syncthreads();
-  int before = 0;
-  total = 0;
-#pragma unroll 1
-  for (int w = 0; w < RouteShared<kConfig>::kWarps; ++w) {
-    if (w < warp) before += shared.scan[w];
-    total += shared.scan[w];
-  }
-  __syncthreads();  // scan may be written again
-  return before + inclusive - value;
+  return value;
 }
 
-/// A warp's run of a segment's entries, 32 at a time: visit(entry, id, peers) by all lanes; `id` is the expert's
-/// number here, -1 where there is nothing to count (`entry` is -1 beyond the end), `peers` the lanes with the same id.
-template <abi::KernelConfig kConfig, typename Visit>
-__device__ __forceinline__ void for_each_entry(const abi::RouteParams& p, int first_token, int end_token, Visit visit) {
-  const int warps = RouteShared<kConfig>::sorters(local_experts(p));
+/// Exclusive prefix sum over the block; `total` gets the sum of all.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ RowsTiles block_scan(RowsTiles value, RowsTiles& total, RouteShared<kConfig>& shared) {
+  constexpr int kWarps = RouteShared<kConfig>::kWarps;
+  static_assert(kWarps <= 32);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const RowsTiles inclusive = warp_scan(value);
+  if (lane == 31) shared.scan[warp] = inclusive;
+  __syncthreads();  // sums of all warps are there
+  const RowsTiles own = lane < kWarps ? shared.scan[lane] : RowsTiles{0, 0};
+  const RowsTiles warps = warp_scan(own);
+  total = {__shfl_sync(0xffffffffu, warps.rows, 31), __shfl_sync(0xffffffffu, warps.tiles, 31)};
+  const int rows_before = __shfl_sync(0xffffffffu, warps.rows - own.rows, warp);
+  const int tiles_before = __shfl_sync(0xffffffffu, warps.tiles - own.tiles, warp);
+  __syncthreads();  // scan may be written again
+  return {rows_before + inclusive.rows - value.rows, tiles_before + inclusive.tiles - value.tiles};
+}
+
+/// How a segment's entries are cut: runs of a multiple of 32, one a warp.
+struct Runs {
+  int first, count;   // entries of the segment
+  int length, warps;  // of a run; warps that have one
+};
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ Runs runs_of(const abi::RouteParams& p, int first_token, int end_token) {
+  const int sorters = RouteShared<kConfig>::sorters(local_experts(p));
+  const int count = (end_token - first_token) * slots_of(p);
+  const int length = abi::round_up(abi::div_up(count, sorters), 32);
+  return {first_token * slots_of(p), count, length, count == 0 ? 0 : abi::div_up(count, length)};
+}
+
+/// The warp's run, 32 entries at a time: visit(entry, id, peers) by all lanes; `id` is the expert's number here, -1
+/// where there is nothing to count (`entry` is -1 beyond the end), `peers` the lanes with the same id.
+template <typename Visit>
+__device__ __forceinline__ void for_each_entry(const abi::RouteParams& p, const Runs& runs, Visit visit) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (warp >= warps) return;
-  const int first = first_token * slots_of(p), count = (end_token - first_token) * slots_of(p);
-  const int run = abi::round_up(abi::div_up(count, warps), 32);
+  if (warp >= runs.warps) return;
 #pragma unroll 1
-  for (int i = warp * run; i < (warp + 1) * run && i < count; i += 32) {
-    const int entry = i + lane < count ? first + i + lane : -1;
+  for (int i = warp * runs.length; i < (warp + 1) * runs.length && i < runs.count; i += 32) {
+    const int entry = i + lane < runs.count ? runs.first + i + lane : -1;
     const int id = entry >= 0 ? local_expert(p, p.ids[entry]) : -1;
     visit(entry, id, __match_any_sync(0xffffffffu, id));
     __syncwarp();
@@ -118,17 +157,16 @@ __device__ __forceinline__ void for_each_entry(const abi::RouteParams& p, int fi
 
 /// counts[sorter][expert] for the segment, and its sum per expert through `store(expert, count)`.
 template <abi::KernelConfig kConfig, typename Store>
-__device__ __forceinline__ void count_segment(const abi::RouteParams& p, int first_token, int end_token,
-                                              RouteShared<kConfig>& shared, Store store) {
-  const int warps = RouteShared<kConfig>::sorters(local_experts(p));
+__device__ __forceinline__ void count_segment(const abi::RouteParams& p, const Runs& runs, RouteShared<kConfig>& shared,
+                                              Store store) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   u16* counts = shared.counts + warp * local_experts(p);
-  if (warp < warps) {
+  if (warp < runs.warps) {
 #pragma unroll 1
     for (int e = lane; e < local_experts(p); e += 32) counts[e] = 0;
     __syncwarp();
   }
-  for_each_entry<kConfig>(p, first_token, end_token, [&](int, int id, u32 peers) {
+  for_each_entry(p, runs, [&](int, int id, u32 peers) {
     if (id >= 0 && (peers & ((1u << lane) - 1)) == 0) counts[id] += __popc(peers);
   });
   __syncthreads();  // all warps have counted
@@ -136,11 +174,18 @@ __device__ __forceinline__ void count_segment(const abi::RouteParams& p, int fir
   for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) {
     int sum = 0;
 #pragma unroll 1
-    for (int w = 0; w < warps; ++w) {
-      u16& count = shared.counts[w * local_experts(p) + e];
-      const int own = count;
-      count = static_cast<u16>(sum);  // entries of this expert in earlier warps
-      sum += own;
+    for (int first = 0; first < runs.warps; first += 8) {
+      int own[8];
+#pragma unroll
+      for (int w = 0; w < 8; ++w) {
+        own[w] = first + w < runs.warps ? shared.counts[(first + w) * local_experts(p) + e] : 0;
+      }
+#pragma unroll
+      for (int w = 0; w < 8; ++w) {
+        // What earlier warps have of this expert.
+        if (first + w < runs.warps) shared.counts[(first + w) * local_experts(p) + e] = static_cast<u16>(sum);
+        sum += own[w];
+      }
     }
     store(e, sum);
   }
@@ -151,15 +196,15 @@ __device__ __forceinline__ void count_segment(const abi::RouteParams& p, int fir
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteShared<kConfig>& shared,
                                              bool write_tiles) {
-  int rows_before = 0, tiles_before = 0;
+  RowsTiles before = {0, 0};
 #pragma unroll 1
   for (int base = 0; base < local_experts(p); base += blockDim.x) {
     const int e = base + threadIdx.x;
     const int count = e < local_experts(p) ? shared.offsets[e] : 0;
     const int tiles = abi::div_up(count, p.tile_tokens);
-    int row_total, tile_total;
-    const int first_row = rows_before + block_scan<kConfig>(count, row_total, shared);
-    const int first_tile = tiles_before + block_scan<kConfig>(tiles, tile_total, shared);
+    RowsTiles total;
+    const RowsTiles mine = block_scan<kConfig>({count, tiles}, total, shared);
+    const int first_row = before.rows + mine.rows, first_tile = before.tiles + mine.tiles;
     if (e < local_experts(p)) {
       shared.offsets[e] = first_row;
       if (write_tiles && p.row_offsets != nullptr) p.row_offsets[e] = first_row;
@@ -172,23 +217,22 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
         p.tiles[first_tile + i] = {e, begin, end, 0};
       }
     }
-    rows_before += row_total;
-    tiles_before += tile_total;
+    before.rows += total.rows, before.tiles += total.tiles;
   }
   if (write_tiles && threadIdx.x == 0) {
-    if (p.tiles != nullptr) *p.num_tiles = tiles_before;
-    if (p.row_offsets != nullptr) p.row_offsets[local_experts(p)] = rows_before;
+    if (p.tiles != nullptr) *p.num_tiles = before.tiles;
+    if (p.row_offsets != nullptr) p.row_offsets[local_experts(p)] = before.rows;
   }
   __syncthreads();  // offsets are complete
 }
 
 /// Gives every entry of the segment its row. bases[e] holds the first row of the segment's entries of expert e.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, int first_token, int end_token,
+__device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, const Runs& runs,
                                                 RouteShared<kConfig>& shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   u16* counts = shared.counts + warp * local_experts(p);
-  for_each_entry<kConfig>(p, first_token, end_token, [&](int entry, int id, u32 peers) {
+  for_each_entry(p, runs, [&](int entry, int id, u32 peers) {
     const u32 before = peers & ((1u << lane) - 1);
     const int rank = id >= 0 ? counts[id] + __popc(before) : 0;
     __syncwarp();  // everyone has read the rank before its leader moves it on
@@ -204,10 +248,10 @@ __device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, int f
 
 /// At most 32 entries: one warp sorts them in registers, without shared memory or barriers. The same rows and tiles as
 /// the general way, in a fraction of its code, which a decode step reads cold.
-__device__ __forceinline__ void sort_few(const abi::RouteParams& p) {
+__device__ __forceinline__ void sort_few(const abi::RouteParams& p, const Slot& slot) {
   const int lane = threadIdx.x % 32;
   const bool inside = lane < p.tokens * slots_of(p);
-  const int id = inside ? local_expert(p, p.ids[lane]) : -1;
+  const int id = inside ? local_expert(p, slot.id) : -1;
   const bool counts = id >= 0;
   const int key = counts ? id : 0x7fffffff;
   int row = 0, equal_before = 0, equal = 0;
@@ -232,7 +276,7 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p) {
   if (inside) p.slot_row[lane] = counts ? row : -1;
   if (counts) {
     p.row_token[row] = lane / slots_of(p);
-    p.row_weight[row] = p.weights[lane];
+    p.row_weight[row] = slot.weight;
   }
 }
 
@@ -262,57 +306,70 @@ __device__ __forceinline__ void route_dispatched(const abi::RouteParams& p, Rout
   make_offsets<kConfig>(p, shared, true);
 }
 
+/// One block does everything.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
+  fill_ids<kConfig>(p, 0, p.tokens, shared);
+  if (p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr) {
+    if (threadIdx.x >= 32) return;
+    const bool inside = static_cast<int>(threadIdx.x) < p.tokens * slots_of(p);
+    sort_few(p, inside ? Slot{p.ids[threadIdx.x], p.weights[threadIdx.x]} : Slot{-1, 0.0f});
+    return;
+  }
+  const Runs runs = runs_of<kConfig>(p, 0, p.tokens);
+  count_segment<kConfig>(p, runs, shared, [&](int e, int count) { shared.offsets[e] = count; });
+  make_offsets<kConfig>(p, shared, true);
+#pragma unroll 1
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] = shared.offsets[e];
+  __syncthreads();  // bases are complete
+  scatter_segment<kConfig>(p, runs, shared);
+}
+
+/// Blocks of segments: rows of what the select kernel chose.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void route_scatter(const abi::RouteParams& p, int segment, const Runs& runs,
+                                              RouteShared<kConfig>& shared) {
+  count_segment<kConfig>(p, runs, shared, [](int, int) {});
+#pragma unroll 1
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) {
+    int total = 0, before = 0;
+#pragma unroll 16
+    for (int s = 0; s < static_cast<int>(gridDim.x); ++s) {
+      const int count = p.segment_counts[static_cast<long long>(s) * local_experts(p) + e];
+      if (s < segment) before += count;
+      total += count;
+    }
+    shared.offsets[e] = total;
+    shared.bases[e] = before;
+  }
+  __syncthreads();  // totals are complete
+  make_offsets<kConfig>(p, shared, segment == 0);
+#pragma unroll 1
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] += shared.offsets[e];
+  __syncthreads();  // bases are complete
+  scatter_segment<kConfig>(p, runs, shared);
+}
+
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route(const abi::RouteParams& p) {
   __shared__ RouteShared<kConfig> shared;
   if constexpr (kConfig.role == kRouteDispatched) {
     route_dispatched<kConfig>(p, shared);
-    return;
-  }
-  const int segment = kConfig.role == kRouteFused ? 0 : static_cast<int>(blockIdx.x);
-  const int per_block = kConfig.role == kRouteFused ? p.tokens : p.segment_tokens;
-  const int first = segment * per_block;
-  const int end = first + per_block < p.tokens ? first + per_block : p.tokens;
-
-  if constexpr (kConfig.role != kRouteScatter) fill_ids<kConfig>(p, first, end, shared);
-  if constexpr (kConfig.role == kRouteSelect) {
-    if (p.segment_counts == nullptr) return;  // rows are not asked for
-    u16* out = p.segment_counts + static_cast<long long>(segment) * local_experts(p);
-    count_segment<kConfig>(p, first, end, shared, [&](int e, int count) { out[e] = static_cast<u16>(count); });
-    return;
-  }
-  if constexpr (kConfig.role == kRouteFused) {
-    if (p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr) {
-      if (threadIdx.x < 32) sort_few(p);
-      return;
+  } else if constexpr (kConfig.role == kRouteFused) {
+    route_fused<kConfig>(p, shared);
+  } else {
+    const int segment = static_cast<int>(blockIdx.x), first = segment * p.segment_tokens;
+    const int end = first + p.segment_tokens < p.tokens ? first + p.segment_tokens : p.tokens;
+    const Runs runs = runs_of<kConfig>(p, first, end);
+    if constexpr (kConfig.role == kRouteScatter) {
+      route_scatter<kConfig>(p, segment, runs, shared);
+    } else {
+      fill_ids<kConfig>(p, first, end, shared);
+      if (p.segment_counts == nullptr) return;  // rows are not asked for
+      u16* out = p.segment_counts + static_cast<long long>(segment) * local_experts(p);
+      count_segment<kConfig>(p, runs, shared, [&](int e, int count) { out[e] = static_cast<u16>(count); });
     }
-    count_segment<kConfig>(p, first, end, shared, [&](int e, int count) { shared.offsets[e] = count; });
-    make_offsets<kConfig>(p, shared, true);
-#pragma unroll 1
-    for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] = shared.offsets[e];
-    __syncthreads();
   }
-  if constexpr (kConfig.role == kRouteScatter) {
-    count_segment<kConfig>(p, first, end, shared, [](int, int) {});
-#pragma unroll 1
-    for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) {
-      int total = 0, before = 0;
-#pragma unroll 8
-      for (int s = 0; s < static_cast<int>(gridDim.x); ++s) {
-        const int count = p.segment_counts[static_cast<long long>(s) * local_experts(p) + e];
-        if (s < segment) before += count;
-        total += count;
-      }
-      shared.offsets[e] = total;
-      shared.bases[e] = before;
-    }
-    __syncthreads();
-    make_offsets<kConfig>(p, shared, segment == 0);
-#pragma unroll 1
-    for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] += shared.offsets[e];
-    __syncthreads();
-  }
-  if constexpr (kConfig.role != kRouteSelect) scatter_segment<kConfig>(p, first, end, shared);
 }
 
 }  // namespace moesaic

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Choosing the k experts of one token by one warp: every method of moesaic::RoutingMethod, ties to the lower id.
 //
-// Scores live in shared memory, one array a warp, as order-preserving integers: 0 = taken or outside the kept groups,
-// 1 = NaN (chosen only when nothing else is left), above that by value. Each lane owns the experts lane, lane + 32, ...
-// and remembers its best; a round is two warp reductions, and only the lane that lost its best looks again.
+// Scores are order-preserving integers: 0 = taken or outside the kept groups, 1 = NaN (chosen only when nothing else is
+// left), above that by value. Each lane owns the experts lane, lane + 32, ...; a round is two warp reductions.
 #pragma once
 
 #include "kernels/common/ptx.cuh"
@@ -42,24 +41,22 @@ __device__ __forceinline__ float key_score(u32 key) {
 /// Accurate: ties and near-ties are decided by it.
 __device__ __forceinline__ float score_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
+__device__ __forceinline__ bool selects_by_sigmoid(int method) {
+  return method == kRouteDeepSeekV3 || method == kRouteMiniMax2 || method == kRouteSigmoid;
+}
+
 /// The value that decides: the logit, or sigmoid (+ bias). Softmax is monotone, so it selects by logit.
 __device__ __forceinline__ float selection_score(const abi::RouteParams& p, float logit, int expert) {
-  switch (p.method) {
-    case kRouteDeepSeekV3:
-    case kRouteMiniMax2:
-      return score_sigmoid(logit) + (p.selection_bias != nullptr ? p.selection_bias[expert] : 0.0f);
-    case kRouteSigmoid:
-      return score_sigmoid(logit);
-    default:
-      return logit;
-  }
+  if (!selects_by_sigmoid(p.method)) return logit;
+  const bool biased = p.method != kRouteSigmoid && p.selection_bias != nullptr;
+  return score_sigmoid(logit) + (biased ? p.selection_bias[expert] : 0.0f);
 }
 
 /// Group score: V3 the sum of the two largest scores, V2 the largest. One lane per group.
 __device__ __forceinline__ u32 group_key(const abi::RouteParams& p, const u32* keys, int group) {
   const int size = p.num_experts / p.n_group;
   u32 best = 0, second = 0;
-#pragma unroll 1
+#pragma unroll 4
   for (int i = 0; i < size; ++i) {
     const u32 key = keys[group * size + i];
     if (key > best) {
@@ -73,8 +70,8 @@ __device__ __forceinline__ u32 group_key(const abi::RouteParams& p, const u32* k
   return score_key(key_score(best) + key_score(second));
 }
 
-/// Marks everything outside the topk_group best groups as taken. Requires n_group <= 32.
-__device__ __forceinline__ void keep_best_groups(const abi::RouteParams& p, u32* keys) {
+/// Bits of the topk_group best groups. `keys`: of all experts, in shared memory. Requires n_group <= 32.
+__device__ __forceinline__ u32 best_groups(const abi::RouteParams& p, const u32* keys) {
   const int lane = threadIdx.x % 32;
   u32 key = lane < p.n_group ? group_key(p, keys, lane) : 0;
   bool kept = false;
@@ -87,13 +84,7 @@ __device__ __forceinline__ void keep_best_groups(const abi::RouteParams& p, u32*
       key = 0;
     }
   }
-  const u32 kept_groups = __ballot_sync(0xffffffffu, kept);
-  const int size = p.num_experts / p.n_group;
-#pragma unroll 1
-  for (int e = lane; e < p.num_experts; e += 32) {
-    if (!(kept_groups >> (e / size) & 1u)) keys[e] = kTaken;
-  }
-  __syncwarp();
+  return __ballot_sync(0xffffffffu, kept);
 }
 
 struct Best {
@@ -101,29 +92,113 @@ struct Best {
   int expert;
 };
 
-/// The lane's best expert; strict comparison in ascending order keeps the lower id of equals.
-__device__ __forceinline__ Best lane_best(const abi::RouteParams& p, const u32* keys) {
-  Best best = {0, 0x7fffffff};
-#pragma unroll 4
-  for (int e = threadIdx.x % 32; e < p.num_experts; e += 32) {
-    if (keys[e] > best.key) best = {keys[e], e};
-  }
-  return best;
-}
+/// Scores of at most 32 * kPerLane experts, in registers: element i is of expert lane + 32 i.
+template <int kPerLane>
+struct RegisterScores {
+  float logits[kPerLane];
+  u32 keys[kPerLane];
 
-/// Sum over e of exp(logit - max), and the maximum, over all experts of a token.
-__device__ __forceinline__ float2 softmax_terms(const abi::RouteParams& p, const float* logits) {
-  const int lane = threadIdx.x % 32;
-  float largest = -__int_as_float(0x7f800000);
-#pragma unroll 1
-  for (int e = lane; e < p.num_experts; e += 32) largest = fmaxf(largest, logits[e]);
+  __device__ __forceinline__ static int expert(int i) { return static_cast<int>(threadIdx.x) % 32 + 32 * i; }
+
+  /// All loads are in flight at once. Nothing happens for a token that does not exist.
+  __device__ __forceinline__ void load(const abi::RouteParams& p, int token, int end_token) {
+    const float* row = p.logits + static_cast<long long>(token) * p.num_experts;
 #pragma unroll
-  for (int delta = 16; delta > 0; delta /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, delta));
+    for (int i = 0; i < kPerLane; ++i) {
+      logits[i] = expert(i) < p.num_experts && token < end_token ? row[expert(i)] : 0.0f;
+    }
   }
-  float sum = 0.0f;
+  /// `shared`: num_experts words of this warp, used with groups only.
+  __device__ __forceinline__ void score(const abi::RouteParams& p, u32* shared) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      const bool exists = expert(i) < p.num_experts;
+      keys[i] = exists ? score_key(selection_score(p, logits[i], expert(i))) : kTaken;
+      if (exists && p.n_group > 1) shared[expert(i)] = keys[i];
+    }
+    if (p.n_group <= 1) return;
+    __syncwarp();  // keys of all experts are there
+    const u32 kept = best_groups(p, shared);
+    const int size = p.num_experts / p.n_group;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (expert(i) < p.num_experts && !(kept >> expert(i) / size & 1u)) keys[i] = kTaken;
+    }
+    __syncwarp();  // everyone has read the keys of this token
+  }
+  /// The lane's best expert; strict comparison in ascending order keeps the lower id of equals.
+  __device__ __forceinline__ Best best(const abi::RouteParams&) const {
+    Best best = {kTaken, 0x7fffffff};
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (keys[i] > best.key) best = {keys[i], expert(i)};
+    }
+    return best;
+  }
+  __device__ __forceinline__ void take(int taken) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (expert(i) == taken) keys[i] = kTaken;
+    }
+  }
+  /// visit(logit) of the lane's experts in ascending order.
+  template <typename Visit>
+  __device__ __forceinline__ void for_each_logit(const abi::RouteParams& p, Visit visit) const {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (expert(i) < p.num_experts) visit(logits[i]);
+    }
+  }
+};
+
+/// Scores of any number of experts, in shared memory.
+struct SharedScores {
+  const float* logits;
+  u32* keys;
+
+  __device__ __forceinline__ void load(const abi::RouteParams& p, int token, int) {
+    logits = p.logits + static_cast<long long>(token) * p.num_experts;
+  }
+  __device__ __forceinline__ void score(const abi::RouteParams& p, u32* shared) {
+    const int lane = threadIdx.x % 32;
+    keys = shared;
+#pragma unroll 2
+    for (int e = lane; e < p.num_experts; e += 32) keys[e] = score_key(selection_score(p, logits[e], e));
+    __syncwarp();  // keys of all experts are there
+    if (p.n_group <= 1) return;
+    const u32 kept = best_groups(p, keys);
+    const int size = p.num_experts / p.n_group;
+    __syncwarp();  // groups have been compared
 #pragma unroll 1
-  for (int e = lane; e < p.num_experts; e += 32) sum += expf(logits[e] - largest);
+    for (int e = lane; e < p.num_experts; e += 32) {
+      if (!(kept >> e / size & 1u)) keys[e] = kTaken;
+    }
+    __syncwarp();  // keys of other groups are out
+  }
+  __device__ __forceinline__ Best best(const abi::RouteParams& p) const {
+    Best best = {kTaken, 0x7fffffff};
+#pragma unroll 4
+    for (int e = threadIdx.x % 32; e < p.num_experts; e += 32) {
+      if (keys[e] > best.key) best = {keys[e], e};
+    }
+    return best;
+  }
+  __device__ __forceinline__ void take(int taken) { keys[taken] = kTaken; }
+  template <typename Visit>
+  __device__ __forceinline__ void for_each_logit(const abi::RouteParams& p, Visit visit) const {
+#pragma unroll 2
+    for (int e = threadIdx.x % 32; e < p.num_experts; e += 32) visit(logits[e]);
+  }
+};
+
+/// The maximum, and the sum over e of exp(logit - maximum), over all experts of a token.
+template <typename Scores>
+__device__ __forceinline__ float2 softmax_terms(const abi::RouteParams& p, const Scores& scores) {
+  float largest = -__int_as_float(0x7f800000);
+  scores.for_each_logit(p, [&](float logit) { largest = fmaxf(largest, logit); });
+  largest = key_score(ptx::warp_max(score_key(largest)));
+  float sum = 0.0f;
+  scores.for_each_logit(p, [&](float logit) { sum += expf(logit - largest); });
   return {largest, ptx::warp_sum(sum)};
 }
 
@@ -132,51 +207,56 @@ __device__ __forceinline__ float root_softplus(float x) {
   return sqrtf((x > 0.0f || x != x ? x : 0.0f) + log1pf(expf(-fabsf(x))));
 }
 
-/// Weight of the lane's slot (lanes from top_k on give 0) from the logit of its expert.
-__device__ __forceinline__ float slot_weight(const abi::RouteParams& p, const float* logits, float logit, bool active) {
+/// Weight of the lane's slot (lanes from top_k on give 0) from the logit of its expert. `softmax`: softmax_terms of the
+/// methods that weigh by it.
+__device__ __forceinline__ float slot_weight(const abi::RouteParams& p, float2 softmax, float logit, bool active) {
+  if (p.method == kRouteTopK) return active ? logit : 0.0f;
   float weight = 0.0f;
   switch (p.method) {
     case kRouteSoftmaxTopK:
     case kRouteSoftmaxTopKRenorm:
-    case kRouteDeepSeekV2: {
-      const float2 terms = softmax_terms(p, logits);
-      weight = active ? expf(logit - terms.x) / terms.y : 0.0f;
+    case kRouteDeepSeekV2:
+      weight = expf(logit - softmax.x) / softmax.y;
       break;
-    }
-    case kRouteTopKSoftmax: {
-      float largest = active ? logit : -__int_as_float(0x7f800000);
-#pragma unroll
-      for (int delta = 16; delta > 0; delta /= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, delta));
-      }
-      weight = active ? expf(logit - largest) : 0.0f;
-      return weight / ptx::warp_sum(weight);
-    }
-    case kRouteTopK:
-      return active ? logit : 0.0f;
+    case kRouteTopKSoftmax:
+      weight = expf(logit - key_score(ptx::warp_max(active ? score_key(logit) : kNanKey)));
+      break;
     case kRouteHash:
-      weight = active ? root_softplus(logit) : 0.0f;
+      weight = root_softplus(logit);
       break;
     default:
-      weight = active ? score_sigmoid(logit) : 0.0f;
+      weight = score_sigmoid(logit);
   }
-  const float sum = ptx::warp_sum(weight);
+  if (!active) weight = 0.0f;
+  float divisor = ptx::warp_sum(weight);
+  float factor = 1.0f;
   switch (p.method) {
     case kRouteSoftmaxTopKRenorm:
-      return weight / sum;
+    case kRouteTopKSoftmax:
+      break;
     case kRouteDeepSeekV3:
-      return (p.renormalize ? weight / (sum + 1e-20f) : weight) * p.scaling;
+      divisor = p.renormalize ? divisor + 1e-20f : 1.0f;
+      factor = p.scaling;
+      break;
     case kRouteMiniMax2:
-      return weight / (sum + 1e-20f) * p.scaling;
+      divisor += 1e-20f;
+      factor = p.scaling;
+      break;
     case kRouteHash:
-      return sum == 0.0f ? 0.0f : weight / sum * p.scaling;
+      if (divisor == 0.0f) return 0.0f;
+      factor = p.scaling;
+      break;
     case kRouteDeepSeekV2:
-      return p.renormalize ? weight / (sum + 1e-20f) : weight * p.scaling;
+      divisor = p.renormalize ? divisor + 1e-20f : 1.0f;
+      factor = p.renormalize ? 1.0f : p.scaling;
+      break;
     case kRouteSigmoid:
-      return p.renormalize ? weight / fmaxf(sum, 1e-20f) : weight;
+      divisor = p.renormalize ? fmaxf(divisor, 1e-20f) : 1.0f;
+      break;
     default:
-      return weight;
+      divisor = 1.0f;
   }
+  return weight / divisor * factor;
 }
 
 /// The lane's slot of a token that the table gives, -1 for a token that it does not have.
@@ -187,15 +267,12 @@ __device__ __forceinline__ int listed_expert(const abi::RouteParams& p, int toke
   return id >= 0 && id < p.vocabulary && lane < p.top_k ? p.token_experts[id * p.top_k + lane] : -1;
 }
 
-/// The lane's slot of a token by its scores. `keys`: num_experts words of shared memory of this warp.
-__device__ __forceinline__ int best_expert(const abi::RouteParams& p, const float* logits, u32* keys) {
+/// The lane's slot of a token by its scores.
+template <typename Scores>
+__device__ __forceinline__ int best_expert(const abi::RouteParams& p, Scores& scores, u32* shared) {
   const int lane = threadIdx.x % 32;
-#pragma unroll 2
-  for (int e = lane; e < p.num_experts; e += 32) keys[e] = score_key(selection_score(p, logits[e], e));
-  __syncwarp();
-  if (p.n_group > 1) keep_best_groups(p, keys);
-
-  Best mine = lane_best(p, keys);
+  scores.score(p, shared);
+  Best mine = scores.best(p);
   int chosen = 0;
 #pragma unroll 1
   for (int slot = 0; slot < p.top_k; ++slot) {
@@ -203,30 +280,33 @@ __device__ __forceinline__ int best_expert(const abi::RouteParams& p, const floa
     const int expert = static_cast<int>(ptx::warp_min(mine.key == key ? static_cast<u32>(mine.expert) : 0x7fffffffu));
     if (lane == slot) chosen = expert;
     if (mine.expert == expert) {
-      keys[expert] = kTaken;
-      mine = lane_best(p, keys);
+      scores.take(expert);
+      mine = scores.best(p);
     }
   }
-  __syncwarp();
+  __syncwarp();  // shared memory may hold another token
   return chosen;
 }
 
-/// One warp, one token: writes ids[token] and weights[token]. Requires top_k + shared_slots <= 32.
-__device__ __forceinline__ void select_experts(const abi::RouteParams& p, int token, u32* keys) {
-  const int lane = threadIdx.x % 32, slots = p.top_k + p.shared_slots;
-  const float* logits = p.logits + static_cast<long long>(token) * p.num_experts;
-  int chosen = p.method == kRouteHash ? listed_expert(p, token) : best_expert(p, logits, keys);
+/// A lane's slot of a token.
+struct Slot {
+  int id;
+  float weight;
+};
+
+/// One warp, one token, whose scores are loaded. Requires top_k + shared_slots <= 32.
+template <typename Scores>
+__device__ __forceinline__ Slot select_experts(const abi::RouteParams& p, int token, Scores& scores, u32* shared) {
+  const int lane = threadIdx.x % 32;
+  const int chosen = p.method == kRouteHash ? listed_expert(p, token) : best_expert(p, scores, shared);
   // A table may name experts that do not exist; they have no logit.
   const bool active = lane < p.top_k && chosen >= 0 && chosen < p.num_experts;
-  float weight = slot_weight(p, logits, active ? logits[chosen] : 0.0f, active);
-  if (lane >= p.top_k) {
-    chosen = p.num_experts + lane - p.top_k;
-    weight = p.shared_weight;
-  }
-  if (lane < slots) {
-    p.ids[token * slots + lane] = chosen;
-    p.weights[token * slots + lane] = weight;
-  }
+  const float logit = active ? p.logits[static_cast<long long>(token) * p.num_experts + chosen] : 0.0f;
+  const bool by_softmax =
+      p.method == kRouteSoftmaxTopK || p.method == kRouteSoftmaxTopKRenorm || p.method == kRouteDeepSeekV2;
+  const float2 softmax = by_softmax ? softmax_terms(p, scores) : float2{0.0f, 1.0f};
+  const float weight = slot_weight(p, softmax, logit, active);
+  return lane < p.top_k ? Slot{chosen, weight} : Slot{p.num_experts + lane - p.top_k, p.shared_weight};
 }
 
 }  // namespace moesaic

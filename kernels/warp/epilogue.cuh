@@ -8,39 +8,38 @@
 
 namespace moesaic::warp {
 
-/// Which output columns a prepared row block stands for, and how its 16 sums combine.
+/// What a weight row's sums are multiplied by, and what is added.
+struct RowTerms {
+  float multiplier, bias;
+};
+
+/// What prepared row blocks stand for, and how their sums combine.
 struct Epilogue {
   const abi::GemmParams& p;
   int expert;
 
   __device__ __forceinline__ ActivationParams activation() const { return {p.activation, p.alpha, p.beta, p.limit}; }
 
-  __device__ __forceinline__ float of_row(const float* values, int row_block, int row, float absent) const {
-    return values == nullptr
-               ? absent
-               : values[(static_cast<long long>(expert) * p.row_blocks + row_block) * abi::kBlockRows + row];
-  }
-  __device__ __forceinline__ float bias(int row_block, int row) const { return of_row(p.bias, row_block, row, 0.0f); }
-  __device__ __forceinline__ float multiplier(int row_block, int row) const {
-    return of_row(p.multipliers, row_block, row, 1.0f);
+  __device__ __forceinline__ RowTerms terms(int row_block, int row) const {
+    const long long at = (static_cast<long long>(expert) * p.row_blocks + row_block) * abi::kBlockRows + row;
+    return {p.multipliers == nullptr ? 1.0f : p.multipliers[at], p.bias == nullptr ? 0.0f : p.bias[at]};
   }
   /// Of row `row` of the result.
   __device__ __forceinline__ float token_scale(int row) const {
     return p.token_scale == nullptr ? 1.0f : p.token_scale[activation_row(p, row)];
   }
 
-  /// GEMM 1: row `row` of a block (with its up row `row` + 8 when gated) -> one element of h.
-  __device__ __forceinline__ float hidden(int row_block, int row, float gate, float up, float token_scale,
-                                          float input_weight) const {
-    const float g = gate * token_scale * multiplier(row_block, row);
-    float u = 0.0f;
-    if (p.gated) u = fmaf(up * token_scale * multiplier(row_block, row + 8), input_weight, bias(row_block, row + 8));
-    return activate(activation(), fmaf(g, input_weight, bias(row_block, row)), u);
+  /// GEMM 1: sums of a gate row and, when gated, of its up row -> one element of h.
+  __device__ __forceinline__ float hidden(const RowTerms& gate_row, float gate, const RowTerms& up_row, float up,
+                                          float token_scale, float input_weight) const {
+    const float g = fmaf(gate * token_scale * gate_row.multiplier, input_weight, gate_row.bias);
+    const float u = p.gated ? fmaf(up * token_scale * up_row.multiplier, input_weight, up_row.bias) : 0.0f;
+    return activate(activation(), g, u);
   }
 
   /// The others: one element of a row of results.
-  __device__ __forceinline__ float plain(int row_block, int row, float sum, float token_scale) const {
-    return fmaf(p.out_alpha, sum * token_scale * multiplier(row_block, row), bias(row_block, row));
+  __device__ __forceinline__ float plain(const RowTerms& row, float sum, float token_scale) const {
+    return fmaf(p.out_alpha, sum * token_scale * row.multiplier, row.bias);
   }
 
   __device__ __forceinline__ void store(long long index, float value) const {

@@ -52,7 +52,6 @@ template <int kWeights, int kGroups>
 __device__ __forceinline__ void load_scales(const abi::GemmParams& p, const LaneWeights& lane, int unit,
                                             u32 (&words)[3]) {
   if constexpr (kWeights == abi::kWeightsE4m3) {
-    words[0] = 0;
     if (p.block_scale != abi::kScaleNone) {
       words[0] = __ldg(reinterpret_cast<const u16*>(lane.scales + unit * unit_scale_bytes<kWeights>(p)));
     }
@@ -251,10 +250,12 @@ __device__ __forceinline__ void store_totals(const abi::GemmParams& p, const Wor
     float value;
     if (hidden) {
       const float input_weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
-      const float up = gated ? totals[block * 16 + r + 8][token] : 0.0f;
-      value = epilogue.hidden(work.row_block + block, r, totals[block * 16 + r][token], up, scale, input_weight);
+      const int up = gated ? r + 8 : r;
+      value = epilogue.hidden(epilogue.terms(work.row_block + block, r), totals[block * 16 + r][token],
+                              epilogue.terms(work.row_block + block, up), totals[block * 16 + up][token], scale,
+                              input_weight);
     } else {
-      value = epilogue.plain(work.row_block + block, r, totals[column][token], scale);
+      value = epilogue.plain(epilogue.terms(work.row_block + block, r), totals[column][token], scale);
     }
     epilogue.store(static_cast<long long>(row) * p.out_stride + first_column + column, value);
   }

@@ -87,6 +87,13 @@ struct Stage {
   }
 };
 
+/// Times 32 of K that are summed before their scales, which they share: as many as registers hold.
+__device__ constexpr int scaled_substeps(const abi::KernelConfig& c) {
+  const int substeps = c.tile_k / abi::kBlockK;
+  const int most = c.weights == abi::kWeightsInt4 ? 2 : c.tile_tokens / c.warps_tokens > 32 ? 1 : 4;
+  return substeps < most ? substeps : most;
+}
+
 /// Sums of `kSubs` times 32 of K times their scales, in FP32, for the token tiles of one row block: a few tiles at a
 /// time, for all at once would need more registers than there are.
 template <abi::KernelConfig kConfig, int kSubs>
@@ -94,7 +101,7 @@ __device__ __forceinline__ void add_partial_sums(const Stage<kConfig>& stage, co
                                                  const uint4 (&tokens)[kSubs][TiledShape<kConfig>::kTokenTiles],
                                                  float2 scales, int lane,
                                                  float (&sums)[TiledShape<kConfig>::kTokenTiles][4]) {
-  constexpr int kTogether = 4;
+  constexpr int kTogether = TiledShape<kConfig>::kTokenTiles < 4 ? TiledShape<kConfig>::kTokenTiles : 4;
   static_assert(TiledShape<kConfig>::kTokenTiles % kTogether == 0);
 #pragma unroll
   for (int first = 0; first < TiledShape<kConfig>::kTokenTiles; first += kTogether) {
@@ -190,43 +197,52 @@ __device__ __forceinline__ void share_sums(float* shared, int warp_row, const Ac
   }
 }
 
-/// GEMM 1: two neighbouring output columns a thread and round, so that a warp writes whole lines of h. A rolled loop:
-/// the activation is compiled twice, not once per accumulator. `shared`: the sums of tokens from `first_row` on.
+/// GEMM 1: a thread keeps two neighbouring output columns, so that a warp writes whole lines of h. A rolled loop: the
+/// activation is compiled twice, not once per accumulator. `shared`: the sums of tokens from `first_row` on.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void store_hidden(const abi::GemmParams& p, const Work& work, int first_row, int tokens,
                                              const float* shared) {
+  static_assert(abi::threads(kConfig) % (kConfig.tile_rows / 2) == 0, "a thread keeps its columns");
   const Epilogue epilogue{p, work.tile.expert};
   const int pairs = p.gated ? kConfig.tile_rows / 4 : kConfig.tile_rows / 2;  // of one token
-  const int first_column = p.gated ? work.row_block * 8 : work.row_block * 16;
+  const int column = static_cast<int>(threadIdx.x) % pairs * 2;
+  const int out_column = (p.gated ? work.row_block * 8 : work.row_block * 16) + column;
+  if (out_column >= p.out_cols) return;
+  const int block = p.gated ? column / 8 : column / 16, r = p.gated ? column % 8 : column % 16;
+  const int up = p.gated ? 8 : 0;  // rows from a gate to its up row
+  RowTerms gates[2], ups[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    gates[i] = epilogue.terms(work.row_block + block, r + i);
+    ups[i] = epilogue.terms(work.row_block + block, r + i + up);
+  }
 #pragma unroll 1
-  for (int i = threadIdx.x; i < tokens * pairs; i += abi::threads(kConfig)) {
-    const int token = i / pairs, column = i % pairs * 2;
-    if (first_column + column >= p.out_cols) continue;
+  for (int token = static_cast<int>(threadIdx.x) / pairs; token < tokens; token += abi::threads(kConfig) / pairs) {
     const int row = first_row + token;
     const float input_weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
-    const int block = p.gated ? column / 8 : column / 16, r = p.gated ? column % 8 : column % 16;
     const float* sums = shared + token * abi::sum_pitch(kConfig) + block * 16 + r;
-    const float* ups = sums + (p.gated ? 8 : 0);
     const float scale = epilogue.token_scale(row);
-    const float low = epilogue.hidden(work.row_block + block, r, sums[0], ups[0], scale, input_weight);
-    const float high = epilogue.hidden(work.row_block + block, r + 1, sums[1], ups[1], scale, input_weight);
-    epilogue.store_pair(static_cast<long long>(row) * p.out_stride + first_column + column, low, high);
+    const float low = epilogue.hidden(gates[0], sums[0], ups[0], sums[up], scale, input_weight);
+    const float high = epilogue.hidden(gates[1], sums[1], ups[1], sums[up + 1], scale, input_weight);
+    epilogue.store_pair(static_cast<long long>(row) * p.out_stride + out_column, low, high);
   }
 }
 
-/// GEMM 2 and plain GEMMs: one column a thread and round.
+/// GEMM 2 and plain GEMMs: a thread keeps one column.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void store_plain(const abi::GemmParams& p, const Work& work, int first_row, int tokens,
                                             const float* shared) {
-  const Epilogue epilogue{p, work.tile.expert};
   constexpr int kColumns = kConfig.tile_rows;
+  static_assert(abi::threads(kConfig) % kColumns == 0, "a thread keeps its column");
+  const Epilogue epilogue{p, work.tile.expert};
+  const int r = static_cast<int>(threadIdx.x) % kColumns, column = work.row_block * 16 + r;
+  if (column >= p.out_cols) return;
+  const RowTerms terms = epilogue.terms(work.row_block + r / 16, r % 16);
 #pragma unroll 4
-  for (int i = threadIdx.x; i < tokens * kColumns; i += abi::threads(kConfig)) {
-    const int token = i / kColumns, r = i % kColumns, column = work.row_block * 16 + r;
-    if (column >= p.out_cols) continue;
+  for (int token = static_cast<int>(threadIdx.x) / kColumns; token < tokens;
+       token += abi::threads(kConfig) / kColumns) {
     const int row = first_row + token;
-    const float sum = shared[token * abi::sum_pitch(kConfig) + r];
-    const float value = epilogue.plain(work.row_block + r / 16, r % 16, sum, epilogue.token_scale(row));
+    const float value = epilogue.plain(terms, shared[token * abi::sum_pitch(kConfig) + r], epilogue.token_scale(row));
     epilogue.store(static_cast<long long>(row) * p.out_stride + column, value);
   }
 }
@@ -265,10 +281,10 @@ __device__ __forceinline__ void gemm_tiled(const abi::GemmParams& p) {
     };
     if constexpr (!has_partial_sums(kConfig.weights)) {
       multiply_stage<kConfig>(p, stage, sums, refill);
-    } else if (kConfig.weights == abi::kWeightsE4m3Block || p.group_shift == 5) {
+    } else if (kConfig.weights == abi::kWeightsInt4 && p.group_shift == 5) {
       multiply_scaled_stage<kConfig, 1>(p, stage, blocks.at(step), sums, refill);
-    } else if constexpr (kConfig.weights == abi::kWeightsInt4) {
-      multiply_scaled_stage<kConfig, Shape::kSubsteps>(p, stage, blocks.at(step), sums, refill);
+    } else {
+      multiply_scaled_stage<kConfig, scaled_substeps(kConfig)>(p, stage, blocks.at(step), sums, refill);
     }
     slot = slot + 1 == kConfig.stages ? 0 : slot + 1;
     free_slot = free_slot + 1 == kConfig.stages ? 0 : free_slot + 1;

@@ -64,25 +64,30 @@ class StripCopy {
   bool copies_;
 };
 
-/// Copies one stage after the other into the ring. Source pointers only ever move on by one stage: few integer
-/// instructions between the mma instructions. Copies of nothing (size 0) write zeros and read nothing, so the ring may
-/// be filled beyond the end of K.
+/// Copies one stage after the other into the ring. Source pointers stay, offsets move on: few integer instructions
+/// between the mma instructions. (Pointers that move on end up in registers that are no pairs: two moves a copy.)
+/// Copies of nothing (size 0) write zeros and read nothing, so the ring may be filled beyond the end of K.
 template <abi::KernelConfig kConfig>
 class TileLoader {
   using Shape = TiledShape<kConfig>;
-  static constexpr int kTokens = Shape::kActivationCopies / Shape::kSubsteps;  // rows that a thread copies pieces of
+  // Pieces of activations are [substep][token][4]. A thread copies pieces of kTokens rows in every kSubStep-th substep.
+  static constexpr int kPieces = 4 * kConfig.tile_tokens;
+  static constexpr int kTokens = kPieces > Shape::kThreads ? kPieces / Shape::kThreads : 1;
+  static constexpr int kSubStep = kPieces > Shape::kThreads ? 1 : Shape::kThreads / kPieces;
 
  public:
   __device__ __forceinline__ TileLoader(const abi::GemmParams& p, const Work& work, u32 shared)
-      : ring_(shared), k_left_(p.k - threadIdx.x % 4 * 8), units_left_(p.units) {
+      : ring_(shared), units_left_(p.units) {
+    const int first_k = static_cast<int>(threadIdx.x) / kPieces * abi::kBlockK + threadIdx.x % 4 * 8;
+    k_left_ = p.k - first_k;
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-      const int piece = threadIdx.x + i * Shape::kThreads;  // [token][4]
+      const int piece = threadIdx.x % kPieces + i * Shape::kThreads;  // [token][4]
       const int row = work.tile.row_begin + piece / 4;
       const bool valid = row < work.tile.row_end;
       const int source = valid ? activation_row(p, row) : 0;
       activations_[i] = static_cast<const char*>(p.activations) +
-                        (static_cast<long long>(source) * p.activation_stride + piece % 4 * 8) * 2;
+                        (static_cast<long long>(source) * p.activation_stride + first_k) * 2;
       if (valid) valid_ |= 1u << i;
     }
     const long long first_block = static_cast<long long>(work.tile.expert) * p.row_blocks + work.row_block;
@@ -105,28 +110,30 @@ class TileLoader {
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
 #pragma unroll
-      for (int sub = 0; sub < Shape::kSubsteps; ++sub) {
+      for (int sub = 0; sub < Shape::kSubsteps; sub += kSubStep) {
         const bool valid = k_left_ > sub * abi::kBlockK && (valid_ >> i & 1u) != 0;
-        ptx::cp_async_16(mine + (sub * kTokens + i) * Shape::kThreads * 16, activations_[i] + sub * abi::kBlockK * 2,
-                         valid ? 16 : 0);
+        ptx::cp_async_16(mine + (sub / kSubStep * kTokens + i) * Shape::kThreads * 16,
+                         activations_[i] + activation_offset_ + sub * abi::kBlockK * 2, valid ? 16 : 0);
       }
-      activations_[i] += kConfig.tile_k * 2;
     }
 #pragma unroll
     for (int i = 0; i < Shape::kWeightCopies; ++i) {
       const int unit = static_cast<int>(threadIdx.x + i * Shape::kThreads) / Shape::kUnitPieces % Shape::kUnits;
       const bool valid = units_left_ > unit && (valid_ >> (16 + i) & 1u) != 0;
-      ptx::cp_async_16(mine + Shape::kActivationBytes + i * Shape::kThreads * 16, weights_[i], valid ? 16 : 0);
-      weights_[i] += Shape::kUnits * abi::unit_bytes(kConfig.weights);
+      ptx::cp_async_16(mine + Shape::kActivationBytes + i * Shape::kThreads * 16, weights_[i] + weight_offset_,
+                       valid ? 16 : 0);
     }
     load_scales(p, stage);
     k_left_ -= kConfig.tile_k;
     units_left_ -= Shape::kUnits;
+    activation_offset_ += kConfig.tile_k * 2;
+    weight_offset_ += Shape::kUnits * abi::unit_bytes(kConfig.weights);
     ++stage_;
   }
 
  private:
-  static_assert(4 * kConfig.tile_tokens % Shape::kThreads == 0, "a thread copies the same tokens in every substep");
+  static_assert(kPieces % Shape::kThreads == 0 || Shape::kThreads % kPieces == 0, "a thread copies the same tokens");
+  static_assert(Shape::kSubsteps % kSubStep == 0);
   static_assert(kTokens <= 16 && Shape::kWeightCopies <= 16, "bits of valid_");
 
   __device__ __forceinline__ void start_scales(const abi::GemmParams& p, const Work& work, long long first_block) {
@@ -177,8 +184,9 @@ class TileLoader {
 
   u32 ring_;                 // slot 0
   u32 valid_ = 0;            // bit i: row i exists; bit 16 + i: weight piece i does
-  int k_left_, units_left_;  // of this thread's k position in substep 0
+  int k_left_, units_left_;  // of this thread's k position in its first substep
   int stage_ = 0;
+  u32 activation_offset_ = 0, weight_offset_ = 0;  // of the next stage
   const char* activations_[kTokens];
   const char* weights_[Shape::kWeightCopies];
   StripCopy<kConfig, abi::scale_slot(kConfig) == 0 ? 16 : abi::scale_slot(kConfig)> scales_;

@@ -137,7 +137,7 @@ void check_config(const MoeConfig& c) {
 
 RouteSegments route_segments(std::int64_t tokens, int slots) {
   const std::int64_t most = std::max(1, 65535 / slots);
-  const std::int64_t wanted = std::max<std::int64_t>(64, (tokens + 127) / 128);
+  const std::int64_t wanted = std::max<std::int64_t>(16, (tokens + 127) / 128);
   const std::int64_t segment = std::min(wanted, most);
   return {static_cast<int>(segment), static_cast<int>((tokens + segment - 1) / segment)};
 }

@@ -49,18 +49,19 @@ double expected_rows(const GemmShape& s) {
   return static_cast<double>(s.tokens) * s.top_k * s.held_experts / s.num_experts;
 }
 
-/// What kernels of each kind of weights reach (docs/performance-log.md, H200), as shares of mma_flops_per_us. Tiled
-/// ones, with tiles of 64 and of 128 tokens: floating-point operations. Streaming ones, 8 and 16 tokens: weights
-/// brought into operands, which costs more than the products.
-struct KindRates {
-  double tiled[2], stream[2];
+/// What kernels of each kind of weights take (docs/performance-log.md, H200), in microseconds for a million weights
+/// brought into operands, on a device of kCostFlops. Tiled ones: `codes`, and `token` for each token of the tile.
+/// Streaming ones, of 8 and of 16 tokens. A tiled block alone on its SM waits for memory: `blocks` an SM do not.
+struct KindCosts {
+  double codes, token, stream[2], blocks;
 };
-constexpr KindRates kKindRates[] = {
-    {{0.75, 0.93}, {0.0085, 0.0082}},  // kWeights16
-    {{0.66, 0.75}, {0.0108, 0.0098}},  // kWeightsE4m3
-    {{0.48, 0.48}, {0.0112, 0.0080}},  // kWeightsE4m3Block
-    {{0.85, 0.85}, {0.0157, 0.0120}},  // kWeightsE2m1
-    {{0.65, 0.65}, {0.0160, 0.0112}},  // kWeightsInt4
+constexpr double kCostFlops = 4.0e8;
+constexpr KindCosts kKindCosts[] = {
+    {0.150, 0.0043, {0.294, 0.305}, 1.0},  // kWeights16
+    {0.130, 0.0052, {0.232, 0.255}, 1.2},  // kWeightsE4m3
+    {0.120, 0.0065, {0.223, 0.312}, 1.2},  // kWeightsE4m3Block
+    {0.103, 0.0041, {0.159, 0.208}, 1.2},  // kWeightsE2m1
+    {0.110, 0.0050, {0.156, 0.223}, 2.2},  // kWeightsInt4
 };
 
 /// Predicted time of one grouped GEMM: weights from DRAM once per touched expert; each tile brings all of its expert's
@@ -76,11 +77,13 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   // Activations are read again for every 16 to 128 weight rows, those that exist.
   const double activation_bytes = 2.0 * expected_rows(s) * k * rows / c.tile_rows;
   const double l2 = (tiles * bytes + activation_bytes) / rates.l2_bytes_per_us;
-  const KindRates& kind = kKindRates[c.weights];
-  const double share = streaming ? kind.stream[c.tile_tokens > 8] : kind.tiled[c.tile_tokens > 64];
-  const double work = tiles * rows * k * (streaming ? 1.0 : 2.0 * c.tile_tokens) / (share * rates.mma_flops_per_us);
-  // Tiled kernels keep less of DRAM's latency in flight. What does not bound the time still costs a little of it.
-  return std::max({dram * (streaming ? 1.0 : 1.12), l2, work}) + 0.02 * (l2 + work);
+  const KindCosts& kind = kKindCosts[c.weights];
+  const double cost = streaming ? kind.stream[c.tile_tokens > 8] : kind.codes + kind.token * c.tile_tokens;
+  const double work = tiles * rows * k * 1e-6 * cost * kCostFlops / rates.mma_flops_per_us;
+  // What does not bound the time still costs a little of it.
+  const double full = std::max({dram, l2, work}) + 0.02 * (l2 + work);
+  const double blocks = tiles * std::ceil(rows / c.tile_rows) / rates.sm_count;
+  return streaming ? full : full * std::max(1.0, kind.blocks / blocks);
 }
 
 std::string join_reasons(const std::vector<Candidate>& all) {

@@ -28,7 +28,7 @@ constexpr const char* supports_routing(const Problem& p) {
 
 // role: RouteRole of kernels/common/route.cuh.
 constexpr std::array kRouteConfigs = {
-    KernelConfig{.role = 0, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
+    KernelConfig{.role = 0, .warps_tokens = 32, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 1, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 2, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 3, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
@@ -67,20 +67,17 @@ constexpr KernelConfig stream(int weights, int io, int tokens, int rows, int k, 
           .warps_k = warps_k,
           .min_blocks = min_blocks};
 }
-// Four units of K of a row block, or two of two, are in flight in a warp. min_blocks: as many as no spill allows.
-template <int kWeights, int kIo>
-constexpr std::array kStreamConfigs = {
-    stream(kWeights, kIo, 8, 16, 4 * abi::unit_k(kWeights), 4, 6),
-    stream(kWeights, kIo, 16, 32, 2 * abi::unit_k(kWeights), 4, 5),
+// As many bytes as registers hold are in flight in a warp; min_blocks: as many as no spill allows.
+template <int kIo>
+constexpr std::array kStream16BitConfigs = {
+    stream(abi::kWeights16, kIo, 8, 16, 128, 4, 6),
+    stream(abi::kWeights16, kIo, 16, 32, 64, 4, 5),
 };
-
-// 4-bit codes come in longer units: as many bytes are in flight with half as many of them. Activations that a warp
-// reads serve more rows, for they are several times the weights' bytes.
 template <int kWeights>
-constexpr std::array kStream4BitConfigs = {
-    stream(kWeights, abi::kIoBf16, 8, 32, 128, 4, 4),
-    stream(kWeights, abi::kIoBf16, 16, 32, 128, 4, kWeights == abi::kWeightsE2m1 ? 4 : 3),
-};
+constexpr std::array kStream8BitConfigs = {stream(kWeights, abi::kIoBf16, 8, 16, 128, 4, 6)};
+// Activations that a warp reads serve more rows, for they are several times the weights' bytes.
+template <int kWeights>
+constexpr std::array kStream4BitConfigs = {stream(kWeights, abi::kIoBf16, 8, 32, 128, 4, 4)};
 
 constexpr KernelConfig tiled(int weights, int io, int tokens, int rows, int k, int stages, int warps_tokens,
                              int warps_rows, int min_blocks) {
@@ -96,16 +93,30 @@ constexpr KernelConfig tiled(int weights, int io, int tokens, int rows, int k, i
           .min_blocks = min_blocks};
 }
 template <int kIo>
-constexpr std::array kTiledConfigs = {
+constexpr std::array kTiled16BitConfigs = {
+    tiled(abi::kWeights16, kIo, 32, 128, 64, 4, 1, 4, 2),
     tiled(abi::kWeights16, kIo, 64, 128, 64, 3, 1, 4, 2),
     tiled(abi::kWeights16, kIo, 128, 128, 32, 4, 2, 2, 2),
 };
-// Where decoding or FP32 sums of blocks bound the speed, larger tiles of tokens bring nothing (measured).
-template <int kWeights>
-constexpr std::array kTiledCodeConfigs = {tiled(kWeights, abi::kIoBf16, 64, 128, 64, 3, 1, 4, 2)};
+// Tiles of few tokens: decoding codes is the work then, and their warps share the activations in shared memory.
 constexpr std::array kTiledE4m3Configs = {
+    tiled(abi::kWeightsE4m3, abi::kIoBf16, 16, 128, 128, 3, 1, 4, 3),
+    tiled(abi::kWeightsE4m3, abi::kIoBf16, 32, 128, 64, 4, 1, 4, 3),
     tiled(abi::kWeightsE4m3, abi::kIoBf16, 64, 128, 64, 3, 1, 4, 2),
     tiled(abi::kWeightsE4m3, abi::kIoBf16, 128, 128, 64, 3, 2, 2, 2),
+};
+// Where decoding or FP32 sums of blocks bound the speed, larger tiles of tokens bring nothing (measured).
+constexpr std::array kTiledBlockConfigs = {
+    tiled(abi::kWeightsE4m3Block, abi::kIoBf16, 16, 128, 128, 3, 1, 4, 3),
+    tiled(abi::kWeightsE4m3Block, abi::kIoBf16, 32, 128, 64, 4, 1, 4, 3),
+    tiled(abi::kWeightsE4m3Block, abi::kIoBf16, 64, 128, 64, 3, 1, 4, 2),
+};
+template <int kWeights>
+constexpr std::array kTiled4BitConfigs = {
+    tiled(kWeights, abi::kIoBf16, 8, 128, 128, 4, 1, 4, 4),
+    tiled(kWeights, abi::kIoBf16, 16, 128, 128, 4, 1, 4, 4),
+    tiled(kWeights, abi::kIoBf16, 32, 128, 64, 4, 1, 4, kWeights == abi::kWeightsE2m1 ? 4 : 3),
+    tiled(kWeights, abi::kIoBf16, 64, 128, 64, 3, 1, 4, 2),
 };
 
 // role: abi::Role bits. Registers are bounded (min_blocks) so far as no configuration spills.
@@ -257,27 +268,25 @@ constexpr std::array kRows = {
              kProjectConfigs<abi::kIoFp16>, supports_aligned),
     warp_row("warp_route", Op::kRouting, kAllRecipes, "kernels/common/route.cuh", "route", "RouteParams", kRouteConfigs,
              supports_routing),
-    gemm_row("warp_stream_bf16", kBf16Bit, kStreamSource, "warp::gemm_stream",
-             kStreamConfigs<abi::kWeights16, abi::kIoBf16>),
-    gemm_row("warp_tiled_bf16", kBf16Bit, kTiledSource, "warp::gemm_tiled", kTiledConfigs<abi::kIoBf16>),
-    gemm_row("warp_stream_fp16", kFp16Bit, kStreamSource, "warp::gemm_stream",
-             kStreamConfigs<abi::kWeights16, abi::kIoFp16>),
-    gemm_row("warp_tiled_fp16", kFp16Bit, kTiledSource, "warp::gemm_tiled", kTiledConfigs<abi::kIoFp16>),
+    gemm_row("warp_stream_bf16", kBf16Bit, kStreamSource, "warp::gemm_stream", kStream16BitConfigs<abi::kIoBf16>),
+    gemm_row("warp_tiled_bf16", kBf16Bit, kTiledSource, "warp::gemm_tiled", kTiled16BitConfigs<abi::kIoBf16>),
+    gemm_row("warp_stream_fp16", kFp16Bit, kStreamSource, "warp::gemm_stream", kStream16BitConfigs<abi::kIoFp16>),
+    gemm_row("warp_tiled_fp16", kFp16Bit, kTiledSource, "warp::gemm_tiled", kTiled16BitConfigs<abi::kIoFp16>),
     gemm_row("warp_stream_e4m3", recipes_of(abi::kWeightsE4m3), kStreamSource, "warp::gemm_stream",
-             kStreamConfigs<abi::kWeightsE4m3, abi::kIoBf16>),
+             kStream8BitConfigs<abi::kWeightsE4m3>),
     gemm_row("warp_tiled_e4m3", recipes_of(abi::kWeightsE4m3), kTiledSource, "warp::gemm_tiled", kTiledE4m3Configs),
     gemm_row("warp_stream_e4m3_block", recipes_of(abi::kWeightsE4m3Block), kStreamSource, "warp::gemm_stream",
-             kStreamConfigs<abi::kWeightsE4m3Block, abi::kIoBf16>),
+             kStream8BitConfigs<abi::kWeightsE4m3Block>),
     gemm_row("warp_tiled_e4m3_block", recipes_of(abi::kWeightsE4m3Block), kTiledSource, "warp::gemm_tiled",
-             kTiledCodeConfigs<abi::kWeightsE4m3Block>),
+             kTiledBlockConfigs),
     gemm_row("warp_stream_e2m1", recipes_of(abi::kWeightsE2m1), kStreamSource, "warp::gemm_stream",
              kStream4BitConfigs<abi::kWeightsE2m1>),
     gemm_row("warp_tiled_e2m1", recipes_of(abi::kWeightsE2m1), kTiledSource, "warp::gemm_tiled",
-             kTiledCodeConfigs<abi::kWeightsE2m1>),
+             kTiled4BitConfigs<abi::kWeightsE2m1>),
     gemm_row("warp_stream_int4", recipes_of(abi::kWeightsInt4), kStreamSource, "warp::gemm_stream",
              kStream4BitConfigs<abi::kWeightsInt4>),
     gemm_row("warp_tiled_int4", recipes_of(abi::kWeightsInt4), kTiledSource, "warp::gemm_tiled",
-             kTiledCodeConfigs<abi::kWeightsInt4>),
+             kTiled4BitConfigs<abi::kWeightsInt4>),
     warp_row("warp_sum_bf16", Op::kWeightedSum, kBf16Io, kSumSource, "warp::weighted_sum", "WeightedSumParams",
              kSumConfigs<abi::kIoBf16>, supports_aligned),
     warp_row("warp_sum_fp16", Op::kWeightedSum, kFp16Bit, kSumSource, "warp::weighted_sum", "WeightedSumParams",
