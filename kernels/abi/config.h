@@ -27,8 +27,8 @@ enum Weights : int {
   kWeightsInt4 = 4,       // int4: 16-bit scales per group of K
 };
 
-/// Conversion instructions that a target has beyond the portable ones.
-enum Convert : int { kConvertFp8 = 1, kConvertFp4 = 2 };
+/// What a target has beyond the portable instructions: conversions, and griddepcontrol (programmatic dependent launch).
+enum Feature : int { kConvertFp8 = 1, kConvertFp4 = 2, kDependentLaunch = 4 };
 
 /// Bits of the quantise kernels' role.
 enum Role : int { kRoleGated = 1, kRoleAmax = 2 };
@@ -46,7 +46,7 @@ struct KernelConfig {
   int warps_rows = 0;    // warps along weight rows
   int warps_k = 0;       // warps along K, each with a partial sum
   int min_blocks = 0;    // blocks per SM asked of the register allocator
-  int convert = 0;       // Convert bits of the target; 0 in tables, set by src/module for the compiler
+  int features = 0;      // Feature bits of the target; 0 in tables, set by src/module for the compiler
 };
 
 MOESAIC_HD constexpr int threads(const KernelConfig& c) { return 32 * c.warps_tokens * c.warps_rows * c.warps_k; }

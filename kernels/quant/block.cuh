@@ -27,7 +27,7 @@ __device__ __forceinline__ bool leads_block(const abi::QuantizeParams& p, const 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void quantize_fp4(const abi::QuantizeParams& p) {
   constexpr int kUnits = kConfig.tile_k / kUnit;
-  constexpr bool kFp8 = (kConfig.convert & abi::kConvertFp8) != 0, kFp4 = (kConfig.convert & abi::kConvertFp4) != 0;
+  constexpr bool kFp8 = (kConfig.features & abi::kConvertFp8) != 0, kFp4 = (kConfig.features & abi::kConvertFp4) != 0;
   Unit unit[kUnits];
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) unit[i] = unit_of_thread(p, i, kUnits);
@@ -64,7 +64,7 @@ __device__ __forceinline__ void quantize_mx8_unit(const abi::QuantizeParams& p, 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void quantize_fp8(const abi::QuantizeParams& p) {
   constexpr int kUnits = kConfig.tile_k / kUnit;
-  constexpr bool kHardware = (kConfig.convert & abi::kConvertFp8) != 0;
+  constexpr bool kHardware = (kConfig.features & abi::kConvertFp8) != 0;
   Unit unit[kUnits];
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) unit[i] = unit_of_thread(p, i, kUnits);

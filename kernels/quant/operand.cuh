@@ -216,7 +216,7 @@ __device__ __forceinline__ void write_unit(const abi::OperandParams& p, const Un
 /// Requires: `stride` a multiple of 8, `operand` on 16 bytes.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void make_operand(const abi::OperandParams& p) {
-  constexpr bool kFp8 = (kConfig.convert & abi::kConvertFp8) != 0, kFp4 = (kConfig.convert & abi::kConvertFp4) != 0;
+  constexpr bool kFp8 = (kConfig.features & abi::kConvertFp8) != 0, kFp4 = (kConfig.features & abi::kConvertFp4) != 0;
   constexpr int kThreads = abi::threads(kConfig), kRowShift = 8;
   static_assert(kThreads == 1 << kRowShift);
   __shared__ u32 warp_max[kThreads / 32];

@@ -118,7 +118,7 @@ struct KeptUnits {
 /// Requires: 2^row_shift divides the block size.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void quantize_row(const abi::QuantizeParams& p) {
-  constexpr bool kFp8 = (kConfig.convert & abi::kConvertFp8) != 0, kFp4 = (kConfig.convert & abi::kConvertFp4) != 0;
+  constexpr bool kFp8 = (kConfig.features & abi::kConvertFp8) != 0, kFp4 = (kConfig.features & abi::kConvertFp4) != 0;
   using Kept = KeptUnits<kConfig>;
   __shared__ u32 warp_max[Kept::kThreads / 32];
   __shared__ uint4 pieces[Kept::kCount][Kept::kPieces][Kept::kThreads];

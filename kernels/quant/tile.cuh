@@ -35,7 +35,7 @@ __device__ __forceinline__ void quantize_tile(const abi::QuantizeParams& p) {
   const FloatScale scale = fp8_scale(amax);
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {
-    write_e4m3<(kConfig.convert & abi::kConvertFp8) != 0>(p, unit[i], v[i], scale.multiplier, scale.zero);
+    write_e4m3<(kConfig.features & abi::kConvertFp8) != 0>(p, unit[i], v[i], scale.multiplier, scale.zero);
   }
   if (threadIdx.x == 0) static_cast<float*>(p.scales)[blockIdx.x] = scale.stored;
 }

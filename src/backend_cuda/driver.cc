@@ -42,6 +42,7 @@ void resolve_kernels_and_memory(void* lib, Driver& d) {
   resolve(lib, "cuFuncGetAttribute", d.function_attribute);
   resolve(lib, "cuFuncSetAttribute", d.function_set_attribute);
   resolve(lib, "cuLaunchKernel", d.launch);
+  resolve(lib, "cuLaunchKernelEx", d.launch_ex);
   resolve(lib, "cuMemAlloc_v2", d.memory_alloc);
   resolve(lib, "cuMemFree_v2", d.memory_free);
   resolve(lib, "cuMemcpyHtoD_v2", d.memory_to_device);

@@ -30,6 +30,7 @@ struct Driver {
   CUresult (*function_set_attribute)(CUfunction, CUfunction_attribute, int);
   CUresult (*launch)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void**,
                      void**);
+  CUresult (*launch_ex)(const CUlaunchConfig*, CUfunction, void**, void**);
   CUresult (*memory_alloc)(CUdeviceptr*, std::size_t);
   CUresult (*memory_free)(CUdeviceptr);
   CUresult (*memory_to_device)(CUdeviceptr, const void*, std::size_t);

@@ -6,6 +6,8 @@
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/driver.h"
+#include "base/env.h"
+#include "module/kernel_instance.h"
 #include "moesaic/error.h"
 #include "tables/arch_table.h"
 
@@ -39,6 +41,12 @@ CUmodule load_image(const module::Cubin& cubin) {
                                             cubin.compiler, name ? name : "unknown error", log));
 }
 
+/// Programmatic edges can be captured in graphs since CUDA 12.3.
+bool can_wait_itself(const module::Cubin& cubin) {
+  return (module::features_of({cubin.target}) & abi::kDependentLaunch) != 0 && driver_version() >= 12030 &&
+         base::env_switch(base::Env::kDependentLaunch).value_or(true);
+}
+
 }  // namespace
 
 Kernel Kernel::load(const module::Cubin& cubin, int device, int dynamic_smem_bytes) {
@@ -64,6 +72,7 @@ Kernel Kernel::load(const module::Cubin& cubin, int device, int dynamic_smem_byt
   }
   kernel.function_ = function;
   kernel.smem_bytes_ = static_cast<unsigned>(dynamic_smem_bytes);
+  kernel.waits_itself_ = can_wait_itself(cubin);
   return kernel;
 }
 
@@ -71,6 +80,22 @@ void Kernel::launch(Grid grid, int threads, const void* params, void* stream) co
   void* arguments[] = {const_cast<void*>(params)};
   MOESAIC_CU(launch, static_cast<CUfunction>(function_), grid.x, grid.y, grid.z, static_cast<unsigned>(threads), 1, 1,
              smem_bytes_, static_cast<CUstream>(stream), arguments, nullptr);
+}
+
+void Kernel::launch_behind(Grid grid, int threads, const void* params, void* stream) const {
+  if (!waits_itself_) return launch(grid, threads, params, stream);
+  CUlaunchAttribute attribute{};
+  attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+  attribute.value.programmaticStreamSerializationAllowed = 1;
+  CUlaunchConfig config{};
+  config.gridDimX = grid.x, config.gridDimY = grid.y, config.gridDimZ = grid.z;
+  config.blockDimX = static_cast<unsigned>(threads), config.blockDimY = 1, config.blockDimZ = 1;
+  config.sharedMemBytes = smem_bytes_;
+  config.hStream = static_cast<CUstream>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  void* arguments[] = {const_cast<void*>(params)};
+  MOESAIC_CU(launch_ex, &config, static_cast<CUfunction>(function_), arguments, nullptr);
 }
 
 }  // namespace moesaic::cuda

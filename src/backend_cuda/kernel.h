@@ -22,11 +22,35 @@ class Kernel {
 
   /// Enqueues on `stream` (a CUstream) of the current device. `params` is the kernel's parameter struct.
   void launch(Grid grid, int threads, const void* params, void* stream) const;
+  /// The same for a kernel that an op launches behind another of its own: its blocks come up while that one's last ones
+  /// run, and wait for them by themselves (module::main_text). Where target, driver or MOESAIC_DEPENDENT_LAUNCH say
+  /// no, it is `launch`.
+  void launch_behind(Grid grid, int threads, const void* params, void* stream) const;
 
  private:
   std::shared_ptr<void> module_;
   void* function_ = nullptr;
   unsigned smem_bytes_ = 0;
+  bool waits_itself_ = false;
+};
+
+/// Kernels that one op launches behind each other: the first waits for whatever is on the stream.
+class LaunchChain {
+ public:
+  explicit LaunchChain(void* stream) : stream_(stream) {}
+  template <typename Params>
+  void launch(const Kernel& kernel, Grid grid, int threads, const Params& params) {
+    if (first_) {
+      kernel.launch(grid, threads, &params, stream_);
+    } else {
+      kernel.launch_behind(grid, threads, &params, stream_);
+    }
+    first_ = false;
+  }
+
+ private:
+  void* stream_;
+  bool first_ = true;
 };
 
 }  // namespace moesaic::cuda

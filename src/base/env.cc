@@ -21,6 +21,8 @@ constexpr std::array kVariables = {
                 "where NVRTC is: libnvrtc.so, its folder, a CUDA toolkit or a Python site folder"},
     EnvVariable{Env::kForceKernel, "MOESAIC_FORCE_KERNEL", "kernel row, or row/config, that must serve its op"},
     EnvVariable{Env::kForceTarget, "MOESAIC_FORCE_TARGET", "compile and load for this target; compute_ names give PTX"},
+    EnvVariable{Env::kDependentLaunch, "MOESAIC_DEPENDENT_LAUNCH",
+                "off: kernels of an op are launched one after the other, without programmatic dependent launch"},
     EnvVariable{Env::kStrict, "MOESAIC_STRICT", "1: a GPU that the architecture table does not list is an error"},
     EnvVariable{Env::kThreads, "MOESAIC_THREADS", "threads of the CPU backend; default: all cores"},
     EnvVariable{Env::kCudaHome, "CUDA_HOME", "a CUDA toolkit, searched for NVRTC"},

@@ -15,6 +15,7 @@ enum class Env {
   kNvrtc,
   kForceKernel,
   kForceTarget,
+  kDependentLaunch,
   kStrict,
   kThreads,
   kCudaHome,

@@ -35,6 +35,8 @@ struct KernelInstance {
 /// "moesaic_<row>_<config>": extern "C", known before compiling.
 std::string entry_name(const KernelInstance& instance);
 
+/// abi::Feature bits of a target; those of e2m1 are in exact and family targets alone.
+int features_of(const Target& target);
 /// The program handed to the compiler: includes "moesaic_config.h" and the row's source, defines the entry.
 std::string main_text(const KernelInstance& instance);
 /// The generated header "moesaic_config.h": `moesaic::kConfig` and the target.

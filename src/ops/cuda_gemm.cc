@@ -30,7 +30,7 @@ class Launches {
         p_(layout),
         gemm_(gemm),
         run_(run),
-        stream_(stream),
+        chain_(stream),
         rows_(static_cast<int>(run.x.shape[0])),
         w_(plan::gemm_space(config, rows_, gemm.tile_tokens)) {}
 
@@ -47,7 +47,7 @@ class Launches {
     p.held_experts = c_.groups;
     p.top_k = 1;
     p.tile_tokens = gemm_.tile_tokens;
-    kernel.launch({1}, abi::threads(config), &p, stream_);
+    chain_.launch(kernel, {1}, abi::threads(config), p);
   }
 
   /// x, numbers or codes, as the operand of the product.
@@ -61,7 +61,7 @@ class Launches {
       p.tiles = work<abi::Tile>(w_.tiles);
       p.num_tiles = work<int>(w_.num_tiles);
     }
-    kernel.launch({static_cast<unsigned>(rows_)}, abi::threads(config), &p, stream_);
+    chain_.launch(kernel, {static_cast<unsigned>(rows_)}, abi::threads(config), p);
   }
 
   void multiply(const cuda::Kernel& kernel, bool quantised) const {
@@ -84,7 +84,7 @@ class Launches {
     p.out_type = source_type(run_.out.dtype);
     p.out_cols = c_.n;
     p.out_stride = c_.n;
-    launch_gemm(kernel, gemm_, p, w_.max_tiles, stream_);
+    chain_.launch(kernel, gemm_grid(gemm_, p, w_.max_tiles), abi::threads(gemm_), p);
   }
 
  private:
@@ -116,7 +116,7 @@ class Launches {
   const plan::GemmLayout& p_;
   const abi::KernelConfig& gemm_;
   const GemmRun& run_;
-  void* stream_;
+  mutable cuda::LaunchChain chain_;
   int rows_;
   plan::GemmSpace w_;
 };

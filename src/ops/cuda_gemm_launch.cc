@@ -28,11 +28,10 @@ void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, c
   p.units = abi::div_up(k, abi::unit_k(form.weights));
 }
 
-void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p, int max_tiles,
-                 void* stream) {
+cuda::Grid gemm_grid(const abi::KernelConfig& config, const abi::GemmParams& p, int max_tiles) {
   const int tiles = p.tiles != nullptr ? max_tiles : abi::div_up(p.rows, config.tile_tokens);
   const int columns = abi::div_up(p.row_blocks, config.tile_rows / abi::kBlockRows);
-  kernel.launch({static_cast<unsigned>(tiles) * static_cast<unsigned>(columns)}, abi::threads(config), &p, stream);
+  return {static_cast<unsigned>(tiles) * static_cast<unsigned>(columns)};
 }
 
 }  // namespace moesaic::ops

@@ -12,8 +12,7 @@ namespace moesaic::ops {
 void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, const void* prepared, int k,
                  abi::GemmParams& params);
 
-/// Enqueues a GEMM whose list of tiles, where it has one, is at most `max_tiles` long.
-void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& params,
-                 int max_tiles, void* stream);
+/// Of a GEMM whose list of tiles, where it has one, is at most `max_tiles` long.
+cuda::Grid gemm_grid(const abi::KernelConfig& config, const abi::GemmParams& params, int max_tiles);
 
 }  // namespace moesaic::ops

@@ -149,7 +149,7 @@ class Launches {
         p_(prepared),
         steps_(steps),
         run_(run),
-        stream_(stream),
+        chain_(stream),
         tokens_(static_cast<int>(run.x.shape[0])),
         tile_tokens_(steps.gemm1.config().tile_tokens),
         w_(plan::workspace_layout(config, tokens_, tile_tokens_)) {}
@@ -172,7 +172,7 @@ class Launches {
     p.k = c_.hidden;
     const cuda::Grid grid{static_cast<unsigned>(abi::div_up(rows, c.tile_rows)),
                           static_cast<unsigned>(abi::div_up(tokens_, c.tile_tokens))};
-    kernel.launch(grid, abi::threads(c), &p, stream_);
+    chain_.launch(kernel, grid, abi::threads(c), p);
   }
 
   void project_router(const cuda::Kernel& kernel) const {
@@ -222,13 +222,13 @@ class Launches {
     p.expert_counts = static_cast<const int*>(run_.expert_counts.data);
     p.rows_per_expert = tokens_ / p.held_experts;
     const int blocks = std::min(abi::div_up(tokens_, abi::threads(config)), 64);
-    kernel.launch({static_cast<unsigned>(blocks)}, abi::threads(config), &p, stream_);
+    chain_.launch(kernel, {static_cast<unsigned>(blocks)}, abi::threads(config), p);
   }
 
   void route(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
     const abi::RouteParams p = route_params();
     const unsigned blocks = config.role == 0 ? 1u : static_cast<unsigned>(w_.segments);
-    kernel.launch({blocks}, abi::threads(config), &p, stream_);
+    chain_.launch(kernel, {blocks}, abi::threads(config), p);
   }
 
   abi::GemmParams routed_gemm(int role) const {
@@ -265,7 +265,7 @@ class Launches {
   }
 
   void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p) const {
-    ops::launch_gemm(kernel, config, p, w_.max_tiles, stream_);
+    chain_.launch(kernel, gemm_grid(config, p, w_.max_tiles), abi::threads(config), p);
   }
 
   void sum(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
@@ -281,7 +281,7 @@ class Launches {
     p.top_k = c_.top_k;
     p.out_f32 = run_.out.dtype == DType::kF32 ? 1 : 0;
     const int columns = abi::div_up(c_.hidden, 4 * abi::threads(config));
-    kernel.launch({static_cast<unsigned>(tokens_), static_cast<unsigned>(columns)}, abi::threads(config), &p, stream_);
+    chain_.launch(kernel, {static_cast<unsigned>(tokens_), static_cast<unsigned>(columns)}, abi::threads(config), p);
   }
 
   bool needs_router() const { return run_.router_logits.empty() && run_.topk_ids.empty(); }
@@ -389,14 +389,14 @@ class Launches {
     return p;
   }
   void launch_operand(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::OperandParams& p) const {
-    kernel.launch({static_cast<unsigned>(p.rows)}, abi::threads(config), &p, stream_);
+    chain_.launch(kernel, {static_cast<unsigned>(p.rows)}, abi::threads(config), p);
   }
 
   const MoeConfig& c_;
   const plan::PreparedLayout& p_;
   const plan::MoeSteps& steps_;
   const MoeRun& run_;
-  void* stream_;
+  mutable cuda::LaunchChain chain_;
   int tokens_, tile_tokens_;
   plan::WorkspaceLayout w_;
 };

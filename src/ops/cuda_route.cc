@@ -37,16 +37,17 @@ class CudaRouter final : public RouteImpl {
     if (tokens == 0 && !sorted) return;
     const cuda::DeviceGuard guard(config_.device.index);
     abi::RouteParams p = params(run, static_cast<int>(tokens));
+    cuda::LaunchChain chain(stream);
     if (!sorted) {
       p.segment_tokens = 16;  // one a warp of the select kernel
-      return launch(steps_.select, abi::div_up(p.tokens, p.segment_tokens), p, stream);
+      return launch(chain, steps_.select, abi::div_up(p.tokens, p.segment_tokens), p);
     }
-    if (is_fused(tokens)) return launch(steps_.fused, 1, p, stream);
+    if (is_fused(tokens)) return launch(chain, steps_.fused, 1, p);
     const plan::RouteSegments segments = plan::route_segments(tokens, slots());
     p.segment_tokens = segments.tokens;
     p.segment_counts = static_cast<unsigned short*>(run.workspace);
-    launch(steps_.select, segments.count, p, stream);
-    launch(steps_.scatter, segments.count, p, stream);
+    launch(chain, steps_.select, segments.count, p);
+    launch(chain, steps_.scatter, segments.count, p);
   }
 
   std::vector<std::string> kernels(std::int64_t tokens) const override {
@@ -61,8 +62,8 @@ class CudaRouter final : public RouteImpl {
   int slots() const { return config_.top_k + config_.shared_slots; }
   bool is_fused(std::int64_t tokens) const { return plan::routing_is_fused(tokens, slots()); }
 
-  void launch(const plan::Choice& c, int blocks, const abi::RouteParams& p, void* stream) const {
-    kernels_.at(c).launch({static_cast<unsigned>(blocks)}, abi::threads(c.config()), &p, stream);
+  void launch(cuda::LaunchChain& chain, const plan::Choice& c, int blocks, const abi::RouteParams& p) const {
+    chain.launch(kernels_.at(c), {static_cast<unsigned>(blocks)}, abi::threads(c.config()), p);
   }
 
   abi::RouteParams params(const RouteRun& run, int tokens) const {

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "kernels/abi/params.h"
@@ -50,19 +51,21 @@ double expected_rows(const GemmShape& s) {
 }
 
 /// What kernels of each kind of weights take (docs/performance-log.md, H200), in microseconds for a million weights
-/// brought into operands, on a device of kCostFlops. Tiled ones: `codes`, and `token` for each token of the tile.
-/// Streaming ones, of 8 and of 16 tokens. A tiled block alone on its SM waits for memory: `blocks` an SM do not.
+/// brought into operands, on a device of kCostFlops. `tiled`: by tiles of 8, 16, 32, 64, 128 tokens, 0 where there is
+/// none; `stream`: of 8 and 16. A tiled block alone on its SM waits for memory: `blocks` an SM do not.
 struct KindCosts {
-  double codes, token, stream[2], blocks;
+  double tiled[5], stream[2], blocks;
 };
 constexpr double kCostFlops = 4.0e8;
 constexpr KindCosts kKindCosts[] = {
-    {0.150, 0.0043, {0.294, 0.305}, 1.0},  // kWeights16
-    {0.130, 0.0052, {0.232, 0.255}, 1.2},  // kWeightsE4m3
-    {0.120, 0.0065, {0.223, 0.312}, 1.2},  // kWeightsE4m3Block
-    {0.103, 0.0041, {0.159, 0.208}, 1.2},  // kWeightsE2m1
-    {0.110, 0.0050, {0.156, 0.223}, 2.2},  // kWeightsInt4
+    {{0, 0, 0.295, 0.425, 0.700}, {0.294, 0.305}, 1.0},  // kWeights16
+    {{0, 0.205, 0.277, 0.500, 0.853}, {0.232, 0}, 1.2},  // kWeightsE4m3
+    {{0, 0.230, 0.315, 0, 0}, {0.223, 0}, 1.2},          // kWeightsE4m3Block
+    {{0.135, 0.172, 0.242, 0.368, 0}, {0.159, 0}, 1.2},  // kWeightsE2m1
+    {{0.154, 0.200, 0.265, 0.440, 0}, {0.156, 0}, 2.2},  // kWeightsInt4
 };
+/// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight.
+constexpr double kTiledDram = 1.10;
 
 /// Predicted time of one grouped GEMM: weights from DRAM once per touched expert; each tile brings all of its expert's
 /// into operands and multiplies tile_tokens rows whether they are used or not.
@@ -78,10 +81,11 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   const double activation_bytes = 2.0 * expected_rows(s) * k * rows / c.tile_rows;
   const double l2 = (tiles * bytes + activation_bytes) / rates.l2_bytes_per_us;
   const KindCosts& kind = kKindCosts[c.weights];
-  const double cost = streaming ? kind.stream[c.tile_tokens > 8] : kind.codes + kind.token * c.tile_tokens;
+  const double cost = streaming ? kind.stream[c.tile_tokens > 8]
+                                : kind.tiled[std::countr_zero(static_cast<unsigned>(c.tile_tokens / kSmallestTile))];
   const double work = tiles * rows * k * 1e-6 * cost * kCostFlops / rates.mma_flops_per_us;
   // What does not bound the time still costs a little of it.
-  const double full = std::max({dram, l2, work}) + 0.02 * (l2 + work);
+  const double full = std::max({dram * (streaming ? 1.0 : kTiledDram), l2, work}) + 0.02 * (l2 + work);
   const double blocks = tiles * std::ceil(rows / c.tile_rows) / rates.sm_count;
   return streaming ? full : full * std::max(1.0, kind.blocks / blocks);
 }

@@ -105,11 +105,11 @@ constexpr std::array kTiledE4m3Configs = {
     tiled(abi::kWeightsE4m3, abi::kIoBf16, 64, 128, 64, 3, 1, 4, 2),
     tiled(abi::kWeightsE4m3, abi::kIoBf16, 128, 128, 64, 3, 2, 2, 2),
 };
-// Where decoding or FP32 sums of blocks bound the speed, larger tiles of tokens bring nothing (measured).
+// FP32 sums of blocks bound the speed: with larger tiles of tokens, 32 of K are all that registers hold (measured: 9%
+// slower at 4096 tokens of Mixtral-8x7B).
 constexpr std::array kTiledBlockConfigs = {
     tiled(abi::kWeightsE4m3Block, abi::kIoBf16, 16, 128, 128, 3, 1, 4, 3),
     tiled(abi::kWeightsE4m3Block, abi::kIoBf16, 32, 128, 64, 4, 1, 4, 3),
-    tiled(abi::kWeightsE4m3Block, abi::kIoBf16, 64, 128, 64, 3, 1, 4, 2),
 };
 template <int kWeights>
 constexpr std::array kTiled4BitConfigs = {

@@ -22,8 +22,8 @@ namespace moesaic::probe {
 
 template <abi::KernelConfig kConfig>
 __device__ void probe(const abi::ProbeParams& p) {
-  constexpr bool kFp8 = kConfig.role == 1 && (kConfig.convert & abi::kConvertFp8) != 0;
-  constexpr bool kFp4 = kConfig.role == 1 && (kConfig.convert & abi::kConvertFp4) != 0;
+  constexpr bool kFp8 = kConfig.role == 1 && (kConfig.features & abi::kConvertFp8) != 0;
+  constexpr bool kFp4 = kConfig.role == 1 && (kConfig.features & abi::kConvertFp4) != 0;
   const int index = blockIdx.x * blockDim.x + threadIdx.x;
   if (p.activated != nullptr) {
     const int units = (p.quantize.cols + abi::kUnit - 1) / abi::kUnit;
