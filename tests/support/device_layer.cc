@@ -2,50 +2,16 @@
 // A host layer brought to a GPU: weights uploaded, prepared, run with poisoned buffers.
 #include "support/device_layer.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <stdexcept>
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/device_weights.h"
+#include "support/poisoned_buffer.h"
 #include "tables/given_codes.h"
 
 namespace moesaic::testing {
 namespace {
-
-constexpr std::size_t kGuard = 4096;
-constexpr unsigned char kPoison = 0xff;  // NaN in every float type, -1 as an integer
-
-/// `bytes` of device memory and a guard behind them, poisoned.
-class PoisonedBuffer {
- public:
-  PoisonedBuffer(Device device, std::size_t bytes) : buffer_(device, bytes + kGuard), bytes_(bytes) {
-    buffer_.fill(kPoison);
-  }
-  template <typename T>
-  PoisonedBuffer(Device device, const std::vector<T>& content) : PoisonedBuffer(device, content.size() * sizeof(T)) {
-    buffer_.upload(content.data(), bytes_);
-  }
-
-  void* data() const { return buffer_.data(); }
-  std::size_t size() const { return bytes_; }
-  template <typename T>
-  std::vector<T> fetch() const {
-    std::vector<T> values(bytes_ / sizeof(T));
-    buffer_.download(values.data(), bytes_);
-    return values;
-  }
-  bool intact() const {
-    std::vector<unsigned char> guard(kGuard);
-    buffer_.download(guard.data(), kGuard, bytes_);
-    return std::all_of(guard.begin(), guard.end(), [](unsigned char byte) { return byte == kPoison; });
-  }
-  cuda::DeviceBuffer release() { return std::move(buffer_); }
-
- private:
-  cuda::DeviceBuffer buffer_;
-  std::size_t bytes_;
-};
 
 /// Device copies of what a run is given.
 struct GivenBuffers {
