@@ -7,11 +7,10 @@
 #include <cstring>
 #include <set>
 
-#include "backend_cuda/device_weights.h"
+#include "backend_cuda/device_memory.h"
+#include "support/device_gemm.h"
 #include "support/device_layer.h"
 #include "support/expect_error.h"
-#include "support/gemm_case.h"
-#include "support/poisoned_buffer.h"
 #include "tables/given_codes.h"
 #include "tables/kernel_table.h"
 #include "tables/stored_matrix.h"
@@ -20,6 +19,7 @@ namespace moesaic {
 namespace {
 
 using cuda::DeviceBuffer;
+using testing::DeviceGemm;
 using testing::GemmCodes;
 using testing::GemmRows;
 using testing::Grouping;
@@ -36,64 +36,6 @@ class DeviceGemmTest : public ::testing::Test {
   void SetUp() override {
     if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
   }
-};
-
-/// A host product brought to the GPU.
-class DeviceGemm {
- public:
-  explicit DeviceGemm(const HostGemm& host, const ModuleOptions& modules = {})
-      : gemm_(Gemm::create(on_gpu(host.config), modules)), prepared_(kGpu, gemm_.prepared_bytes()) {
-    MoeWeights views;  // a group's matrix and bias as an expert's gate
-    for (const GemmWeights& w : host.weights) {
-      ExpertWeights expert;
-      expert.gate = w.w;
-      expert.gate_bias = w.bias;
-      views.experts.push_back(expert);
-    }
-    const cuda::DeviceWeights weights(kGpu, views);
-    std::vector<GemmWeights> device;
-    for (const ExpertWeights& expert : weights.views().experts) device.push_back({expert.gate, expert.gate_bias});
-    gemm_.prepare(device, prepared_.data());
-    cuda::synchronize(kGpu);
-    EXPECT_TRUE(prepared_.intact()) << "prepare wrote behind its memory";
-  }
-
-  /// A run whose tensors are `host`'s, copied; its result [rows, n].
-  HostArray run(const GemmRun& host) const {
-    const std::int64_t rows = host.out.num_elements() / gemm_.config().n;
-    std::vector<PoisonedBuffer> copies;
-    GemmRun run = host;
-    for (TensorView* t :
-         {&run.x, &run.x_scale, &run.x_row_scale, &run.input_scale, &run.group_offsets, &run.group_counts}) {
-      if (t->empty()) continue;
-      const std::size_t bytes = static_cast<std::size_t>(t->num_elements()) * dtype_size(t->dtype);
-      copies.emplace_back(kGpu, bytes);
-      copies.back().upload(t->data, bytes);
-      t->data = copies.back().data();
-    }
-    const std::size_t out_bytes = static_cast<std::size_t>(host.out.num_elements()) * dtype_size(host.out.dtype);
-    const PoisonedBuffer out(kGpu, out_bytes), workspace(kGpu, gemm_.workspace_bytes(rows));
-    run.out.data = out.data();
-    run.prepared = prepared_.data();
-    run.workspace = workspace.data();
-    run.workspace_bytes = workspace.size();
-    gemm_.run(run);
-    HostArray result{host.out.dtype, out.fetch<unsigned char>()};
-    EXPECT_TRUE(out.intact()) << "wrote behind out";
-    EXPECT_TRUE(workspace.intact()) << "wrote behind the workspace";
-    return result;
-  }
-  const Gemm& gemm() const { return gemm_; }
-  void* prepared() const { return prepared_.data(); }
-
- private:
-  static GemmConfig on_gpu(GemmConfig config) {
-    config.device = kGpu;
-    return config;
-  }
-
-  Gemm gemm_;
-  PoisonedBuffer prepared_;
 };
 
 void expect_untouched(const GemmRows& rows, const HostArray& out, std::int64_t n) {

@@ -84,7 +84,7 @@ std::vector<unsigned char> DeviceLayer::prepared_bytes() const {
   return bytes;
 }
 
-DeviceOutput DeviceLayer::run_into(DType out, const LayerInput& input) const {
+DeviceOutput DeviceLayer::run_into(DType out, const LayerInput& input, void* stream) const {
   const MoeConfig& c = layer_.config();
   const std::int64_t tokens = token_count(input, c);
   const auto slots = static_cast<std::size_t>(tokens * c.top_k);
@@ -102,7 +102,7 @@ DeviceOutput DeviceLayer::run_into(DType out, const LayerInput& input) const {
   if (computes_logits) run.logits_out = TensorView(logits.data(), DType::kF32, {tokens, c.num_experts});
   run.topk_ids_out = TensorView(ids.data(), DType::kI32, {tokens, c.top_k});
   run.topk_weights_out = TensorView(weights.data(), DType::kF32, {tokens, c.top_k});
-  layer_.run(run);
+  layer_.run(run, stream);
   cuda::synchronize(device());
   return {{out, y.fetch<unsigned char>()},
           logits.fetch<float>(),
