@@ -97,6 +97,7 @@ void synchronize(Device device) { synchronize(device.index); }
 
 void copy_async(DeviceBuffer& target, const DeviceBuffer& source, std::size_t bytes, void* stream) {
   check_range(std::min(target.size(), source.size()), bytes, 0);
+  const DeviceGuard guard(target.device().index);
   MOESAIC_CU(memory_copy_async, address(target.data()), address(source.data()), bytes, static_cast<CUstream>(stream));
 }
 

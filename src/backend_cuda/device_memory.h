@@ -22,6 +22,7 @@ class DeviceBuffer {
   }
   ~DeviceBuffer();
 
+  Device device() const noexcept { return device_; }
   void* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
   /// Copies from the host; done on return, for every stream.
@@ -49,10 +50,11 @@ void synchronize(Device device);
 /// Enqueues a copy of the first `bytes` bytes on `stream` (a CUstream of the buffers' device).
 void copy_async(DeviceBuffer& target, const DeviceBuffer& source, std::size_t bytes, void* stream);
 
-/// The same between pointers into device memory.
+/// The same between pointers into memory of the current device, whose the stream is.
 void copy_async(void* target, const void* source, std::size_t bytes, void* stream);
 
-/// Enqueues a copy from host memory, which must stay as it is until the stream has come so far.
+/// Enqueues a copy from host memory, which must stay as it is until the stream, one of the current device, has come so
+/// far.
 void upload_async(void* target, const void* source, std::size_t bytes, void* stream);
 
 /// Enqueues setting `bytes` bytes of device memory to `value` on `stream` (a CUstream of the current device).

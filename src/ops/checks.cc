@@ -17,6 +17,7 @@ namespace moesaic::ops {
 namespace {
 
 constexpr ArgumentCheck kCheck{"fused_moe"};
+constexpr std::int64_t kMostRows = 1 << 30;  // of a reference, so that no size overflows
 
 [[noreturn]] void refuse(const std::string& argument, const std::string& got, const std::string& wanted) {
   kCheck.refuse(argument, got, wanted);
@@ -164,14 +165,15 @@ void check_dispatched(const MoeConfig& c, const MoeRun& run, Precision precision
   if (!same_rows || run.out.shape[static_cast<std::size_t>(rank - 1)] != c.hidden) {
     refuse("out", tensor_text(run.out), fmt::format("{}, with the rows of x, {}", form, tensor_text(x)));
   }
-  const std::int64_t most = std::int64_t{c.max_tokens} * c.top_k, side = x.shape[masked ? 1 : 0];
-  if (side < 0 || (precision == Precision::kIo && side > (masked ? most / held : most))) {
-    refuse("x", tensor_text(x), fmt::format("0 to max_tokens * top_k = {} rows", most));
+  const bool io_run = precision == Precision::kIo;
+  const std::int64_t most = io_run ? std::int64_t{c.max_tokens} * c.top_k : kMostRows, side = x.shape[masked ? 1 : 0];
+  if (side < 0 || side > (masked ? most / held : most)) {
+    refuse("x", tensor_text(x), fmt::format("0 to {}{} rows", io_run ? "max_tokens * top_k = " : "", most));
   }
   const MoeRun flat = matrices_of_rows(c, run);
   const std::int64_t rows = flat.x.shape[0];
   const DType io = tables::get_recipe(c.recipe).io;
-  if (precision == Precision::kIo) {
+  if (io_run) {
     check_input(c, flat, rows, {io});
     check_tensor("out", flat.out, rows, c.hidden, {io, DType::kF32});
   } else {
@@ -239,6 +241,7 @@ void check_run(const MoeConfig& c, const MoeRun& run, Precision precision) {
     check_input(c, run, tokens, {io});
     check_tensor("out", run.out, tokens, c.hidden, {io, DType::kF32});
   } else {
+    if (tokens > kMostRows) refuse("x", fmt::format("{} tokens", tokens), fmt::format("0 to {}", kMostRows));
     check_input(c, run, tokens, {DType::kF32, DType::kBF16, DType::kF16});
     check_tensor("out", run.out, tokens, c.hidden, {DType::kF64, DType::kF32, io});
   }

@@ -245,6 +245,7 @@ void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, con
     check_expert_scales(fmt::format("weights.experts[{}]", e), w.experts[e]);
   }
   check_expert_scales("weights.shared", w.shared);
+  for (const plan::Part& gap : layout.gaps) cuda::fill_async(prepared + gap.at, 0, gap.bytes, stream);
   const Preparer preparer(c, layout, kernels, prepared, stream);
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
     preparer.expert(e, adding(c.tp, w.experts[e]), e + 1 == w.experts.size());

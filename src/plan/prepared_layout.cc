@@ -72,7 +72,7 @@ PreparedLayout prepared_layout(const MoeConfig& c) {
   PreparedLayout p{};
   p.form = weight_form(c.recipe, c.int4);
   p.shared_form = weight_form(shared_recipe, c.int4);
-  Packer pack;
+  Packer pack(&p.gaps);
   p.w13 = take_matrix(pack, p.form, held, abi::gate_up_blocks(c.intermediate, gated), c.hidden);
   p.w2 = take_matrix(pack, p.form, held, down_blocks, c.intermediate);
   p.router = pack.take(c.router ? experts * static_cast<std::size_t>(c.hidden) * 4 : 0);
@@ -92,6 +92,10 @@ PreparedLayout prepared_layout(const MoeConfig& c) {
       (shared > 0 && tables::takes_static_scales(tables::get_recipe(shared_recipe)))) {
     p.expert_scales = take_part(pack, (held + 1) * 2 * 4);
     p.common_scales = take_part(pack, std::size_t{4} * 4);
+    if (shared == 0) {
+      p.gaps.push_back(p.expert_scales.share(held, held + 1));
+      p.gaps.push_back(p.common_scales.share(1, 2));
+    }
   }
   p.total = pack.size();
   return p;

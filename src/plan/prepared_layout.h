@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 #include "moesaic/moe.h"
 #include "plan/packer.h"
@@ -21,13 +22,6 @@ struct WeightForm {
 /// Throws Error(kInvalidArgument) on an unknown recipe.
 WeightForm weight_form(const std::string& recipe, const Int4Groups& int4);
 
-/// Bytes of a buffer. 0 bytes: there is no such part.
-struct Part {
-  std::size_t at = 0, bytes = 0;
-
-  /// What belongs to one of `count` equal shares.
-  Part share(std::size_t index, std::size_t count) const { return {at + bytes / count * index, bytes / count}; }
-};
 Part take_part(Packer& pack, std::size_t bytes);
 
 /// One matrix of a number of experts, expert by expert in each part.
@@ -49,6 +43,7 @@ struct PreparedLayout {
   // Static scales of activations, for GEMM 1's and GEMM 2's input: f32 [L + 1][2], of every expert and behind them of
   // the shared ones; and f32 [4], what launches read: those that all experts share, then those of the shared ones.
   Part expert_scales, common_scales;
+  std::vector<Part> gaps;  // what no kernel writes; 0, so that the same weights are the same bytes
   std::size_t total;
 };
 PreparedLayout prepared_layout(const MoeConfig& config);

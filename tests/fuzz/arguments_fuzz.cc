@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "backend_cpu/backend_cpu.h"
-#include "fuzz/choices.h"
+#include "fuzz/weight_choices.h"
 #include "moesaic/moe.h"
 #include "moesaic/quantize.h"
 #include "support/guarded_memory.h"
@@ -51,87 +51,12 @@ MoeConfig choose_config(Choices& c) {
   return m;
 }
 
-// A matrix in the recipe's format, then perhaps something else.
-MatrixView choose_matrix(Choices& c, const MoeConfig& m, const std::string& recipe, std::int64_t rows,
-                         std::int64_t cols) {
-  MatrixView v{numbers().middle() + 64 * c.below(4), DType::kBF16, rows, cols, cols, 1};
-  const std::optional<QuantSpec> spec = weight_spec(recipe, m.int4);
-  if (!spec) {
-    v.dtype = c.of({DType::kBF16, DType::kF16, DType::kF32});
-    if (c.rarely()) v.row_stride = c.of<std::int64_t>({1, 0, -cols, 2 * cols});
-    if (c.rarely()) v.col_stride = c.of<std::int64_t>({rows, 0, -1, 2});
-  } else {
-    const QuantTraits traits = quant_traits(*spec);
-    v.dtype = DType::kU8;
-    Quantization& q = v.quantization;
-    q.codes = traits.codes;
-    q.scale_format = traits.scales;
-    q.scales = numbers().middle();
-    q.block_rows = traits.block_rows == 0 ? rows : traits.block_rows;
-    q.block_cols = traits.block_cols == 0 ? cols : traits.block_cols;
-    q.scale_col_stride = 1;
-    q.scale_row_stride = (cols + q.block_cols - 1) / std::max<std::int64_t>(q.block_cols, 1);
-    if (m.int4.zero_points && q.codes == CodeFormat::kInt4) q.zeros = numbers().middle();
-  }
-  if (!c.rarely()) return v;
-  Quantization& q = v.quantization;
-  switch (c.below(12)) {
-    case 0:
-      v.data = nullptr;
-      break;
-    case 1:
-      v.data = static_cast<const char*>(v.data) + 1;
-      break;
-    case 2:
-      v.dtype = static_cast<DType>(c.below(9));
-      break;
-    case 3:
-      v.rows += c.of({1, -1});
-      break;
-    case 4:
-      v.cols = c.of<std::int64_t>({0, -1, cols + 1, std::int64_t{1} << 40});
-      break;
-    case 5:
-      q.codes = static_cast<CodeFormat>(c.below(7));
-      break;
-    case 6:
-      q.order = static_cast<NibbleOrder>(c.below(6));
-      break;
-    case 7:
-      q.scale_format = static_cast<ScaleFormat>(c.below(7));
-      break;
-    case 8:
-      q.scales = c.flag() ? nullptr : numbers().middle() + 1;
-      break;
-    case 9:
-      q.block_rows = c.of<std::int64_t>({0, -1, 1, 128});
-      break;
-    case 10:
-      q.block_cols = c.of<std::int64_t>({0, -1, 1, 16, 32, 128});
-      break;
-    default:
-      q.zeros = numbers().middle() + 3;
-      q.zero_order = static_cast<NibbleOrder>(c.below(5));
-      break;
-  }
-  return v;
-}
-
-VectorView choose_vector(Choices& c, std::int64_t size) {
-  if (!c.rarely()) return {};
-  VectorView v{numbers().middle(), c.of({DType::kF32, DType::kBF16, DType::kF16}), size, c.of<std::int64_t>({1, 2, 0})};
-  if (c.rarely()) v.size += c.of({1, -1});
-  if (c.rarely()) v.dtype = static_cast<DType>(c.below(9));
-  if (c.rarely()) v.data = numbers().middle() + 1;
-  return v;
-}
-
 ExpertWeights choose_expert(Choices& c, const MoeConfig& m, const std::string& recipe, int intermediate) {
   ExpertWeights e;
   const bool gated = is_gated(m.activation.kind) != c.rarely();
-  e.gate = choose_matrix(c, m, recipe, intermediate, m.hidden);
-  if (gated) e.up = choose_matrix(c, m, recipe, intermediate, m.hidden);
-  e.down = choose_matrix(c, m, recipe, m.hidden, intermediate);
+  e.gate = choose_matrix(c, recipe, m.int4, intermediate, m.hidden);
+  if (gated) e.up = choose_matrix(c, recipe, m.int4, intermediate, m.hidden);
+  e.down = choose_matrix(c, recipe, m.int4, m.hidden, intermediate);
   e.gate_bias = choose_vector(c, intermediate);
   if (gated) e.up_bias = choose_vector(c, intermediate);
   e.down_bias = choose_vector(c, m.hidden);
@@ -144,7 +69,7 @@ MoeWeights choose_weights(Choices& c, const MoeConfig& m) {
   const int experts = m.num_experts + (c.rarely() ? c.of({1, -1}) : 0);
   for (int e = 0; e < experts; ++e) w.experts.push_back(choose_expert(c, m, m.recipe, m.intermediate));
   if (m.router != c.rarely()) {
-    w.router = choose_matrix(c, m, "bf16", m.num_experts, m.hidden);
+    w.router = choose_matrix(c, "bf16", m.int4, m.num_experts, m.hidden);
     w.router_bias = choose_vector(c, m.num_experts);
   }
   w.selection_bias = choose_vector(c, m.num_experts);

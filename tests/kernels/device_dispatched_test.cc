@@ -2,20 +2,19 @@
 // Rows that were dispatched before, on a GPU: against the oracle, in both forms, with counts that the host never sees.
 #include <gtest/gtest.h>
 
-#include "backend_cuda/device_memory.h"
 #include "support/device_layer.h"
 #include "support/dispatched_rows.h"
+#include "support/poisoned_buffer.h"
 
 namespace moesaic {
 namespace {
 
-using cuda::DeviceBuffer;
 using testing::DeviceLayer;
 using testing::DispatchedRows;
 using testing::HostLayer;
+using testing::PoisonedBuffer;
 
 constexpr Device kDevice{DeviceType::kCuda, 0};
-constexpr std::size_t kGuard = 4096;
 
 class DeviceDispatchedTest : public ::testing::Test {
  protected:
@@ -24,43 +23,26 @@ class DeviceDispatchedTest : public ::testing::Test {
   }
 };
 
-DeviceBuffer poisoned(std::size_t bytes) {
-  DeviceBuffer buffer(kDevice, bytes + kGuard);
-  buffer.fill(0xff);
-  return buffer;
-}
-
-bool guard_intact(const DeviceBuffer& buffer) {
-  std::vector<unsigned char> bytes(kGuard);
-  buffer.download(bytes.data(), kGuard, buffer.size() - kGuard);
-  return bytes == std::vector<unsigned char>(kGuard, 0xff);
-}
-
 void check_rows(const HostLayer& host, const DeviceLayer& device, const DispatchedRows& rows) {
   SCOPED_TRACE(std::to_string(rows.count()) + (rows.max > 0 ? " rows, masked" : " rows, contiguous"));
   std::vector<double> wanted(static_cast<std::size_t>(rows.x.size()));
   MoeRun run = rows.run(wanted.data(), DType::kF64);
   reference_moe(host.config, host.weights, ReferenceMode::kOracle, run);
-  DeviceBuffer x(kDevice, rows.x.bytes.size()), numbers(kDevice, rows.numbers.size() * 4);
-  x.upload(rows.x.bytes.data(), rows.x.bytes.size());
-  numbers.upload(rows.numbers.data(), rows.numbers.size() * 4);
-  const std::size_t workspace_bytes = device.layer().dispatched_workspace_bytes(rows.count());
-  const DeviceBuffer out = poisoned(wanted.size() * 4), workspace = poisoned(workspace_bytes);
+  const PoisonedBuffer x(kDevice, rows.x.bytes), numbers(kDevice, rows.numbers), out(kDevice, wanted.size() * 4),
+      workspace(kDevice, device.layer().dispatched_workspace_bytes(rows.count()));
   run.x.data = x.data();
   run.out.data = out.data();
   run.out.dtype = DType::kF32;
   (rows.max > 0 ? run.expert_counts : run.expert_offsets).data = numbers.data();
   run.prepared = device.prepared();
   run.workspace = workspace.data();
-  run.workspace_bytes = workspace_bytes;
+  run.workspace_bytes = workspace.size();
   device.layer().run(run);
-  std::vector<float> y(wanted.size());
-  out.download(y.data(), y.size() * 4);
-  const testing::Distance d = testing::compare(y, wanted, host.config.hidden, tables::kTolBf16);
+  const testing::Distance d = testing::compare(out.fetch<float>(), wanted, host.config.hidden, tables::kTolBf16);
   EXPECT_TRUE(d.finite);
   EXPECT_LE(d.row_l2, tables::kTolBf16.oracle_row_l2) << "row " << d.row;
-  EXPECT_TRUE(guard_intact(out));
-  EXPECT_TRUE(guard_intact(workspace));
+  EXPECT_TRUE(out.intact());
+  EXPECT_TRUE(workspace.intact());
 }
 
 TEST_F(DeviceDispatchedTest, MatchesTheOracle) {

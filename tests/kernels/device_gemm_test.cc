@@ -7,10 +7,10 @@
 #include <cstring>
 #include <set>
 
-#include "backend_cuda/device_weights.h"
+#include "backend_cuda/device_memory.h"
+#include "support/device_gemm.h"
 #include "support/device_layer.h"
 #include "support/expect_error.h"
-#include "support/gemm_case.h"
 #include "tables/given_codes.h"
 #include "tables/kernel_table.h"
 #include "tables/stored_matrix.h"
@@ -19,15 +19,16 @@ namespace moesaic {
 namespace {
 
 using cuda::DeviceBuffer;
+using testing::DeviceGemm;
 using testing::GemmCodes;
 using testing::GemmRows;
 using testing::Grouping;
 using testing::HostArray;
 using testing::HostGemm;
+using testing::kPoison;
+using testing::PoisonedBuffer;
 
 constexpr Device kGpu{DeviceType::kCuda, 0};
-constexpr std::size_t kGuard = 4096;
-constexpr unsigned char kPoison = 0xff;  // NaN in every float type
 constexpr DType kOuts[] = {DType::kBF16, DType::kF16, DType::kF32};
 
 class DeviceGemmTest : public ::testing::Test {
@@ -35,77 +36,6 @@ class DeviceGemmTest : public ::testing::Test {
   void SetUp() override {
     if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
   }
-};
-
-DeviceBuffer poisoned(std::size_t bytes) {
-  DeviceBuffer buffer(kGpu, bytes + kGuard);
-  buffer.fill(kPoison);
-  return buffer;
-}
-
-bool guard_intact(const DeviceBuffer& buffer) {
-  std::vector<unsigned char> bytes(kGuard);
-  buffer.download(bytes.data(), kGuard, buffer.size() - kGuard);
-  return bytes == std::vector<unsigned char>(kGuard, kPoison);
-}
-
-/// A host product brought to the GPU.
-class DeviceGemm {
- public:
-  explicit DeviceGemm(const HostGemm& host, const ModuleOptions& modules = {})
-      : gemm_(Gemm::create(on_gpu(host.config), modules)), prepared_(poisoned(gemm_.prepared_bytes())) {
-    MoeWeights views;  // a group's matrix and bias as an expert's gate
-    for (const GemmWeights& w : host.weights) {
-      ExpertWeights expert;
-      expert.gate = w.w;
-      expert.gate_bias = w.bias;
-      views.experts.push_back(expert);
-    }
-    const cuda::DeviceWeights weights(kGpu, views);
-    std::vector<GemmWeights> device;
-    for (const ExpertWeights& expert : weights.views().experts) device.push_back({expert.gate, expert.gate_bias});
-    gemm_.prepare(device, prepared_.data());
-    cuda::synchronize(kGpu);
-    EXPECT_TRUE(guard_intact(prepared_)) << "prepare wrote behind its memory";
-  }
-
-  /// A run whose tensors are `host`'s, copied; its result [rows, n].
-  HostArray run(const GemmRun& host) const {
-    const std::int64_t rows = host.out.num_elements() / gemm_.config().n;
-    std::vector<DeviceBuffer> copies;
-    GemmRun run = host;
-    for (TensorView* t :
-         {&run.x, &run.x_scale, &run.x_row_scale, &run.input_scale, &run.group_offsets, &run.group_counts}) {
-      if (t->empty()) continue;
-      const std::size_t bytes = static_cast<std::size_t>(t->num_elements()) * dtype_size(t->dtype);
-      copies.push_back(poisoned(bytes));
-      copies.back().upload(t->data, bytes);
-      t->data = copies.back().data();
-    }
-    const std::size_t out_bytes = static_cast<std::size_t>(host.out.num_elements()) * dtype_size(host.out.dtype);
-    const DeviceBuffer out = poisoned(out_bytes), workspace = poisoned(gemm_.workspace_bytes(rows));
-    run.out.data = out.data();
-    run.prepared = prepared_.data();
-    run.workspace = workspace.data();
-    run.workspace_bytes = gemm_.workspace_bytes(rows);
-    gemm_.run(run);
-    HostArray result{host.out.dtype, std::vector<unsigned char>(out_bytes)};
-    out.download(result.bytes.data(), out_bytes);
-    EXPECT_TRUE(guard_intact(out)) << "wrote behind out";
-    EXPECT_TRUE(guard_intact(workspace)) << "wrote behind the workspace";
-    return result;
-  }
-  const Gemm& gemm() const { return gemm_; }
-  void* prepared() const { return prepared_.data(); }
-
- private:
-  static GemmConfig on_gpu(GemmConfig config) {
-    config.device = kGpu;
-    return config;
-  }
-
-  Gemm gemm_;
-  DeviceBuffer prepared_;
 };
 
 void expect_untouched(const GemmRows& rows, const HostArray& out, std::int64_t n) {
@@ -356,34 +286,33 @@ TEST_F(DeviceGemmTest, CapturedRunsFollowTheNumbersOnTheDevice) {
   const HostGemm host = testing::random_gemm(rng, c, true);
   const DeviceGemm device(host);
   const std::int64_t rows = 300;
-  const std::size_t workspace_bytes = device.gemm().workspace_bytes(rows);
-  DeviceBuffer x(kGpu, rows * c.k * 2), offsets(kGpu, 16), out = poisoned(rows * c.n * 4),
-                                                           workspace = poisoned(workspace_bytes);
+  DeviceBuffer x(kGpu, rows * c.k * 2), offsets(kGpu, 16);
+  PoisonedBuffer out(kGpu, rows * c.n * 4);
+  const PoisonedBuffer workspace(kGpu, device.gemm().workspace_bytes(rows));
   GemmRun run;
   run.x = TensorView(x.data(), DType::kBF16, {rows, c.k});
   run.group_offsets = TensorView(offsets.data(), DType::kI32, {4});
   run.out = TensorView(out.data(), DType::kF32, {rows, c.n});
   run.prepared = device.prepared();
   run.workspace = workspace.data();
-  run.workspace_bytes = workspace_bytes;
+  run.workspace_bytes = workspace.size();
   const cuda::Stream stream(kGpu);
   const cuda::Graph graph(kGpu, stream, [&](void* s) { device.gemm().run(run, s); });
   for (const std::vector<int>& counts : std::vector<std::vector<int>>{{100, 100, 97}, {0, 297, 0}, {297, 0, 0}}) {
     const GemmRows made = testing::random_gemm_rows(rng, c, counts, Grouping::kOffsets);
     x.upload(made.x.bytes.data(), made.x.bytes.size());
     offsets.upload(made.numbers.data(), 16);
-    out.fill(kPoison);
+    out.poison();
     graph.launch(stream);
     stream.synchronize();
-    HostArray result{DType::kF32, std::vector<unsigned char>(out.size() - kGuard)};
-    out.download(result.bytes.data(), result.bytes.size());
+    const HostArray result{DType::kF32, out.fetch<unsigned char>()};
     expect_untouched(made, result, c.n);
     std::vector<double> wanted(static_cast<std::size_t>(rows * c.n));
     reference_gemm(c, host.weights, ReferenceMode::kOracle, made.run(wanted.data(), DType::kF64, c.n));
     const testing::Distance d = testing::compare(testing::used_rows(made, testing::to_floats(result), c.n),
                                                  testing::used_rows(made, wanted, c.n), c.n, tables::kTolFp16);
     EXPECT_LE(d.row_l2, tables::kTolFp16.oracle_row_l2);
-    EXPECT_TRUE(guard_intact(out) && guard_intact(workspace));
+    EXPECT_TRUE(out.intact() && workspace.intact());
   }
 }
 

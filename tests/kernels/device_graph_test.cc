@@ -4,7 +4,9 @@
 
 #include <thread>
 
+#include "moesaic/quantize.h"
 #include "support/device_layer.h"
+#include "support/replayed_layer.h"
 
 namespace moesaic {
 namespace {
@@ -70,6 +72,22 @@ TEST_F(DeviceGraphTest, FirstRunEverIsACaptureAndReplaysFollowTheInputs) {
       stream.synchronize();
       EXPECT_EQ(b.result(), layer.run(x, {}).out) << "T=" << tokens << " replay " << replay;
     }
+  }
+}
+
+// bf16, and a recipe whose activations are quantised in launches of their own.
+TEST_F(DeviceGraphTest, ThousandReplaysGiveWhatTheirInputsGiveAlone) {
+  std::mt19937 rng(testing::fresh_seed());
+  for (const char* recipe : {"bf16", "fp8_block"}) {
+    SCOPED_TRACE(recipe);
+    MoeConfig config = graph_config();
+    config.recipe = recipe;
+    const HostLayer host = testing::random_layer(rng, config, {.biases = true});
+    const OwnedWeights converted = convert_weights(config, host.weights);
+    const DeviceLayer layer(converted.weights, config);
+    testing::ReplayedLayer replayed(rng, layer, 16);
+    replayed.replay(1000, testing::fresh_seed());
+    replayed.expect_right();
   }
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "backend_cuda/device_weights.h"
+#include "moesaic/quantize.h"
 #include "support/device_layer.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
@@ -61,6 +62,32 @@ TEST_F(DevicePreparedTest, ExpertByExpertIsTheWholeLayer) {
   }
   stream.synchronize();
   EXPECT_EQ(bytes_of(memory), bytes_of(whole));
+}
+
+// What lies between the parts goes into files too. Recipes with every kind of part, and static scales that no shared
+// experts have.
+TEST_F(DevicePreparedTest, SameWeightsAreTheSameBytesWhateverTheMemoryHeld) {
+  std::mt19937 rng(testing::fresh_seed());
+  for (const char* recipe : {"bf16", "fp8_tensor", "fp8_block", "mxfp8", "nvfp4", "bf16_int4"}) {
+    for (const int shared : {0, 64}) {
+      SCOPED_TRACE(std::string(recipe) + " with shared experts of " + std::to_string(shared));
+      MoeConfig c = config_on(kGpu);
+      c.hidden = 192, c.intermediate = 64, c.shared.intermediate = shared;
+      c.recipe = recipe;
+      c.int4 = {32, true};
+      const HostLayer host = testing::random_layer(rng, c, {.biases = true});
+      const OwnedWeights converted = convert_weights(c, host.weights);
+      const FusedMoe layer = FusedMoe::create(c);
+      const cuda::DeviceWeights uploads(kGpu, converted.weights);
+      cuda::DeviceBuffer first(kGpu, layer.prepared_bytes()), second(kGpu, layer.prepared_bytes());
+      first.fill(0x5a);
+      second.fill(0xff);
+      const cuda::Stream stream(kGpu);
+      layer.prepare(uploads.views(), first.data(), stream.get());
+      layer.prepare(uploads.views(), second.data(), stream.get());
+      EXPECT_TRUE(bytes_of(first) == bytes_of(second));
+    }
+  }
 }
 
 TEST_F(DevicePreparedTest, SavedAndLoadedAreTheSameBytes) {

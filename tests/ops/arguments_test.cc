@@ -203,6 +203,17 @@ TEST(Arguments, RunsThatCannotBe) {
   }
 }
 
+// 2^62 tokens of 64 numbers are no numbers where sizes wrap.
+TEST(Arguments, ReferencesOfMoreTokensThanSizesCanSay) {
+  Prepared p;
+  for (const int log2_tokens : {31, 62}) {
+    MoeRun run = p.run;
+    run.x.shape[0] = run.out.shape[0] = std::int64_t{1} << log2_tokens;
+    expect_error(ErrorKind::kInvalidArgument, {"fused_moe: x is", "tokens, wanted 0 to 1073741824"},
+                 [&] { reference_moe(p.host.config, p.host.weights, ReferenceMode::kOracle, run); });
+  }
+}
+
 TEST(Arguments, TokenIdsThatCannotBe) {
   MoeConfig c = config_of("bf16");
   c.shared = {};

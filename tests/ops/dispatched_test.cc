@@ -101,7 +101,26 @@ TEST(DispatchedRows, RefusedByName) {
       true, [](MoeRun& r) { r.out.shape[1] += 1; }, "out");
   refused(
       true, [](MoeRun&) {}, "prepared");
+  refused(
+      true, [](MoeRun& r) { r.x.shape[1] = r.out.shape[1] = std::int64_t{1} << 62; }, "max_tokens * top_k = 1600");
   testing::expect_error(ErrorKind::kInvalidArgument, {"1601 rows"}, [&] { layer.dispatched_workspace_bytes(1601); });
+}
+
+// Sizes that wrapped would look like few rows, or none.
+TEST(DispatchedRows, ReferenceRefusesSizesThatOverflow) {
+  std::mt19937 rng(5);
+  const HostLayer host = testing::random_layer(rng, layer_config(), {});
+  for (const bool masked : {false, true}) {
+    const DispatchedRows rows = testing::random_rows(rng, host.config, {3, 0, 5, 1, 0, 2, 4}, masked);
+    std::vector<double> y(static_cast<std::size_t>(rows.x.size()), -7.0);
+    for (const int log2_rows : {31, 60, 62}) {
+      MoeRun run = rows.run(y.data(), DType::kF64);
+      run.x.shape[masked ? 1 : 0] = run.out.shape[masked ? 1 : 0] = std::int64_t{1} << log2_rows;
+      testing::expect_error(ErrorKind::kInvalidArgument, {"fused_moe: x is", "0 to 1073741824 rows"},
+                            [&] { reference_moe(host.config, host.weights, ReferenceMode::kOracle, run); });
+    }
+    EXPECT_EQ(y, std::vector<double>(y.size(), -7.0)) << "nothing is written";
+  }
 }
 
 }  // namespace

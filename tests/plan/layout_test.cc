@@ -20,22 +20,57 @@ MoeConfig small_config() {
 
 std::vector<Part> parts_of(const MatrixParts& m) { return {m.weights, m.scales, m.zeros, m.multipliers, m.bias}; }
 
+std::vector<Part> in_order(std::vector<Part> parts) {
+  std::erase_if(parts, [](const Part& part) { return part.bytes == 0; });
+  std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.at < b.at; });
+  return parts;
+}
+
+/// What preparing small_config(), or that without shared experts, writes.
+std::vector<Part> written_parts(const PreparedLayout& p, bool shared) {
+  std::vector<Part> parts = {{p.router, 5 * 200 * 4}, {p.router_bias, 5 * 4}, {p.selection_bias, 5 * 4}};
+  if (shared) {
+    parts.insert(parts.end(), {{p.shared_gate, 200 * 4}, p.expert_scales, p.common_scales});
+  } else if (p.expert_scales.bytes > 0) {
+    parts.insert(parts.end(), {{p.expert_scales.at, 5 * 2 * 4}, {p.common_scales.at, 2 * 4}});
+  }
+  for (const MatrixParts& matrix : {p.w13, p.w2, p.shared_w13, p.shared_w2}) {
+    for (const Part& part : parts_of(matrix)) parts.push_back(part);
+  }
+  return in_order(parts);
+}
+
 TEST(Layout, PartsAreAlignedAndDoNotOverlap) {
   for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
     MoeConfig c = small_config();
     c.recipe = recipe.name;
     c.int4.zero_points = true;
     const PreparedLayout p = prepared_layout(c);
-    std::vector<Part> parts = {{p.router, 5 * 200 * 4},  {p.router_bias, 5 * 4}, {p.selection_bias, 5 * 4},
-                               {p.shared_gate, 200 * 4}, p.expert_scales,        p.common_scales};
-    for (const MatrixParts& matrix : {p.w13, p.w2, p.shared_w13, p.shared_w2}) {
-      for (const Part& part : parts_of(matrix)) parts.push_back(part);
-    }
-    std::erase_if(parts, [](const Part& part) { return part.bytes == 0; });
-    std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.at < b.at; });
+    const std::vector<Part> parts = written_parts(p, true);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       EXPECT_EQ(parts[i].at % 256, 0u);
       EXPECT_LE(parts[i].at + parts[i].bytes, i + 1 < parts.size() ? parts[i + 1].at : p.total) << recipe.name;
+    }
+  }
+}
+
+TEST(Layout, WhatIsWrittenAndGapsAreAllOfTheBuffer) {
+  for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
+    for (const bool shared : {true, false}) {
+      SCOPED_TRACE(std::string(recipe.name) + (shared ? ", shared experts" : ""));
+      MoeConfig c = small_config();
+      c.recipe = recipe.name;
+      c.int4.zero_points = true;
+      if (!shared) c.shared = {};
+      const PreparedLayout p = prepared_layout(c);
+      std::vector<Part> all = written_parts(p, shared);
+      all.insert(all.end(), p.gaps.begin(), p.gaps.end());
+      std::size_t end = 0;
+      for (const Part& part : in_order(all)) {
+        EXPECT_EQ(part.at, end);
+        end = part.at + part.bytes;
+      }
+      EXPECT_EQ(end, p.total);
     }
   }
 }

@@ -2,50 +2,16 @@
 // A host layer brought to a GPU: weights uploaded, prepared, run with poisoned buffers.
 #include "support/device_layer.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <stdexcept>
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/device_weights.h"
+#include "support/poisoned_buffer.h"
 #include "tables/given_codes.h"
 
 namespace moesaic::testing {
 namespace {
-
-constexpr std::size_t kGuard = 4096;
-constexpr unsigned char kPoison = 0xff;  // NaN in every float type, -1 as an integer
-
-/// `bytes` of device memory and a guard behind them, poisoned.
-class PoisonedBuffer {
- public:
-  PoisonedBuffer(Device device, std::size_t bytes) : buffer_(device, bytes + kGuard), bytes_(bytes) {
-    buffer_.fill(kPoison);
-  }
-  template <typename T>
-  PoisonedBuffer(Device device, const std::vector<T>& content) : PoisonedBuffer(device, content.size() * sizeof(T)) {
-    buffer_.upload(content.data(), bytes_);
-  }
-
-  void* data() const { return buffer_.data(); }
-  std::size_t size() const { return bytes_; }
-  template <typename T>
-  std::vector<T> fetch() const {
-    std::vector<T> values(bytes_ / sizeof(T));
-    buffer_.download(values.data(), bytes_);
-    return values;
-  }
-  bool intact() const {
-    std::vector<unsigned char> guard(kGuard);
-    buffer_.download(guard.data(), kGuard, bytes_);
-    return std::all_of(guard.begin(), guard.end(), [](unsigned char byte) { return byte == kPoison; });
-  }
-  cuda::DeviceBuffer release() { return std::move(buffer_); }
-
- private:
-  cuda::DeviceBuffer buffer_;
-  std::size_t bytes_;
-};
 
 /// Device copies of what a run is given.
 struct GivenBuffers {
@@ -118,7 +84,7 @@ std::vector<unsigned char> DeviceLayer::prepared_bytes() const {
   return bytes;
 }
 
-DeviceOutput DeviceLayer::run_into(DType out, const LayerInput& input) const {
+DeviceOutput DeviceLayer::run_into(DType out, const LayerInput& input, void* stream) const {
   const MoeConfig& c = layer_.config();
   const std::int64_t tokens = token_count(input, c);
   const auto slots = static_cast<std::size_t>(tokens * c.top_k);
@@ -136,7 +102,7 @@ DeviceOutput DeviceLayer::run_into(DType out, const LayerInput& input) const {
   if (computes_logits) run.logits_out = TensorView(logits.data(), DType::kF32, {tokens, c.num_experts});
   run.topk_ids_out = TensorView(ids.data(), DType::kI32, {tokens, c.top_k});
   run.topk_weights_out = TensorView(weights.data(), DType::kF32, {tokens, c.top_k});
-  layer_.run(run);
+  layer_.run(run, stream);
   cuda::synchronize(device());
   return {{out, y.fetch<unsigned char>()},
           logits.fetch<float>(),

@@ -54,7 +54,7 @@ class DeviceLayer {
   std::vector<unsigned char> prepared_bytes() const;
 
   /// One run with buffers of its own, poisoned with NaN bytes.
-  DeviceOutput run_into(DType out, const LayerInput& input) const;
+  DeviceOutput run_into(DType out, const LayerInput& input, void* stream = nullptr) const;
   DeviceResult run(const HostArray& x, const std::vector<float>& logits, const std::vector<int>& ids = {},
                    const std::vector<float>& weights = {}, const std::vector<std::int64_t>& token_ids = {}) const;
 
