@@ -27,8 +27,9 @@ enum Weights : int {
   kWeightsInt4 = 4,       // int4: 16-bit scales per group of K
 };
 
-/// What a target has beyond the portable instructions: conversions, and griddepcontrol (programmatic dependent launch).
-enum Feature : int { kConvertFp8 = 1, kConvertFp4 = 2, kDependentLaunch = 4 };
+/// What a target has beyond the portable instructions: conversions, griddepcontrol (programmatic dependent launch),
+/// clusters of blocks.
+enum Feature : int { kConvertFp8 = 1, kConvertFp4 = 2, kDependentLaunch = 4, kClusters = 8 };
 
 /// Bits of the quantise kernels' role.
 enum Role : int { kRoleGated = 1, kRoleAmax = 2 };

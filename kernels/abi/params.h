@@ -135,6 +135,11 @@ struct Tile {
 /// Methods as in moesaic::RoutingMethod (checked equal by a static_assert in src/ops). Experts are chosen among all
 /// `num_experts`; rows, counts and tiles are those of the `held_experts` here, numbered from 0, and of the shared ones,
 /// numbered after them. slots = top_k + shared_slots, at most 32.
+/// Most (token, slot) pairs that one cluster, or block, chooses and sorts.
+inline constexpr int kMaxFusedEntries = 2048;
+/// Blocks of a cluster that does so, where targets have clusters.
+inline constexpr int kRouteCluster = 8;
+
 struct RouteParams {
   const float* logits;             // [tokens][num_experts], or nullptr with given ids
   const float* selection_bias;     // [num_experts] or nullptr

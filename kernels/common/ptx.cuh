@@ -80,6 +80,40 @@ __device__ __forceinline__ void mma_16816(float (&d)[4], u32 a0, u32 a1, u32 a2,
   }
 }
 
+/// Blocks of this block's cluster (1: there is none), and this one's number.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ int cluster_blocks() {
+  u32 blocks = 1;
+  if constexpr ((kConfig.features & abi::kClusters) != 0) asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
+  return static_cast<int>(blocks);
+}
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ int cluster_rank() {
+  u32 rank = 0;
+  if constexpr ((kConfig.features & abi::kClusters) != 0) asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+/// What all threads of the cluster have written before is visible to all of them after.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void cluster_sync() {
+  if constexpr ((kConfig.features & abi::kClusters) != 0) {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  } else {
+    __syncthreads();
+  }
+}
+/// Writes a word to the place in the cluster's first block that `own` is in this one.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void store_to_first(u32* own, u32 value) {
+  if constexpr ((kConfig.features & abi::kClusters) != 0) {
+    u32 address;
+    asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(address) : "r"(shared_address(own)));
+    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+  } else {
+    *own = value;
+  }
+}
+
 /// Largest of the warp's values.
 __device__ __forceinline__ u32 warp_max(u32 value) { return __reduce_max_sync(0xffffffffu, value); }
 __device__ __forceinline__ u32 warp_min(u32 value) { return __reduce_min_sync(0xffffffffu, value); }

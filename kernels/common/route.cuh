@@ -4,7 +4,7 @@
 // Rows of an expert are in the order of (token, slot): a stable counting sort without atomics on global memory, so the
 // result does not depend on scheduling. Tokens are cut into segments, one a block; inside a block each warp takes a run
 // of the segment's entries, counts them per expert (shared memory), and after a prefix over warps ranks them again.
-// kFused: one block does everything, for small T. kSelect + kScatter: two launches, segment counts in between.
+// kFused: one block does everything, for small T; where there are clusters, one chooses and its first block sorts. kSelect + kScatter: two launches, segment counts in between.
 // kDispatched: rows are in expert order already; tiles of them, and which rows are anybody's.
 #pragma once
 
@@ -24,18 +24,22 @@ struct RowsTiles {
 template <abi::KernelConfig kConfig>
 struct RouteShared {
   static constexpr int kWarps = abi::threads(kConfig) / 32;
+  static constexpr int kEntries = kConfig.role == kRouteFused ? abi::kMaxFusedEntries : 1;
+  static constexpr int kWords = kConfig.role == kRouteFused ? 5 : 8;
   // Choosing and sorting do not overlap in time. Both are cut by the number of experts: see choosers, sorters.
   union {
-    u32 keys[8 * kMaxRouteExperts];     // [chooser][expert]
-    u16 counts[16 * kMaxRouteExperts];  // [sorter][expert] entries per warp, then the warp's first rank
+    u32 keys[kWords * kMaxRouteExperts];        // [chooser][expert]
+    u16 counts[2 * kWords * kMaxRouteExperts];  // [sorter][expert] entries per warp, then the warp's first rank
   };
+  u32 entry_experts[kEntries];    // [token][slot] local_expert of what was chosen
+  u32 entry_weights[kEntries];    // bits of floats
   int offsets[kMaxRouteExperts];  // first row of an expert
   int bases[kMaxRouteExperts];    // first row of this segment's entries of an expert
   RowsTiles scan[kWarps];
 
   /// Warps that have room to choose, and to sort, at the same time.
-  __device__ static int choosers(int experts) { return min_of(kWarps, 8 * kMaxRouteExperts / experts); }
-  __device__ static int sorters(int experts) { return min_of(kWarps, 16 * kMaxRouteExperts / experts); }
+  __device__ static int choosers(int experts) { return min_of(kWarps, kWords * kMaxRouteExperts / experts); }
+  __device__ static int sorters(int experts) { return min_of(kWarps, 2 * kWords * kMaxRouteExperts / experts); }
 
  private:
   __device__ static int min_of(int a, int b) { return a < b ? a : b; }
@@ -57,44 +61,35 @@ __device__ __forceinline__ int local_expert(const abi::RouteParams& p, int id) {
   return local >= 0 && local < p.held_experts ? local : -1;
 }
 
-/// Chooses the experts of the segment's tokens, one a warp. The next token's logits are on their way meanwhile.
-template <typename Scores>
-__device__ __forceinline__ void choose(const abi::RouteParams& p, int first_token, int end_token, int choosers,
-                                       u32* shared) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (warp >= choosers) return;
-  Scores scores;
-  scores.load(p, first_token + warp, end_token);
-#pragma unroll 1
-  for (int token = first_token + warp; token < end_token; token += choosers) {
-    Scores next;
-    next.load(p, token + choosers, end_token);
-    const Slot slot = select_experts(p, token, scores, shared + warp * p.num_experts);
-    if (lane < slots_of(p)) {
-      p.ids[token * slots_of(p) + lane] = slot.id;
-      p.weights[token * slots_of(p) + lane] = slot.weight;
+/// Fills ids and weights of the tokens of `blocks` blocks, this one being number `block` (choosing, or copying what the
+/// caller gave). visit(entry, slot) for what this block fills; choosing warps call it with all lanes, entry -1 being a
+/// lane without a slot.
+template <abi::KernelConfig kConfig, typename Visit>
+__device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_token, int end_token, int block,
+                                         int blocks, RouteShared<kConfig>& shared, Visit visit) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, threads = static_cast<int>(blockDim.x);
+  const auto fill = [&](int entry, const Slot& slot) {
+    if (entry >= 0) {
+      p.ids[entry] = slot.id;
+      p.weights[entry] = slot.weight;
     }
-    scores = next;
-  }
-}
-
-/// Fills ids and weights of the segment's tokens (choosing, or copying what the caller gave).
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_token, int end_token,
-                                         RouteShared<kConfig>& shared) {
-  const int choosers = RouteShared<kConfig>::choosers(p.num_experts);
+    visit(entry, slot);
+  };
   if (p.given_ids != nullptr) {
+    const int first = first_token * slots_of(p) + block * threads + static_cast<int>(threadIdx.x);
 #pragma unroll 1
-    for (int i = first_token * slots_of(p) + threadIdx.x; i < end_token * slots_of(p); i += blockDim.x) {
-      p.ids[i] = p.given_ids[i];
-      p.weights[i] = p.given_weights[i];
+    for (int i = first; i < end_token * slots_of(p); i += blocks * threads) {
+      fill(i, {p.given_ids[i], p.given_weights[i]});
     }
-  } else if (p.num_experts <= 256) {
-    choose<RegisterScores<8>>(p, first_token, end_token, choosers, shared.keys);
-  } else {
-    choose<SharedScores>(p, first_token, end_token, choosers, shared.keys);
+    return;
   }
-  __syncthreads();  // ids of the segment are visible to the block; the keys are dead
+  const int choosers = RouteShared<kConfig>::choosers(p.num_experts);
+  if (warp >= choosers) return;
+  u32* keys = shared.keys + warp * p.num_experts;
+#pragma unroll 1
+  for (int token = first_token + warp * blocks + block; token < end_token; token += choosers * blocks) {
+    fill(lane < slots_of(p) ? token * slots_of(p) + lane : -1, select_experts(p, token, keys));
+  }
 }
 
 /// Sum over the warp's lanes up to this one.
@@ -140,25 +135,39 @@ __device__ __forceinline__ Runs runs_of(const abi::RouteParams& p, int first_tok
   return {first_token * slots_of(p), count, length, count == 0 ? 0 : abi::div_up(count, length)};
 }
 
-/// The warp's run, 32 entries at a time: visit(entry, id, peers) by all lanes; `id` is the expert's number here, -1
-/// where there is nothing to count (`entry` is -1 beyond the end), `peers` the lanes with the same id.
-template <typename Visit>
-__device__ __forceinline__ void for_each_entry(const abi::RouteParams& p, const Runs& runs, Visit visit) {
+/// The expert's number here and the weight of an entry, as the select kernel has left them in global memory.
+struct GlobalEntries {
+  const abi::RouteParams& p;
+  __device__ __forceinline__ int expert(int entry) const { return local_expert(p, p.ids[entry]); }
+  __device__ __forceinline__ float weight(int entry) const { return p.weights[entry]; }
+};
+/// As the fused kernel has them in shared memory.
+template <abi::KernelConfig kConfig>
+struct SharedEntries {
+  const RouteShared<kConfig>& shared;
+  __device__ __forceinline__ int expert(int entry) const { return static_cast<int>(shared.entry_experts[entry]); }
+  __device__ __forceinline__ float weight(int entry) const { return __uint_as_float(shared.entry_weights[entry]); }
+};
+
+/// The warp's run, 32 entries at a time: visit(entry, expert, peers) by all lanes; `expert` is -1 where there is nothing
+/// to count (`entry` is -1 beyond the end), `peers` the lanes with the same.
+template <typename Entries, typename Visit>
+__device__ __forceinline__ void for_each_entry(const Entries& entries, const Runs& runs, Visit visit) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp >= runs.warps) return;
 #pragma unroll 1
   for (int i = warp * runs.length; i < (warp + 1) * runs.length && i < runs.count; i += 32) {
     const int entry = i + lane < runs.count ? runs.first + i + lane : -1;
-    const int id = entry >= 0 ? local_expert(p, p.ids[entry]) : -1;
-    visit(entry, id, __match_any_sync(0xffffffffu, id));
+    const int expert = entry >= 0 ? entries.expert(entry) : -1;
+    visit(entry, expert, __match_any_sync(0xffffffffu, expert));
     __syncwarp();
   }
 }
 
 /// counts[sorter][expert] for the segment, and its sum per expert through `store(expert, count)`.
-template <abi::KernelConfig kConfig, typename Store>
-__device__ __forceinline__ void count_segment(const abi::RouteParams& p, const Runs& runs, RouteShared<kConfig>& shared,
-                                              Store store) {
+template <abi::KernelConfig kConfig, typename Entries, typename Store>
+__device__ __forceinline__ void count_segment(const abi::RouteParams& p, const Entries& entries, const Runs& runs,
+                                              RouteShared<kConfig>& shared, Store store) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   u16* counts = shared.counts + warp * local_experts(p);
   if (warp < runs.warps) {
@@ -166,7 +175,7 @@ __device__ __forceinline__ void count_segment(const abi::RouteParams& p, const R
     for (int e = lane; e < local_experts(p); e += 32) counts[e] = 0;
     __syncwarp();
   }
-  for_each_entry(p, runs, [&](int, int id, u32 peers) {
+  for_each_entry(entries, runs, [&](int, int id, u32 peers) {
     if (id >= 0 && (peers & ((1u << lane) - 1)) == 0) counts[id] += __popc(peers);
   });
   __syncthreads();  // all warps have counted
@@ -227,12 +236,12 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
 }
 
 /// Gives every entry of the segment its row. bases[e] holds the first row of the segment's entries of expert e.
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, const Runs& runs,
+template <abi::KernelConfig kConfig, typename Entries>
+__device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, const Entries& entries, const Runs& runs,
                                                 RouteShared<kConfig>& shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   u16* counts = shared.counts + warp * local_experts(p);
-  for_each_entry(p, runs, [&](int entry, int id, u32 peers) {
+  for_each_entry(entries, runs, [&](int entry, int id, u32 peers) {
     const u32 before = peers & ((1u << lane) - 1);
     const int rank = id >= 0 ? counts[id] + __popc(before) : 0;
     __syncwarp();  // everyone has read the rank before its leader moves it on
@@ -242,21 +251,19 @@ __device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, const
     p.slot_row[entry] = row;
     if (row < 0) return;
     p.row_token[row] = entry / slots_of(p);
-    p.row_weight[row] = p.weights[entry];
+    p.row_weight[row] = entries.weight(entry);
   });
 }
 
-/// At most 32 entries: one warp sorts them in registers, without shared memory or barriers. The same rows and tiles as
-/// the general way, in a fraction of its code, which a decode step reads cold.
-__device__ __forceinline__ void sort_few(const abi::RouteParams& p, const Slot& slot) {
-  const int lane = threadIdx.x % 32;
-  const bool inside = lane < p.tokens * slots_of(p);
-  const int id = inside ? local_expert(p, slot.id) : -1;
-  const bool counts = id >= 0;
-  const int key = counts ? id : 0x7fffffff;
+/// At most 32 entries, one a lane: a warp sorts them in registers, without shared memory or barriers. The same rows and
+/// tiles as the general way, in a fraction of its code, which a decode step reads cold. `expert`: -1 is nothing to sort.
+__device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, float weight) {
+  const int lane = threadIdx.x % 32, count = p.tokens * slots_of(p);
+  const bool counts = lane < count && expert >= 0;
+  const int key = counts ? expert : 0x7fffffff;
   int row = 0, equal_before = 0, equal = 0;
 #pragma unroll 4
-  for (int other = 0; other < 32; ++other) {
+  for (int other = 0; other < count; ++other) {
     const int other_key = __shfl_sync(0xffffffffu, key, other);
     row += other_key < key || (other_key == key && other < lane);
     equal += other_key == key;
@@ -266,17 +273,17 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, const Slot& 
   const int start_row = starts_tile ? row : 0x7fffffff;
   int tile = 0;
 #pragma unroll 4
-  for (int other = 0; other < 32; ++other) tile += __shfl_sync(0xffffffffu, start_row, other) < row;
+  for (int other = 0; other < count; ++other) tile += __shfl_sync(0xffffffffu, start_row, other) < row;
   const u32 starts = __ballot_sync(0xffffffffu, starts_tile);
   if (lane == 0) *p.num_tiles = __popc(starts);
   if (starts_tile) {
     const int left = equal - equal_before;
-    p.tiles[tile] = {id, row, row + (left < p.tile_tokens ? left : p.tile_tokens), 0};
+    p.tiles[tile] = {expert, row, row + (left < p.tile_tokens ? left : p.tile_tokens), 0};
   }
-  if (inside) p.slot_row[lane] = counts ? row : -1;
+  if (lane < count) p.slot_row[lane] = counts ? row : -1;
   if (counts) {
     p.row_token[row] = lane / slots_of(p);
-    p.row_weight[row] = slot.weight;
+    p.row_weight[row] = weight;
   }
 }
 
@@ -306,30 +313,44 @@ __device__ __forceinline__ void route_dispatched(const abi::RouteParams& p, Rout
   make_offsets<kConfig>(p, shared, true);
 }
 
-/// One block does everything.
+/// One block, or one cluster, does everything.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
-  fill_ids<kConfig>(p, 0, p.tokens, shared);
-  if (p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr) {
-    if (threadIdx.x >= 32) return;
-    const bool inside = static_cast<int>(threadIdx.x) < p.tokens * slots_of(p);
-    sort_few(p, inside ? Slot{p.ids[threadIdx.x], p.weights[threadIdx.x]} : Slot{-1, 0.0f});
+  const bool few = p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr;
+  const bool one = few && p.tokens == 1 && p.given_ids == nullptr;  // the warp that chooses sorts
+  const int block = ptx::cluster_rank<kConfig>();
+  fill_ids<kConfig>(p, 0, p.tokens, block, ptx::cluster_blocks<kConfig>(), shared, [&](int entry, const Slot& slot) {
+    const int expert = entry >= 0 ? local_expert(p, slot.id) : -1;
+    if (one) {
+      sort_few(p, expert, slot.weight);
+    } else if (entry >= 0) {
+      ptx::store_to_first<kConfig>(shared.entry_experts + entry, static_cast<u32>(expert));
+      ptx::store_to_first<kConfig>(shared.entry_weights + entry, __float_as_uint(slot.weight));
+    }
+  });
+  if (one) return;
+  ptx::cluster_sync<kConfig>();  // entries are complete; the keys are dead
+  if (block != 0) return;
+  const SharedEntries<kConfig> entries{shared};
+  if (few) {
+    if (threadIdx.x < 32) sort_few(p, entries.expert(threadIdx.x), entries.weight(threadIdx.x));
     return;
   }
   const Runs runs = runs_of<kConfig>(p, 0, p.tokens);
-  count_segment<kConfig>(p, runs, shared, [&](int e, int count) { shared.offsets[e] = count; });
+  count_segment<kConfig>(p, entries, runs, shared, [&](int e, int count) { shared.offsets[e] = count; });
   make_offsets<kConfig>(p, shared, true);
 #pragma unroll 1
   for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] = shared.offsets[e];
   __syncthreads();  // bases are complete
-  scatter_segment<kConfig>(p, runs, shared);
+  scatter_segment<kConfig>(p, entries, runs, shared);
 }
 
 /// Blocks of segments: rows of what the select kernel chose.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route_scatter(const abi::RouteParams& p, int segment, const Runs& runs,
                                               RouteShared<kConfig>& shared) {
-  count_segment<kConfig>(p, runs, shared, [](int, int) {});
+  const GlobalEntries entries{p};
+  count_segment<kConfig>(p, entries, runs, shared, [](int, int) {});
 #pragma unroll 1
   for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) {
     int total = 0, before = 0;
@@ -347,7 +368,7 @@ __device__ __forceinline__ void route_scatter(const abi::RouteParams& p, int seg
 #pragma unroll 1
   for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] += shared.offsets[e];
   __syncthreads();  // bases are complete
-  scatter_segment<kConfig>(p, runs, shared);
+  scatter_segment<kConfig>(p, entries, runs, shared);
 }
 
 template <abi::KernelConfig kConfig>
@@ -364,10 +385,11 @@ __device__ __forceinline__ void route(const abi::RouteParams& p) {
     if constexpr (kConfig.role == kRouteScatter) {
       route_scatter<kConfig>(p, segment, runs, shared);
     } else {
-      fill_ids<kConfig>(p, first, end, shared);
+      fill_ids<kConfig>(p, first, end, 0, 1, shared, [](int, const Slot&) {});
       if (p.segment_counts == nullptr) return;  // rows are not asked for
+      __syncthreads();                          // ids of the segment are visible to the block; the keys are dead
       u16* out = p.segment_counts + static_cast<long long>(segment) * local_experts(p);
-      count_segment<kConfig>(p, runs, shared, [&](int e, int count) { out[e] = static_cast<u16>(count); });
+      count_segment<kConfig>(p, GlobalEntries{p}, runs, shared, [&](int e, int count) { out[e] = static_cast<u16>(count); });
     }
   }
 }

@@ -45,11 +45,14 @@ __device__ __forceinline__ bool selects_by_sigmoid(int method) {
   return method == kRouteDeepSeekV3 || method == kRouteMiniMax2 || method == kRouteSigmoid;
 }
 
-/// The value that decides: the logit, or sigmoid (+ bias). Softmax is monotone, so it selects by logit.
-__device__ __forceinline__ float selection_score(const abi::RouteParams& p, float logit, int expert) {
-  if (!selects_by_sigmoid(p.method)) return logit;
+__device__ __forceinline__ float sigmoid_score(const abi::RouteParams& p, float logit, int expert) {
   const bool biased = p.method != kRouteSigmoid && p.selection_bias != nullptr;
   return score_sigmoid(logit) + (biased ? p.selection_bias[expert] : 0.0f);
+}
+
+/// The value that decides: the logit, or sigmoid (+ bias). Softmax is monotone, so it selects by logit.
+__device__ __forceinline__ float selection_score(const abi::RouteParams& p, float logit, int expert) {
+  return selects_by_sigmoid(p.method) ? sigmoid_score(p, logit, expert) : logit;
 }
 
 /// Group score: V3 the sum of the two largest scores, V2 the largest. One lane per group.
@@ -87,36 +90,68 @@ __device__ __forceinline__ u32 best_groups(const abi::RouteParams& p, const u32*
   return __ballot_sync(0xffffffffu, kept);
 }
 
+/// A lane's best expert. kTaken: it has none left.
 struct Best {
   u32 key;
   int expert;
 };
 
-/// Scores of at most 32 * kPerLane experts, in registers: element i is of expert lane + 32 i.
+/// Scores of at most 32 * kPerLane experts, in registers; each lane sorts its own once, best first.
 template <int kPerLane>
 struct RegisterScores {
-  float logits[kPerLane];
-  u32 keys[kPerLane];
+  float logits[kPerLane];  // of expert lane + 32 i; -infinity beyond the last
+  u32 keys[kPerLane];      // of experts[i]
+  int experts[kPerLane];
 
   __device__ __forceinline__ static int expert(int i) { return static_cast<int>(threadIdx.x) % 32 + 32 * i; }
 
-  /// All loads are in flight at once. Nothing happens for a token that does not exist.
-  __device__ __forceinline__ void load(const abi::RouteParams& p, int token, int end_token) {
+  /// All loads are in flight at once.
+  __device__ __forceinline__ void load(const abi::RouteParams& p, int token) {
     const float* row = p.logits + static_cast<long long>(token) * p.num_experts;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
-      logits[i] = expert(i) < p.num_experts && token < end_token ? row[expert(i)] : 0.0f;
+      logits[i] = expert(i) < p.num_experts ? row[expert(i)] : -__int_as_float(0x7f800000);
     }
   }
   /// `shared`: num_experts words of this warp, used with groups only.
   __device__ __forceinline__ void score(const abi::RouteParams& p, u32* shared) {
+    if (selects_by_sigmoid(p.method)) {
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) {
+        if (expert(i) < p.num_experts) keys[i] = score_key(sigmoid_score(p, logits[i], expert(i)));
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) keys[i] = score_key(logits[i]);
+    }
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
-      const bool exists = expert(i) < p.num_experts;
-      keys[i] = exists ? score_key(selection_score(p, logits[i], expert(i))) : kTaken;
-      if (exists && p.n_group > 1) shared[expert(i)] = keys[i];
+      if (expert(i) >= p.num_experts) keys[i] = kTaken;
+      experts[i] = expert(i);
     }
-    if (p.n_group <= 1) return;
+    if (p.n_group > 1) keep_best_groups(p, shared);
+    sort();
+  }
+  __device__ __forceinline__ Best best(const abi::RouteParams&) const { return {keys[0], experts[0]}; }
+  /// The lane's best expert is taken.
+  __device__ __forceinline__ void take(int) {
+#pragma unroll
+    for (int i = 0; i + 1 < kPerLane; ++i) keys[i] = keys[i + 1], experts[i] = experts[i + 1];
+    keys[kPerLane - 1] = kTaken;
+  }
+  /// visit(logit) of the lane's experts in ascending order, then of some that are -infinity.
+  template <typename Visit>
+  __device__ __forceinline__ void for_each_logit(const abi::RouteParams&, Visit visit) const {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) visit(logits[i]);
+  }
+
+ private:
+  __device__ __forceinline__ void keep_best_groups(const abi::RouteParams& p, u32* shared) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (expert(i) < p.num_experts) shared[expert(i)] = keys[i];
+    }
     __syncwarp();  // keys of all experts are there
     const u32 kept = best_groups(p, shared);
     const int size = p.num_experts / p.n_group;
@@ -126,27 +161,20 @@ struct RegisterScores {
     }
     __syncwarp();  // everyone has read the keys of this token
   }
-  /// The lane's best expert; strict comparison in ascending order keeps the lower id of equals.
-  __device__ __forceinline__ Best best(const abi::RouteParams&) const {
-    Best best = {kTaken, 0x7fffffff};
+  /// Swaps of neighbours alone: experts of equal keys stay in ascending order.
+  __device__ __forceinline__ void sort() {
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      if (keys[i] > best.key) best = {keys[i], expert(i)};
-    }
-    return best;
-  }
-  __device__ __forceinline__ void take(int taken) {
+    for (int phase = 0; phase < kPerLane; ++phase) {
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      if (expert(i) == taken) keys[i] = kTaken;
-    }
-  }
-  /// visit(logit) of the lane's experts in ascending order.
-  template <typename Visit>
-  __device__ __forceinline__ void for_each_logit(const abi::RouteParams& p, Visit visit) const {
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      if (expert(i) < p.num_experts) visit(logits[i]);
+      for (int i = phase % 2; i + 1 < kPerLane; i += 2) {
+        const bool swap = keys[i + 1] > keys[i];
+        const u32 key = swap ? keys[i] : keys[i + 1];
+        const int expert = swap ? experts[i] : experts[i + 1];
+        keys[i] = swap ? keys[i + 1] : keys[i];
+        experts[i] = swap ? experts[i + 1] : experts[i];
+        keys[i + 1] = key;
+        experts[i + 1] = expert;
+      }
     }
   }
 };
@@ -156,7 +184,7 @@ struct SharedScores {
   const float* logits;
   u32* keys;
 
-  __device__ __forceinline__ void load(const abi::RouteParams& p, int token, int) {
+  __device__ __forceinline__ void load(const abi::RouteParams& p, int token) {
     logits = p.logits + static_cast<long long>(token) * p.num_experts;
   }
   __device__ __forceinline__ void score(const abi::RouteParams& p, u32* shared) {
@@ -267,25 +295,36 @@ __device__ __forceinline__ int listed_expert(const abi::RouteParams& p, int toke
   return id >= 0 && id < p.vocabulary && lane < p.top_k ? p.token_experts[id * p.top_k + lane] : -1;
 }
 
-/// The lane's slot of a token by its scores.
+/// What the scores of a token say: of each lane's slot, and softmax_terms where weights are made of them.
+struct Chosen {
+  Best best;
+  float2 softmax;
+};
+
+/// The top_k best, one a lane. No expert: 0x7fffffff.
 template <typename Scores>
-__device__ __forceinline__ int best_expert(const abi::RouteParams& p, Scores& scores, u32* shared) {
+__device__ __forceinline__ Chosen choose_best(const abi::RouteParams& p, int token, u32* shared) {
+  constexpr int kNone = 0x7fffffff;
   const int lane = threadIdx.x % 32;
+  Scores scores;
+  scores.load(p, token);
   scores.score(p, shared);
-  Best mine = scores.best(p);
-  int chosen = 0;
+  Best mine = scores.best(p), chosen = {kTaken, kNone};
 #pragma unroll 1
   for (int slot = 0; slot < p.top_k; ++slot) {
     const u32 key = ptx::warp_max(mine.key);
-    const int expert = static_cast<int>(ptx::warp_min(mine.key == key ? static_cast<u32>(mine.expert) : 0x7fffffffu));
-    if (lane == slot) chosen = expert;
-    if (mine.expert == expert) {
+    const bool ties = mine.key == key && key != kTaken;
+    const int expert = static_cast<int>(ptx::warp_min(static_cast<u32>(ties ? mine.expert : kNone)));
+    if (lane == slot) chosen = {key, expert};
+    if (ties && mine.expert == expert) {
       scores.take(expert);
       mine = scores.best(p);
     }
   }
   __syncwarp();  // shared memory may hold another token
-  return chosen;
+  const bool by_softmax =
+      p.method == kRouteSoftmaxTopK || p.method == kRouteSoftmaxTopKRenorm || p.method == kRouteDeepSeekV2;
+  return {chosen, by_softmax ? softmax_terms(p, scores) : float2{0.0f, 1.0f}};
 }
 
 /// A lane's slot of a token.
@@ -294,19 +333,31 @@ struct Slot {
   float weight;
 };
 
-/// One warp, one token, whose scores are loaded. Requires top_k + shared_slots <= 32.
-template <typename Scores>
-__device__ __forceinline__ Slot select_experts(const abi::RouteParams& p, int token, Scores& scores, u32* shared) {
+/// One warp, one token. `shared`: num_experts words of this warp. Requires top_k + shared_slots <= 32.
+__device__ __forceinline__ Slot select_experts(const abi::RouteParams& p, int token, u32* shared) {
   const int lane = threadIdx.x % 32;
-  const int chosen = p.method == kRouteHash ? listed_expert(p, token) : best_expert(p, scores, shared);
+  const bool listed = p.method == kRouteHash;
+  Chosen chosen;
+  if (listed) {
+    chosen = {{kTaken, listed_expert(p, token)}, {0.0f, 1.0f}};
+  } else if (p.num_experts <= 128) {
+    chosen = choose_best<RegisterScores<4>>(p, token, shared);
+  } else if (p.num_experts <= 256) {
+    chosen = choose_best<RegisterScores<8>>(p, token, shared);
+  } else {
+    chosen = choose_best<SharedScores>(p, token, shared);
+  }
+  const int id = chosen.best.expert;
   // A table may name experts that do not exist; they have no logit.
-  const bool active = lane < p.top_k && chosen >= 0 && chosen < p.num_experts;
-  const float logit = active ? p.logits[static_cast<long long>(token) * p.num_experts + chosen] : 0.0f;
-  const bool by_softmax =
-      p.method == kRouteSoftmaxTopK || p.method == kRouteSoftmaxTopKRenorm || p.method == kRouteDeepSeekV2;
-  const float2 softmax = by_softmax ? softmax_terms(p, scores) : float2{0.0f, 1.0f};
-  const float weight = slot_weight(p, softmax, logit, active);
-  return lane < p.top_k ? Slot{chosen, weight} : Slot{p.num_experts + lane - p.top_k, p.shared_weight};
+  const bool active = lane < p.top_k && id >= 0 && id < p.num_experts;
+  float logit = 0.0f;
+  if (listed || selects_by_sigmoid(p.method)) {
+    if (active) logit = p.logits[static_cast<long long>(token) * p.num_experts + id];
+  } else if (active) {
+    logit = key_score(chosen.best.key);
+  }
+  const float weight = slot_weight(p, chosen.softmax, logit, active);
+  return lane < p.top_k ? Slot{id, weight} : Slot{p.num_experts + lane - p.top_k, p.shared_weight};
 }
 
 }  // namespace moesaic

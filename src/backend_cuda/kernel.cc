@@ -73,6 +73,7 @@ Kernel Kernel::load(const module::Cubin& cubin, int device, int dynamic_smem_byt
   kernel.function_ = function;
   kernel.smem_bytes_ = static_cast<unsigned>(dynamic_smem_bytes);
   kernel.waits_itself_ = can_wait_itself(cubin);
+  kernel.has_clusters_ = (module::features_of({cubin.target}) & abi::kClusters) != 0;
   return kernel;
 }
 
@@ -82,18 +83,25 @@ void Kernel::launch(Grid grid, int threads, const void* params, void* stream) co
              smem_bytes_, static_cast<CUstream>(stream), arguments, nullptr);
 }
 
-void Kernel::launch_behind(Grid grid, int threads, const void* params, void* stream) const {
-  if (!waits_itself_) return launch(grid, threads, params, stream);
-  CUlaunchAttribute attribute{};
-  attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-  attribute.value.programmaticStreamSerializationAllowed = 1;
+void Kernel::launch(Grid grid, int threads, const void* params, void* stream, bool behind, bool cluster) const {
+  CUlaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (behind && waits_itself_) {
+    attributes[count].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    attributes[count++].value.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster) {
+    attributes[count].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    attributes[count++].value.clusterDim = {grid.x, grid.y, grid.z};
+  }
+  if (count == 0) return launch(grid, threads, params, stream);
   CUlaunchConfig config{};
   config.gridDimX = grid.x, config.gridDimY = grid.y, config.gridDimZ = grid.z;
   config.blockDimX = static_cast<unsigned>(threads), config.blockDimY = 1, config.blockDimZ = 1;
   config.sharedMemBytes = smem_bytes_;
   config.hStream = static_cast<CUstream>(stream);
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = count;
   void* arguments[] = {const_cast<void*>(params)};
   MOESAIC_CU(launch_ex, &config, static_cast<CUfunction>(function_), arguments, nullptr);
 }

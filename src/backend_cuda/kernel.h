@@ -22,16 +22,18 @@ class Kernel {
 
   /// Enqueues on `stream` (a CUstream) of the current device. `params` is the kernel's parameter struct.
   void launch(Grid grid, int threads, const void* params, void* stream) const;
-  /// The same for a kernel that an op launches behind another of its own: its blocks come up while that one's last ones
-  /// run, and wait for them by themselves (module::main_text). Where target, driver or MOESAIC_DEPENDENT_LAUNCH say
-  /// no, it is `launch`.
-  void launch_behind(Grid grid, int threads, const void* params, void* stream) const;
+  /// The same as one cluster, `grid` being its blocks. `behind`: an op launches this kernel behind another of its own;
+  /// its blocks come up while that one's last ones run, and wait for them by themselves (module::main_text), unless
+  /// target, driver or MOESAIC_DEPENDENT_LAUNCH say no.
+  void launch(Grid grid, int threads, const void* params, void* stream, bool behind, bool cluster) const;
+  /// Whether the target has clusters.
+  bool has_clusters() const { return has_clusters_; }
 
  private:
   std::shared_ptr<void> module_;
   void* function_ = nullptr;
   unsigned smem_bytes_ = 0;
-  bool waits_itself_ = false;
+  bool waits_itself_ = false, has_clusters_ = false;
 };
 
 /// Kernels that one op launches behind each other: the first waits for whatever is on the stream.
@@ -39,12 +41,8 @@ class LaunchChain {
  public:
   explicit LaunchChain(void* stream) : stream_(stream) {}
   template <typename Params>
-  void launch(const Kernel& kernel, Grid grid, int threads, const Params& params) {
-    if (first_) {
-      kernel.launch(grid, threads, &params, stream_);
-    } else {
-      kernel.launch_behind(grid, threads, &params, stream_);
-    }
+  void launch(const Kernel& kernel, Grid grid, int threads, const Params& params, bool cluster = false) {
+    kernel.launch(grid, threads, &params, stream_, !first_, cluster);
     first_ = false;
   }
 

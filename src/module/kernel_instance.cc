@@ -37,7 +37,7 @@ int features_of(const Target& target) {
   const bool specific = target.name.back() == 'a' || target.name.back() == 'f';
   return ((arch->caps & tables::kFp8Convert) != 0 ? abi::kConvertFp8 : 0) |
          (specific && (arch->caps & tables::kFp4Convert) != 0 ? abi::kConvertFp4 : 0) |
-         ((arch->caps & tables::kTma) != 0 ? abi::kDependentLaunch : 0);
+         ((arch->caps & tables::kTma) != 0 ? abi::kDependentLaunch | abi::kClusters : 0);
 }
 
 Target target_for(const tables::KernelRow& row, const tables::ArchRow& arch) {

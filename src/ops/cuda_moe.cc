@@ -227,8 +227,8 @@ class Launches {
 
   void route(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
     const abi::RouteParams p = route_params();
-    const unsigned blocks = config.role == 0 ? 1u : static_cast<unsigned>(w_.segments);
-    chain_.launch(kernel, {blocks}, abi::threads(config), p);
+    if (config.role == 0) return launch_fused_route(chain_, kernel, config, p);
+    chain_.launch(kernel, {static_cast<unsigned>(w_.segments)}, abi::threads(config), p);
   }
 
   abi::GemmParams routed_gemm(int role) const {

@@ -42,7 +42,7 @@ class CudaRouter final : public RouteImpl {
       p.segment_tokens = 16;  // one a warp of the select kernel
       return launch(chain, steps_.select, abi::div_up(p.tokens, p.segment_tokens), p);
     }
-    if (is_fused(tokens)) return launch(chain, steps_.fused, 1, p);
+    if (is_fused(tokens)) return launch_fused_route(chain, kernels_.at(steps_.fused), steps_.fused.config(), p);
     const plan::RouteSegments segments = plan::route_segments(tokens, slots());
     p.segment_tokens = segments.tokens;
     p.segment_counts = static_cast<unsigned short*>(run.workspace);

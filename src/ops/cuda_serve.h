@@ -10,6 +10,7 @@
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/kernel.h"
+#include "kernels/abi/params.h"
 #include "moesaic/module.h"
 #include "moesaic/tensor.h"
 #include "plan/moe_plan.h"
@@ -44,5 +45,9 @@ class LoadedKernels {
  private:
   std::map<std::pair<const tables::KernelRow*, int>, cuda::Kernel> kernels_;
 };
+
+/// Enqueues the routing kernel that does everything in one launch.
+void launch_fused_route(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi::KernelConfig& config,
+                        const abi::RouteParams& params);
 
 }  // namespace moesaic::ops

@@ -175,7 +175,9 @@ Choice pick(Op op, const ArchRow& arch, int recipe, const GemmShape& shape, cons
   throw_no_kernel(op, arch, recipe, all);
 }
 
-bool routing_is_fused(std::int64_t tokens, int top_k) noexcept { return tokens <= 128 && tokens * top_k <= 2048; }
+bool routing_is_fused(std::int64_t tokens, int slots) noexcept {
+  return tokens <= 128 && tokens * slots <= abi::kMaxFusedEntries;
+}
 
 MoeConfig dispatched_config(MoeConfig config) {
   config.max_tokens *= config.top_k;

@@ -118,7 +118,7 @@ WorkspaceLayout workspace_layout(const MoeConfig& config, std::int64_t tokens, i
 std::size_t workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 
 /// True when one block does the whole routing.
-bool routing_is_fused(std::int64_t tokens, int top_k) noexcept;
+bool routing_is_fused(std::int64_t tokens, int slots) noexcept;
 
 /// Tokens per block of the two-launch routing, and blocks. Entries of a segment are counted in 16 bits.
 struct RouteSegments {

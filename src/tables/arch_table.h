@@ -19,7 +19,7 @@ const char* family_name(Family family) noexcept;
 enum Capability : std::uint32_t {
   kMmaSync = 1u << 0,        // mma.sync m16n8k16 bf16 / fp16 -> fp32, ldmatrix, cp.async
   kMmaFp8 = 1u << 1,         // mma.sync with e4m3 operands
-  kTma = 1u << 2,            // cp.async.bulk.tensor, mbarrier transactions, griddepcontrol
+  kTma = 1u << 2,            // cp.async.bulk.tensor, mbarrier transactions, griddepcontrol, clusters
   kWgmma = 1u << 3,          // wgmma, setmaxnreg
   kTcgen05 = 1u << 4,        // tcgen05 and tensor memory
   kMmaBlockScale = 1u << 5,  // mma.sync with block scales

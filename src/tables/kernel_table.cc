@@ -28,7 +28,7 @@ constexpr const char* supports_routing(const Problem& p) {
 
 // role: RouteRole of kernels/common/route.cuh.
 constexpr std::array kRouteConfigs = {
-    KernelConfig{.role = 0, .warps_tokens = 32, .warps_rows = 1, .warps_k = 1},
+    KernelConfig{.role = 0, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 1, .warps_tokens = 16, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 2, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
     KernelConfig{.role = 3, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
