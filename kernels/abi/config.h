@@ -39,7 +39,7 @@ struct KernelConfig {
   int io = 0;            // Io: type of activations (and of kWeights16)
   int weights = 0;       // Weights of GEMMs and of their prepare kernel
   int role = 0;          // route: Role of kernels/common/route.cuh; quantise: Role bits; others 0
-  int tile_tokens = 0;   // tokens (rows of the activation matrix) per tile
+  int tile_tokens = 0;   // tokens (rows of the activation matrix) per tile, a power of two
   int tile_rows = 0;     // weight rows per tile
   int tile_k = 0;        // elements of K per stage
   int stages = 0;        // depth of the cp.async ring

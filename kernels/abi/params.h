@@ -167,7 +167,7 @@ struct RouteParams {
   int rows_per_expert;  // with expert_counts; `tokens` is the number of dispatched rows
   int method, n_group, topk_group, renormalize;
   float scaling;
-  int tile_tokens;
+  int tile_tokens;     // a power of two
   int segment_tokens;  // tokens per block of the two-launch form
 };
 

@@ -4,8 +4,9 @@
 // Rows of an expert are in the order of (token, slot): a stable counting sort without atomics on global memory, so the
 // result does not depend on scheduling. Tokens are cut into segments, one a block; inside a block each warp takes a run
 // of the segment's entries, counts them per expert (shared memory), and after a prefix over warps ranks them again.
-// kFused: one block does everything, for small T; where there are clusters, one chooses and its first block sorts. kSelect + kScatter: two launches, segment counts in between.
-// kDispatched: rows are in expert order already; tiles of them, and which rows are anybody's.
+// kFused: one block does everything, for small T; where there are clusters, one chooses and its first block sorts.
+// kSelect + kScatter: two launches, segment counts in between. kDispatched: rows are in expert order already; tiles of
+// them, and which rows are anybody's.
 #pragma once
 
 #include "kernels/common/select_experts.cuh"
@@ -149,8 +150,8 @@ struct SharedEntries {
   __device__ __forceinline__ float weight(int entry) const { return __uint_as_float(shared.entry_weights[entry]); }
 };
 
-/// The warp's run, 32 entries at a time: visit(entry, expert, peers) by all lanes; `expert` is -1 where there is nothing
-/// to count (`entry` is -1 beyond the end), `peers` the lanes with the same.
+/// The warp's run, 32 entries at a time: visit(entry, expert, peers) by all lanes; `expert` is -1 where there is
+/// nothing to count (`entry` is -1 beyond the end), `peers` the lanes with the same.
 template <typename Entries, typename Visit>
 __device__ __forceinline__ void for_each_entry(const Entries& entries, const Runs& runs, Visit visit) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -210,7 +211,7 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
   for (int base = 0; base < local_experts(p); base += blockDim.x) {
     const int e = base + threadIdx.x;
     const int count = e < local_experts(p) ? shared.offsets[e] : 0;
-    const int tiles = abi::div_up(count, p.tile_tokens);
+    const int tiles = count + p.tile_tokens - 1 >> 31 - __clz(p.tile_tokens);
     RowsTiles total;
     const RowsTiles mine = block_scan<kConfig>({count, tiles}, total, shared);
     const int first_row = before.rows + mine.rows, first_tile = before.tiles + mine.tiles;
@@ -256,7 +257,8 @@ __device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, const
 }
 
 /// At most 32 entries, one a lane: a warp sorts them in registers, without shared memory or barriers. The same rows and
-/// tiles as the general way, in a fraction of its code, which a decode step reads cold. `expert`: -1 is nothing to sort.
+/// tiles as the general way, in a fraction of its code, which a decode step reads cold. `expert`: -1 is nothing to
+/// sort.
 __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, float weight) {
   const int lane = threadIdx.x % 32, count = p.tokens * slots_of(p);
   const bool counts = lane < count && expert >= 0;
@@ -269,7 +271,7 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
     equal += other_key == key;
     equal_before += other_key == key && other < lane;
   }
-  const bool starts_tile = counts && equal_before % p.tile_tokens == 0;
+  const bool starts_tile = counts && (equal_before & (p.tile_tokens - 1)) == 0;
   const int start_row = starts_tile ? row : 0x7fffffff;
   int tile = 0;
 #pragma unroll 4
@@ -282,7 +284,7 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
   }
   if (lane < count) p.slot_row[lane] = counts ? row : -1;
   if (counts) {
-    p.row_token[row] = lane / slots_of(p);
+    p.row_token[row] = p.tokens == 1 ? 0 : lane / slots_of(p);
     p.row_weight[row] = weight;
   }
 }
@@ -389,7 +391,8 @@ __device__ __forceinline__ void route(const abi::RouteParams& p) {
       if (p.segment_counts == nullptr) return;  // rows are not asked for
       __syncthreads();                          // ids of the segment are visible to the block; the keys are dead
       u16* out = p.segment_counts + static_cast<long long>(segment) * local_experts(p);
-      count_segment<kConfig>(p, GlobalEntries{p}, runs, shared, [&](int e, int count) { out[e] = static_cast<u16>(count); });
+      count_segment<kConfig>(p, GlobalEntries{p}, runs, shared,
+                             [&](int e, int count) { out[e] = static_cast<u16>(count); });
     }
   }
 }

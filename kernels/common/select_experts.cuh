@@ -235,19 +235,16 @@ __device__ __forceinline__ float root_softplus(float x) {
   return sqrtf((x > 0.0f || x != x ? x : 0.0f) + log1pf(expf(-fabsf(x))));
 }
 
-/// Weight of the lane's slot (lanes from top_k on give 0) from the logit of its expert. `softmax`: softmax_terms of the
-/// methods that weigh by it.
+/// Weight of the lane's slot (lanes from top_k on give 0) from the logit of its expert. `softmax`: of Chosen.
 __device__ __forceinline__ float slot_weight(const abi::RouteParams& p, float2 softmax, float logit, bool active) {
   if (p.method == kRouteTopK) return active ? logit : 0.0f;
   float weight = 0.0f;
   switch (p.method) {
     case kRouteSoftmaxTopK:
-    case kRouteSoftmaxTopKRenorm:
+    case kRouteSoftmaxTopKRenorm:  // what it is divided by cancels
+    case kRouteTopKSoftmax:
     case kRouteDeepSeekV2:
       weight = expf(logit - softmax.x) / softmax.y;
-      break;
-    case kRouteTopKSoftmax:
-      weight = expf(logit - key_score(ptx::warp_max(active ? score_key(logit) : kNanKey)));
       break;
     case kRouteHash:
       weight = root_softplus(logit);
@@ -295,7 +292,8 @@ __device__ __forceinline__ int listed_expert(const abi::RouteParams& p, int toke
   return id >= 0 && id < p.vocabulary && lane < p.top_k ? p.token_experts[id * p.top_k + lane] : -1;
 }
 
-/// What the scores of a token say: of each lane's slot, and softmax_terms where weights are made of them.
+/// What the scores of a token say: of each lane's slot; the terms of the softmax that weights are made of, which among
+/// the chosen alone are the largest logit and 1 (NaN where softmax_terms gives NaN: a NaN logit is every slot's).
 struct Chosen {
   Best best;
   float2 softmax;
@@ -322,9 +320,14 @@ __device__ __forceinline__ Chosen choose_best(const abi::RouteParams& p, int tok
     }
   }
   __syncwarp();  // shared memory may hold another token
-  const bool by_softmax =
-      p.method == kRouteSoftmaxTopK || p.method == kRouteSoftmaxTopKRenorm || p.method == kRouteDeepSeekV2;
-  return {chosen, by_softmax ? softmax_terms(p, scores) : float2{0.0f, 1.0f}};
+  if (p.method == kRouteSoftmaxTopK || p.method == kRouteDeepSeekV2) return {chosen, softmax_terms(p, scores)};
+  float largest = key_score(__shfl_sync(0xffffffffu, chosen.key, 0));
+  if (p.method == kRouteSoftmaxTopKRenorm) {
+    bool is_nan = false;
+    scores.for_each_logit(p, [&](float logit) { is_nan |= logit != logit; });
+    if (__any_sync(0xffffffffu, is_nan)) largest = key_score(kNanKey);
+  }
+  return {chosen, {largest, 1.0f}};
 }
 
 /// A lane's slot of a token.

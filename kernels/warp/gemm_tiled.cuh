@@ -207,7 +207,6 @@ __device__ __forceinline__ void store_hidden(const abi::GemmParams& p, const Wor
   const int pairs = p.gated ? kConfig.tile_rows / 4 : kConfig.tile_rows / 2;  // of one token
   const int column = static_cast<int>(threadIdx.x) % pairs * 2;
   const int out_column = (p.gated ? work.row_block * 8 : work.row_block * 16) + column;
-  if (out_column >= p.out_cols) return;
   const int block = p.gated ? column / 8 : column / 16, r = p.gated ? column % 8 : column % 16;
   const int up = p.gated ? 8 : 0;  // rows from a gate to its up row
   RowTerms gates[2], ups[2];
@@ -218,6 +217,7 @@ __device__ __forceinline__ void store_hidden(const abi::GemmParams& p, const Wor
   }
 #pragma unroll 1
   for (int token = static_cast<int>(threadIdx.x) / pairs; token < tokens; token += abi::threads(kConfig) / pairs) {
+    if (out_column >= p.out_cols) continue;
     const int row = first_row + token;
     const float input_weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
     const float* sums = shared + token * abi::sum_pitch(kConfig) + block * 16 + r;

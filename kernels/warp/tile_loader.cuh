@@ -64,25 +64,28 @@ class StripCopy {
   bool copies_;
 };
 
-/// Copies one stage after the other into the ring. Source pointers stay, offsets move on: few integer instructions
-/// between the mma instructions. (Pointers that move on end up in registers that are no pairs: two moves a copy.)
-/// Copies of nothing (size 0) write zeros and read nothing, so the ring may be filled beyond the end of K.
+/// Copies one stage after the other into the ring. Copies of nothing (size 0) write zeros and read nothing, so the ring
+/// may be filled beyond the end of K.
 template <abi::KernelConfig kConfig>
 class TileLoader {
   using Shape = TiledShape<kConfig>;
   // Pieces of activations are [substep][token][4]. A thread copies pieces of kTokens rows in every kSubStep-th substep.
   static constexpr int kPieces = 4 * kConfig.tile_tokens;
   static constexpr int kTokens = kPieces > Shape::kThreads ? kPieces / Shape::kThreads : 1;
+  // Few integer instructions between the mma instructions: source pointers move on, or stay while an offset does. Which
+  // of them end up in pairs of registers, without two moves a copy, depends on the configuration (SASS of SM90).
+  static constexpr bool kMovePointers = kConfig.weights == abi::kWeights16 && kConfig.stages == 4;
   static constexpr int kSubStep = kPieces > Shape::kThreads ? 1 : Shape::kThreads / kPieces;
 
  public:
   __device__ __forceinline__ TileLoader(const abi::GemmParams& p, const Work& work, u32 shared)
       : ring_(shared), units_left_(p.units) {
-    const int first_k = static_cast<int>(threadIdx.x) / kPieces * abi::kBlockK + threadIdx.x % 4 * 8;
+    const int first_k =
+        (kSubStep == 1 ? 0 : static_cast<int>(threadIdx.x) / kPieces * abi::kBlockK) + threadIdx.x % 4 * 8;
     k_left_ = p.k - first_k;
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-      const int piece = threadIdx.x % kPieces + i * Shape::kThreads;  // [token][4]
+      const int piece = (kSubStep == 1 ? threadIdx.x : threadIdx.x % kPieces) + i * Shape::kThreads;  // [token][4]
       const int row = work.tile.row_begin + piece / 4;
       const bool valid = row < work.tile.row_end;
       const int source = valid ? activation_row(p, row) : 0;
@@ -126,8 +129,17 @@ class TileLoader {
     load_scales(p, stage);
     k_left_ -= kConfig.tile_k;
     units_left_ -= Shape::kUnits;
-    activation_offset_ += kConfig.tile_k * 2;
-    weight_offset_ += Shape::kUnits * abi::unit_bytes(kConfig.weights);
+    constexpr int kActivationStep = kConfig.tile_k * 2;
+    constexpr int kWeightStep = Shape::kUnits * abi::unit_bytes(kConfig.weights);
+    if constexpr (kMovePointers) {
+#pragma unroll
+      for (int i = 0; i < kTokens; ++i) activations_[i] += kActivationStep;
+#pragma unroll
+      for (int i = 0; i < Shape::kWeightCopies; ++i) weights_[i] += kWeightStep;
+    } else {
+      activation_offset_ += kActivationStep;
+      weight_offset_ += kWeightStep;
+    }
     ++stage_;
   }
 

@@ -66,11 +66,13 @@ std::string main_text(const KernelInstance& instance) {
   const tables::KernelRow& row = *instance.row;
   const int min_blocks = instance.config().min_blocks > 0 ? instance.config().min_blocks : 1;
   // What the kernel before has written is there. Where few blocks run, those of the kernel behind may come up; where
-  // many do, they would crowd on the SMs that are free first (measured: 5% slower), so they come up as the last ones end.
-  const char* prologue = (features_of(instance.target) & abi::kDependentLaunch) != 0
-                             ? "  asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");\n"
-                               "  if (gridDim.x * gridDim.y <= 32u) asm volatile(\"griddepcontrol.launch_dependents;\");\n"
-                             : "";
+  // many do, they would crowd on the SMs that are free first (measured: 5% slower), so they come up as the last ones
+  // end.
+  const char* prologue =
+      (features_of(instance.target) & abi::kDependentLaunch) != 0
+          ? "  asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");\n"
+            "  if (gridDim.x * gridDim.y <= 32u) asm volatile(\"griddepcontrol.launch_dependents;\");\n"
+          : "";
   return fmt::format(
       "#include \"moesaic_config.h\"\n"
       "#include \"{}\"\n"

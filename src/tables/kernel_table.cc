@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include <bit>
+
 #include "kernels/abi/params.h"
 #include "kernels/abi/quant_params.h"
 #include "moesaic/quantize.h"
@@ -343,6 +345,7 @@ consteval bool rows_are_reachable() {
       reached = true;
       for (const KernelConfig& config : row.configs) {
         if (abi::smem_bytes(config) > arch.smem_per_block || abi::threads(config) > 1024) return false;
+        if (config.tile_tokens != 0 && !std::has_single_bit(static_cast<unsigned>(config.tile_tokens))) return false;
       }
     }
     if (!reached) return false;
