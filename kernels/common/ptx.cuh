@@ -93,6 +93,15 @@ __device__ __forceinline__ int cluster_rank() {
   if constexpr ((kConfig.features & abi::kClusters) != 0) asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return static_cast<int>(rank);
 }
+/// All threads arrive once and wait once; then all blocks of the cluster run, and have shared memory to write to.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void cluster_arrive() {
+  if constexpr ((kConfig.features & abi::kClusters) != 0) asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void cluster_wait() {
+  if constexpr ((kConfig.features & abi::kClusters) != 0) asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
 /// What all threads of the cluster have written before is visible to all of them after.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void cluster_sync() {

@@ -29,8 +29,9 @@ struct RouteShared {
   static constexpr int kWords = kConfig.role == kRouteFused ? 5 : 8;
   // Choosing and sorting do not overlap in time. Both are cut by the number of experts: see choosers, sorters.
   union {
-    u32 keys[kWords * kMaxRouteExperts];        // [chooser][expert]
-    u16 counts[2 * kWords * kMaxRouteExperts];  // [sorter][expert] entries per warp, then the warp's first rank
+    u32 keys[kWords * kMaxRouteExperts];         // [chooser][expert]
+    u16 counts[2 * kWords * kMaxRouteExperts];   // [sorter][expert] entries per warp, then the warp's first rank
+    uint4 masks[kWords * kMaxRouteExperts / 4];  // [expert][kWarps bits of 32 entries]
   };
   u32 entry_experts[kEntries];    // [token][slot] local_expert of what was chosen
   u32 entry_weights[kEntries];    // bits of floats
@@ -289,6 +290,60 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
   }
 }
 
+/// At most one entry a thread: an expert's entries are bits, and a rank is the number of bits before an entry's.
+template <abi::KernelConfig kConfig>
+struct EntryBits {
+  static constexpr int kWarps = RouteShared<kConfig>::kWarps, kPieces = kWarps / 4;
+  static_assert(kWarps % 4 == 0);
+
+  __device__ __forceinline__ static bool fit(const abi::RouteParams& p) {
+    return p.tokens * slots_of(p) <= 32 * kWarps &&
+           local_experts(p) * kWarps <= RouteShared<kConfig>::kWords * kMaxRouteExperts;
+  }
+  __device__ __forceinline__ static int bits(const uint4& piece) {
+    return __popc(piece.x) + __popc(piece.y) + __popc(piece.z) + __popc(piece.w);
+  }
+};
+
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void sort_by_bits(const abi::RouteParams& p, const SharedEntries<kConfig>& entries,
+                                             RouteShared<kConfig>& shared) {
+  using Bits = EntryBits<kConfig>;
+  const int entry = threadIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < local_experts(p) * Bits::kPieces; i += blockDim.x) shared.masks[i] = {0, 0, 0, 0};
+  __syncthreads();  // no bits are set
+  const bool inside = entry < p.tokens * slots_of(p);
+  const int expert = inside ? entries.expert(entry) : -1;
+  const u32 peers = __match_any_sync(0xffffffffu, expert), before = peers & ((1u << lane) - 1);
+  u32* words = reinterpret_cast<u32*>(shared.masks);
+  if (expert >= 0 && before == 0) words[expert * Bits::kWarps + warp] = peers;
+  __syncthreads();  // all bits are
+#pragma unroll 1
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) {
+    int count = 0;
+#pragma unroll
+    for (int i = 0; i < Bits::kPieces; ++i) count += Bits::bits(shared.masks[e * Bits::kPieces + i]);
+    shared.offsets[e] = count;
+  }
+  make_offsets<kConfig>(p, shared, true);
+  if (!inside) return;
+  int row = -1;
+  if (expert >= 0) {
+    row = shared.offsets[expert] + __popc(before);
+#pragma unroll
+    for (int i = 0; i < Bits::kPieces; ++i) {
+      const uint4 piece = shared.masks[expert * Bits::kPieces + i];
+      const u32 of_warp[4] = {piece.x, piece.y, piece.z, piece.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) row += 4 * i + j < warp ? __popc(of_warp[j]) : 0;
+    }
+    p.row_token[row] = entry / slots_of(p);
+    p.row_weight[row] = entries.weight(entry);
+  }
+  p.slot_row[entry] = row;
+}
+
 /// Whether a dispatched row belongs to an expert, and an expert's rows, whatever the device's numbers say within x.
 __device__ __forceinline__ bool is_used(const abi::RouteParams& p, int row) {
   if (p.expert_counts == nullptr) return row < p.expert_offsets[p.held_experts];
@@ -321,8 +376,12 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
   const bool few = p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr;
   const bool one = few && p.tokens == 1 && p.given_ids == nullptr;  // the warp that chooses sorts
   const int block = ptx::cluster_rank<kConfig>();
+  bool waited = one;
+  if (!one) ptx::cluster_arrive<kConfig>();
   fill_ids<kConfig>(p, 0, p.tokens, block, ptx::cluster_blocks<kConfig>(), shared, [&](int entry, const Slot& slot) {
     const int expert = entry >= 0 ? local_expert(p, slot.id) : -1;
+    if (!waited) ptx::cluster_wait<kConfig>();  // the first block has shared memory
+    waited = true;
     if (one) {
       sort_few(p, expert, slot.weight);
     } else if (entry >= 0) {
@@ -331,6 +390,8 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
     }
   });
   if (one) return;
+  if (!waited) ptx::cluster_wait<kConfig>();
+  __syncwarp();
   ptx::cluster_sync<kConfig>();  // entries are complete; the keys are dead
   if (block != 0) return;
   const SharedEntries<kConfig> entries{shared};
@@ -338,6 +399,7 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
     if (threadIdx.x < 32) sort_few(p, entries.expert(threadIdx.x), entries.weight(threadIdx.x));
     return;
   }
+  if (EntryBits<kConfig>::fit(p)) return sort_by_bits<kConfig>(p, entries, shared);
   const Runs runs = runs_of<kConfig>(p, 0, p.tokens);
   count_segment<kConfig>(p, entries, runs, shared, [&](int e, int count) { shared.offsets[e] = count; });
   make_offsets<kConfig>(p, shared, true);
