@@ -52,19 +52,32 @@ TEST(Target, FollowsTheCodeKind) {
   EXPECT_EQ(portable_ptx_target().name, "compute_80");
 }
 
-TEST(Target, DecidesWhichConversionsTheTextMayUse) {
-  const auto convert_of = [](const char* row, const char* target) {
-    const std::string text = config_text({tables::find_kernel(row), 0, {target}});
-    return text.substr(text.rfind(',') + 1, 2);  // the configuration's last field
+TEST(Target, DecidesWhichFeaturesTheTextMayUse) {
+  constexpr int kFp8 = abi::kConvertFp8, kFp4 = abi::kConvertFp4, kHopper = abi::kDependentLaunch | abi::kClusters;
+  const std::pair<const char*, int> wanted[] = {
+      {"sm_80", 0},
+      {"compute_80", 0},
+      {"sm_89", kFp8},
+      {"compute_89", kFp8},
+      {"sm_90", kFp8 | kHopper},
+      {"sm_100", kFp8 | kHopper},  // the plain target has no e2m1 conversion
+      {"sm_103a", kFp8 | kFp4 | kHopper},
+      {"sm_110f", kFp8 | kFp4 | kHopper},
+      {"sm_120a", kFp8 | kHopper},  // e2m1 conversion is not trusted there
   };
-  EXPECT_EQ(convert_of("quant_fp4", "sm_80"), " 0");
-  EXPECT_EQ(convert_of("quant_fp4", "compute_80"), " 0");
-  EXPECT_EQ(convert_of("quant_fp4", "sm_89"), " 1");
-  EXPECT_EQ(convert_of("quant_fp4", "sm_90"), " 1");
-  EXPECT_EQ(convert_of("quant_fp4", "sm_100"), " 1") << "the plain target has no e2m1 conversion";
-  EXPECT_EQ(convert_of("quant_fp4_cvt", "sm_103a"), " 3");
-  EXPECT_EQ(convert_of("quant_fp4_cvt", "sm_110f"), " 3");
-  EXPECT_EQ(convert_of("quant_fp4", "sm_120a"), " 1") << "e2m1 conversion is not trusted there";
+  for (const auto& [target, features] : wanted) {
+    EXPECT_EQ(features_of({target}), features) << target;
+    const std::string text = config_text({tables::find_kernel("quant_fp4"), 0, {target}});
+    const std::string last = text.substr(text.rfind(',') + 2);
+    EXPECT_EQ(last.substr(0, last.find('}')), std::to_string(features)) << target;
+  }
+}
+
+TEST(Target, KernelsWaitForTheOneBeforeWhereBlocksMayComeUpEarly) {
+  for (const KernelInstance& instance : all_instances()) {
+    const bool waits = main_text(instance).find("griddepcontrol.wait") != std::string::npos;
+    EXPECT_EQ(waits, (features_of(instance.target) & abi::kDependentLaunch) != 0) << instance.target.name;
+  }
 }
 
 TEST(SourceClosure, HasEveryIncludeOnceSorted) {
