@@ -376,23 +376,32 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
   const bool few = p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr;
   const bool one = few && p.tokens == 1 && p.given_ids == nullptr;  // the warp that chooses sorts
   const int block = ptx::cluster_rank<kConfig>();
-  bool waited = one;
-  if (!one) ptx::cluster_arrive<kConfig>();
-  fill_ids<kConfig>(p, 0, p.tokens, block, ptx::cluster_blocks<kConfig>(), shared, [&](int entry, const Slot& slot) {
+  const int blocks = ptx::cluster_blocks<kConfig>();
+  bool waited = one || blocks == 1;
+  if (!waited) ptx::cluster_arrive<kConfig>();
+  fill_ids<kConfig>(p, 0, p.tokens, block, blocks, shared, [&](int entry, const Slot& slot) {
     const int expert = entry >= 0 ? local_expert(p, slot.id) : -1;
     if (!waited) ptx::cluster_wait<kConfig>();  // the first block has shared memory
     waited = true;
     if (one) {
       sort_few(p, expert, slot.weight);
+    } else if (entry >= 0 && blocks == 1) {
+      shared.entry_experts[entry] = static_cast<u32>(expert);
+      shared.entry_weights[entry] = __float_as_uint(slot.weight);
     } else if (entry >= 0) {
       ptx::store_to_first<kConfig>(shared.entry_experts + entry, static_cast<u32>(expert));
       ptx::store_to_first<kConfig>(shared.entry_weights + entry, __float_as_uint(slot.weight));
     }
   });
   if (one) return;
-  if (!waited) ptx::cluster_wait<kConfig>();
-  __syncwarp();
-  ptx::cluster_sync<kConfig>();  // entries are complete; the keys are dead
+  // Entries are complete after this; the keys are dead.
+  if (blocks == 1) {
+    __syncthreads();
+  } else {
+    if (!waited) ptx::cluster_wait<kConfig>();
+    __syncwarp();
+    ptx::cluster_sync<kConfig>();
+  }
   if (block != 0) return;
   const SharedEntries<kConfig> entries{shared};
   if (few) {

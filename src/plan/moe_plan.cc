@@ -34,10 +34,12 @@ double expected_tiles(const GemmShape& s, int tile) {
   const double mean = static_cast<double>(s.tokens) * s.top_k / s.num_experts;
   if (s.num_experts == 1) return std::ceil(mean / tile);
   if (mean > 32.0 * tile) return s.held_experts * (mean / tile + 0.5);
-  double tiles = 0, below = 0;  // E[ceil(n / tile)] = sum over i of P(n > i * tile)
-  double term = std::exp(-mean);
-  const double limit = mean + 12.0 * std::sqrt(mean) + 12.0;
-  for (int n = 0; n <= limit; ++n) {
+  // E[ceil(n / tile)] is the sum over i of P(n > i * tile). Numbers of rows far from the mean do not happen.
+  const double spread = 12.0 * std::sqrt(mean) + 12.0;
+  const int first = std::max(0, static_cast<int>(mean - spread)), last = static_cast<int>(mean + spread);
+  double tiles = std::ceil(static_cast<double>(first) / tile), below = 0;
+  double term = std::exp(first * std::log(mean) - mean - std::lgamma(first + 1.0));
+  for (int n = first; n <= last; ++n) {
     below += term;
     if (n % tile == 0) tiles += std::max(0.0, 1.0 - below);
     term *= mean / (n + 1);
@@ -62,7 +64,7 @@ constexpr KindCosts kKindCosts[] = {
     {{0, 0.205, 0.277, 0.500, 0.853}, {0.232, 0}, 1.2},  // kWeightsE4m3
     {{0, 0.230, 0.315, 0, 0}, {0.223, 0}, 1.2},          // kWeightsE4m3Block
     {{0.135, 0.172, 0.242, 0.368, 0}, {0.159, 0}, 1.2},  // kWeightsE2m1
-    {{0.154, 0.200, 0.265, 0.440, 0}, {0.156, 0}, 2.2},  // kWeightsInt4
+    {{0.154, 0.200, 0.265, 0.440, 0}, {0.156, 0}, 4.0},  // kWeightsInt4
 };
 /// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight.
 constexpr double kTiledDram = 1.10;

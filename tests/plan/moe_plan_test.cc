@@ -122,6 +122,20 @@ TEST(MoePlan, SmallBatchesStreamAndLargeOnesTile) {
   EXPECT_EQ(steps.gemm1.config().tile_tokens, steps.gemm2.config().tile_tokens) << "they share one tile list";
 }
 
+// Rows per expert from 8 to 16,384: probabilities of so many must not underflow.
+TEST(MoePlan, MoreTokensNeverGetSmallerTiles) {
+  const tables::ArchRow& arch = *tables::find_arch(90);
+  for (const char* recipe : {"bf16", "fp8_channel", "nvfp4", "bf16_int4"}) {
+    const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), recipe, 65536);
+    int last = 0;
+    for (std::int64_t tokens = 32; tokens <= 65536; tokens *= 2) {
+      const int tile = plan_moe(c, tokens, arch, {}, "").gemm1.config().tile_tokens;
+      EXPECT_GE(tile, last) << recipe << " T=" << tokens;
+      last = tile;
+    }
+  }
+}
+
 TEST(MoePlan, ForcedRowsAreTakenAndUnknownNamesRefused) {
   const tables::ArchRow& arch = *tables::find_arch(90);
   const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "bf16", 8192);
