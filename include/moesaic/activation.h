@@ -8,6 +8,7 @@
 #include "moesaic/moe.h"
 #include "moesaic/tensor.h"
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 /// Arguments of one run. Memory is the caller's and on the op's device; x and out do not overlap.
@@ -38,3 +39,4 @@ class ActivationOp {
 };
 
 }  // namespace moesaic
+#pragma GCC visibility pop

@@ -11,6 +11,7 @@
 
 #include "moesaic/moe.h"
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 /// Names of a layer's modules in the files, for tools that write checkpoints. Split experts are modules
@@ -92,3 +93,4 @@ StoredTensor read_tensor(const std::string& file_and_name, const std::string& de
 void write_tensors(const std::string& path, const std::vector<std::pair<std::string, TensorView>>& tensors);
 
 }  // namespace moesaic
+#pragma GCC visibility pop

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 enum class ErrorKind {
@@ -37,3 +38,4 @@ struct Verdict {
 };
 
 }  // namespace moesaic
+#pragma GCC visibility pop

@@ -7,6 +7,7 @@
 
 #include "moesaic/moe.h"
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 /// One paragraph for every architecture of `moesaic archs`: the row and configuration of each step of a run of `tokens`
@@ -16,3 +17,4 @@ namespace moesaic {
 std::string explain(const MoeConfig& config, std::int64_t tokens);
 
 }  // namespace moesaic
+#pragma GCC visibility pop

@@ -17,6 +17,7 @@
 #include "moesaic/moe.h"
 #include "moesaic/tensor.h"
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 struct GemmConfig {
@@ -95,3 +96,4 @@ void reference_gemm(const GemmConfig& config, std::span<const GemmWeights> weigh
                     const GemmRun& run);
 
 }  // namespace moesaic
+#pragma GCC visibility pop

@@ -5,6 +5,7 @@
 #include <functional>
 #include <string_view>
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 enum class LogLevel { kDebug, kNotice, kWarning };
@@ -16,3 +17,4 @@ using LogCallback = std::function<void(LogLevel level, std::string_view message)
 void set_log_callback(LogCallback callback);
 
 }  // namespace moesaic
+#pragma GCC visibility pop

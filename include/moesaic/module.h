@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 /// Fields that are not set are taken from the environment (`moesaic doctor` prints which), then from defaults.
@@ -19,3 +20,4 @@ struct ModuleOptions {
 };
 
 }  // namespace moesaic
+#pragma GCC visibility pop

@@ -19,6 +19,7 @@
 #include "moesaic/module.h"
 #include "moesaic/tensor.h"
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 /// Numbers and formulas: reference list of FlashInfer 0.6.18 `ActivationType`; g = gate half, u = up half, all FP32.
@@ -262,3 +263,4 @@ enum class ReferenceMode : std::uint8_t { kExact, kOracle };
 void reference_moe(const MoeConfig& config, const MoeWeights& weights, ReferenceMode mode, const MoeRun& run);
 
 }  // namespace moesaic
+#pragma GCC visibility pop

@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-/// Bumped when a function or struct changes in a way that callers must follow.
+/// Bumped when a function or struct changes in a way that callers must follow; the shared library's soname ends in it.
 #define MOESAIC_ABI_VERSION 1
 
 /// What kind of failure it was: moesaic::ErrorKind + 1.
@@ -360,6 +360,9 @@ typedef struct moesaic_gemm_run {
 /// Called with each log line; from any thread, one call at a time.
 typedef void (*moesaic_log_callback)(moesaic_log_level level, const char* message, void* user);
 
+// Functions alone: templates would be exported with a struct that they are specialised for.
+#pragma GCC visibility push(default)
+
 // --- the library ----------------------------------------------------------------------------------------------------
 
 /// MOESAIC_ABI_VERSION of the library that runs.
@@ -542,6 +545,8 @@ moesaic_status moesaic_checkpoint_moe_layers(const moesaic_checkpoint* checkpoin
 /// are the library's own; the weights keep the files mapped.
 moesaic_status moesaic_checkpoint_load(const moesaic_checkpoint* checkpoint, int32_t layer, moesaic_moe_config* config,
                                        moesaic_weights** weights);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }

@@ -12,6 +12,7 @@
 #include "moesaic/moe.h"
 #include "moesaic/tensor.h"
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 /// Formats of a matrix [M, K]; M are tokens of activations or output channels of weights.
@@ -152,3 +153,4 @@ struct OwnedWeights {
 OwnedWeights convert_weights(const MoeConfig& config, const MoeWeights& weights);
 
 }  // namespace moesaic
+#pragma GCC visibility pop

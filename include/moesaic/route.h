@@ -12,6 +12,7 @@
 #include "moesaic/moe.h"
 #include "moesaic/tensor.h"
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 /// A router. S = top_k + shared_slots slots a token; L experts held (`experts`), rows are sorted for L + shared_slots.
@@ -71,3 +72,4 @@ class Router {
 };
 
 }  // namespace moesaic
+#pragma GCC visibility pop

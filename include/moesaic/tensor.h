@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <string>
 
+#pragma GCC visibility push(default)
 namespace moesaic {
 
 enum class DType : std::uint8_t { kF64, kF32, kBF16, kF16, kI64, kI32, kU8 };
@@ -111,3 +112,4 @@ struct VectorView {
 };
 
 }  // namespace moesaic
+#pragma GCC visibility pop

@@ -1,0 +1,39 @@
+# What `cmake --install` lays out: headers, both libraries, the command line, and what find_package and pkg-config read.
+# Nothing in it names the prefix, so an installed tree can be moved.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/moesaic)
+# moesaic.h needs DLPack: a copy in a folder of its own, so that it collides with no package's.
+set(MOESAIC_DLPACK_INSTALL_DIR ${CMAKE_INSTALL_INCLUDEDIR}/moesaic/third_party)
+
+install(DIRECTORY include/moesaic DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES ${MOESAIC_DLPACK_INCLUDE}/dlpack/dlpack.h DESTINATION ${MOESAIC_DLPACK_INSTALL_DIR}/dlpack)
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(TARGETS moesaic_cli)
+
+# The shared library contains what it needs; users of the static one link that themselves (moesaicConfig.cmake.in).
+target_link_libraries(moesaic PUBLIC
+  $<INSTALL_INTERFACE:moesaic::minizip> $<INSTALL_INTERFACE:ZLIB::ZLIB> $<INSTALL_INTERFACE:OpenSSL::Crypto>
+  $<INSTALL_INTERFACE:Threads::Threads> $<INSTALL_INTERFACE:${CMAKE_DL_LIBS}>)
+set_target_properties(moesaic PROPERTIES EXPORT_NAME static)
+set_target_properties(moesaic_shared PROPERTIES EXPORT_NAME moesaic)
+set(include_dirs INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} ${MOESAIC_DLPACK_INSTALL_DIR})
+install(TARGETS moesaic_shared EXPORT moesaicTargets ${include_dirs})
+install(TARGETS moesaic EXPORT moesaicStaticTargets ${include_dirs})
+foreach(export moesaicTargets moesaicStaticTargets)
+  install(EXPORT ${export} NAMESPACE moesaic:: DESTINATION ${package_dir})
+endforeach()
+
+configure_package_config_file(cmake/moesaicConfig.cmake.in ${CMAKE_BINARY_DIR}/package/moesaicConfig.cmake
+                              INSTALL_DESTINATION ${package_dir})
+# Before 1.0 a minor version may change what callers must follow.
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/package/moesaicConfigVersion.cmake
+                                 COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/package/moesaicConfig.cmake ${CMAKE_BINARY_DIR}/package/moesaicConfigVersion.cmake
+        DESTINATION ${package_dir})
+
+file(RELATIVE_PATH MOESAIC_PREFIX_FROM_PC ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+foreach(package moesaic moesaic-static)
+  configure_file(cmake/${package}.pc.in ${CMAKE_BINARY_DIR}/package/${package}.pc @ONLY)
+  install(FILES ${CMAKE_BINARY_DIR}/package/${package}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endforeach()
