@@ -55,7 +55,8 @@ bool is_file_at(int fd, const std::string& path) {
 }  // namespace
 
 std::string read_file(const std::string& path, std::uint64_t max_bytes) {
-  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // Without O_NONBLOCK a named pipe in a file's place would wait for a writer for ever; regular files do not care.
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat status {};
   if (fd.value < 0 || ::fstat(fd.value, &status) != 0) throw_io("read", path, errno);
   if (!S_ISREG(status.st_mode)) throw Error(ErrorKind::kIo, fmt::format("read {}: not a regular file", path));

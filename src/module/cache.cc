@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 constexpr std::uint64_t kMaxMeta = 1u << 20;
 constexpr std::uint64_t kMaxImage = 256u << 20;
 constexpr const char* kImageName = "/kernel.cubin";
@@ -30,7 +30,11 @@ KernelRecord read_record(const std::string& entry) {
   if (!meta.is_object() || meta.value("format", 0) != kFormat) {
     throw Error(ErrorKind::kIo, "meta.json is not that of a cache entry");
   }
-  return record_from_json(meta);
+  const nlohmann::json& record = meta.at("record");
+  if (base::sha256_hex(record.dump()) != meta.at("sha256").get<std::string>()) {
+    throw Error(ErrorKind::kIo, "meta.json does not have its own SHA-256");
+  }
+  return record_from_json(record);
 }
 
 Cubin read_entry(const std::string& entry, KernelRecord& record) {
@@ -102,7 +106,7 @@ std::string cache_folder(const std::optional<std::string>& given) {
 
 std::string cache_key(const std::string& identity, const std::string& build_id, const std::vector<std::string>& flags) {
   base::Sha256 hash;
-  hash.add(identity).add(build_id);
+  hash.add(identity).add(build_id).add(fmt::format("entry format {}", kFormat));
   for (const std::string& flag : flags) hash.add(flag);
   return hash.hex();
 }
@@ -142,13 +146,14 @@ std::string Cache::store(const std::string& key, const KernelInstance& instance,
       if (name.rfind(key + ".tmp.", 0) == 0) fs::remove_all(item, error);
     });
     fs::create_directories(temporary);
-    nlohmann::json meta = to_json(make_record(instance, cubin));
-    meta["format"] = kFormat;
+    const nlohmann::json record = to_json(make_record(instance, cubin));
+    const nlohmann::json meta = {{"format", kFormat}, {"sha256", base::sha256_hex(record.dump())}, {"record", record}};
     base::write_file_synced(temporary + kImageName, {cubin.image.data(), cubin.image.size()});
     base::write_file_synced(temporary + kMetaName, meta.dump(1));
     base::sync_folder(temporary);
-    if (fs::exists(final_path, error)) {
-      // rename does not replace a folder that holds something: the damaged entry steps aside first.
+    if (fs::exists(fs::symlink_status(final_path, error))) {  // also a link to nothing
+      // rename does not replace a folder that holds something, nor a file: what is damaged or foreign steps aside
+      // first.
       const std::string aside = base::temporary_beside(final_path);
       fs::rename(final_path, aside);
       fs::remove_all(aside, error);

@@ -2,7 +2,8 @@
 // Compiled kernels on disk: <folder>/<key[0:2]>/<key>/{kernel.cubin, meta.json}.
 //
 // An entry is written to "<key>.tmp.<pid>.<n>", fsynced and renamed, so it is whole or not there. Its lock is the file
-// "<key>.lock" beside it. File times mean nothing. Nothing here throws for a cache that cannot be written.
+// "<key>.lock" beside it. The record in meta.json has a SHA-256 of its own: no flipped byte is believed. File times
+// mean nothing. Nothing here throws for a cache that cannot be written.
 #pragma once
 
 #include <functional>
@@ -19,7 +20,8 @@ namespace moesaic::module {
 /// none of these is known.
 std::string cache_folder(const std::optional<std::string>& given);
 
-/// SHA-256 over identity, the compiler's build-id and the flags.
+/// SHA-256 over identity, the compiler's build-id, the flags and the format of entries: libraries that write another
+/// format do not replace each other's entries.
 std::string cache_key(const std::string& identity, const std::string& build_id, const std::vector<std::string>& flags);
 
 /// An entry as listings show it.

@@ -76,6 +76,7 @@ TEST_F(CacheTest, DamageIsAMissWithAReason) {
   EXPECT_NE(damage_of("/kernel.cubin", "(removed)"), "");
   EXPECT_NE(damage_of("/meta.json", "{\"format\": 1"), "");
   EXPECT_NE(damage_of("/meta.json", "{\"format\": 1, \"identity\": 5}"), "");
+  EXPECT_NE(damage_of("/meta.json", "{\"format\": 2, \"record\": {\"identity\": 5}, \"sha256\": \"\"}"), "");
   EXPECT_NE(damage_of("/meta.json", "[]"), "");
   EXPECT_NE(damage_of("/meta.json", "(removed)"), "");
   store();
