@@ -44,6 +44,21 @@ void write_all(int fd, std::string_view bytes, const std::string& path) {
   }
 }
 
+std::atomic<int> lock_error_for_test{0};
+
+// flock that goes on after signals; false: errno says why.
+bool lock_file(int fd, int operation) {
+  if (const int error = lock_error_for_test; error != 0) {
+    errno = error;
+    return false;
+  }
+  int result = 0;
+  do {
+    result = ::flock(fd, operation);
+  } while (result != 0 && errno == EINTR);
+  return result == 0;
+}
+
 // True where `path` still names the open file.
 bool is_file_at(int fd, const std::string& path) {
   struct stat held {
@@ -117,25 +132,21 @@ std::string folder_of(const std::string& path) {
   return folder.empty() ? "." : folder;
 }
 
+void fail_locks_for_test(int error) noexcept { lock_error_for_test = error; }
+
 std::optional<FileLock> FileLock::acquire(const std::string& path) {
   for (;;) {
     const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0) return std::nullopt;
-    int result = 0;
-    do {
-      result = ::flock(fd, LOCK_EX);
-    } while (result != 0 && errno == EINTR);
-    if (result != 0) {
-      ::close(fd);
-      return std::nullopt;
-    }
+    if (!lock_file(fd, LOCK_EX)) return FileLock(fd, path, false);
     // The former holder removed the file on release: what we locked may no longer be what the next one opens.
-    if (is_file_at(fd, path)) return FileLock(fd, path);
+    if (is_file_at(fd, path)) return FileLock(fd, path, true);
     ::close(fd);
   }
 }
 
-FileLock::FileLock(FileLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+FileLock::FileLock(FileLock&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), locked_(other.locked_) {}
 
 FileLock::~FileLock() {
   if (fd_ < 0) return;

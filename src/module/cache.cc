@@ -136,14 +136,15 @@ std::optional<base::FileLock> Cache::lock(const std::string& key) const {
   return std::nullopt;
 }
 
-std::string Cache::store(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const {
+std::string Cache::store(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
+                         const base::FileLock& lock) const {
   const std::string final_path = path(key);
   const std::string temporary = base::temporary_beside(final_path);
   std::error_code error;
   try {
-    // The lock is ours, so temporaries of this key are those of killed processes.
+    // Where the lock is ours alone, temporaries of this key are those of killed processes.
     for_each_on_shelf(shelf(key), [&](const std::string& item, const std::string& name) {
-      if (name.rfind(key + ".tmp.", 0) == 0) fs::remove_all(item, error);
+      if (lock.keeps_others_out() && name.rfind(key + ".tmp.", 0) == 0) fs::remove_all(item, error);
     });
     fs::create_directories(temporary);
     const nlohmann::json record = to_json(make_record(instance, cubin));
@@ -151,14 +152,23 @@ std::string Cache::store(const std::string& key, const KernelInstance& instance,
     base::write_file_synced(temporary + kImageName, {cubin.image.data(), cubin.image.size()});
     base::write_file_synced(temporary + kMetaName, meta.dump(1));
     base::sync_folder(temporary);
+    const bool alone = lock.keeps_others_out();
+    if (!alone && lookup(key, cubin.identity, nullptr)) {  // another process was first
+      fs::remove_all(temporary, error);
+      return {};
+    }
     if (fs::exists(fs::symlink_status(final_path, error))) {  // also a link to nothing
       // rename does not replace a folder that holds something, nor a file: what is damaged or foreign steps aside
       // first.
       const std::string aside = base::temporary_beside(final_path);
-      fs::rename(final_path, aside);
+      fs::rename(final_path, aside, error);  // fails where a cleared cache no longer has it
       fs::remove_all(aside, error);
     }
-    fs::rename(temporary, final_path);
+    fs::rename(temporary, final_path, error);
+    if (error && (alone || !lookup(key, cubin.identity, nullptr))) {
+      throw fs::filesystem_error("rename", temporary, final_path, error);
+    }
+    fs::remove_all(temporary, error);  // still there where another process was first after all
     base::sync_folder(shelf(key));
     return {};
   } catch (const std::exception& failure) {

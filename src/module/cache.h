@@ -38,10 +38,12 @@ class Cache {
 
   /// The kernel of a key; nullopt where it is missing or damaged, then `damage` (if not null) says how.
   std::optional<Cubin> lookup(const std::string& key, const std::string& identity, std::string* damage) const;
-  /// Waits for the lock of a key; nullopt where the cache cannot be written.
+  /// Waits for the lock of a key; nullopt where the cache cannot be written. It keeps nobody out on a file system
+  /// without locks: several may then store the same entry, and one of them wins.
   std::optional<base::FileLock> lock(const std::string& key) const;
-  /// Writes an entry, replacing what is there. Call with the lock held. Returns why it failed, or "".
-  std::string store(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const;
+  /// Writes an entry, replacing what is there, with what `lock` gave for the key. Returns why it failed, or "".
+  std::string store(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
+                    const base::FileLock& lock) const;
 
   /// All entries, checked, by key. A missing folder has none.
   std::vector<CacheEntry> list() const;

@@ -48,8 +48,10 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
   if (!lock) {
     Cubin cubin = compile(instance, identity);
     std::call_once(warned_, [this] {
-      base::log_warning(
-          fmt::format("kernel cache '{}' cannot be written: kernels are kept in memory only", cache_.folder()));
+      base::log_warning(fmt::format(
+          "kernel cache '{}' cannot be written: kernels are kept in memory only; MOESAIC_CACHE_DIR can name "
+          "a folder that can be",
+          cache_.folder()));
     });
     return cubin;
   }
@@ -61,7 +63,7 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
                                   entry_name(instance), instance.target.name, damage));
   }
   Cubin cubin = compile(instance, identity);
-  add_to_cache(entry_key, instance, cubin);
+  add_to_cache(entry_key, instance, cubin, *lock);
   return cubin;
 }
 
@@ -87,11 +89,24 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
   return cubin;
 }
 
-void Maker::add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const {
-  const std::string failure = cache_.store(key, instance, cubin);
-  if (failure.empty()) return;
-  std::call_once(warned_,
-                 [&] { base::log_warning(fmt::format("kernel cache: {}; kernels are kept in memory only", failure)); });
+void Maker::add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
+                         const base::FileLock& lock) const {
+  const std::string failure = cache_.store(key, instance, cubin, lock);
+  if (!failure.empty()) {
+    std::call_once(warned_, [&] {
+      base::log_warning(
+          fmt::format("kernel cache: {}; kernels are kept in memory only; free space there, or let MOESAIC_CACHE_DIR "
+                      "name another folder",
+                      failure));
+    });
+  } else if (!lock.keeps_others_out()) {
+    std::call_once(warned_, [&] {
+      base::log_warning(fmt::format(
+          "kernel cache '{}' lies on a file system without locks: processes that start together may compile "
+          "the same kernel; MOESAIC_CACHE_DIR can name a local folder",
+          cache_.folder()));
+    });
+  }
 }
 
 }  // namespace moesaic::module

@@ -35,7 +35,8 @@ class Maker {
  private:
   std::string key(const KernelInstance& instance, const std::string& identity) const;
   Cubin compile(const KernelInstance& instance, const std::string& identity) const;
-  void add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const;
+  void add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
+                    const base::FileLock& lock) const;
 
   std::optional<std::string> nvrtc_path_;
   Cache cache_;

@@ -14,9 +14,9 @@
 #include "module/aot.h"
 #include "module/bundle.h"
 #include "module/cache.h"
-#include "moesaic/log.h"
 #include "tests/module/child.h"
 #include "tests/module/fake_cubin.h"
+#include "tests/module/log_lines.h"
 #include "tests/module/nvrtc_versions.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
@@ -30,19 +30,11 @@ using testing::expect_error;
 using testing::image_of;
 using testing::kNvrtc12;
 using testing::kNvrtc13;
+using testing::LogLines;
 using testing::nvrtc_is_loaded;
 using testing::ScopedEnv;
 using testing::small_instance;
 using testing::TemporaryFolder;
-
-// Collects log lines for its lifetime.
-struct LogLines {
-  std::vector<std::string> lines;
-  LogLines() {
-    set_log_callback([this](LogLevel, std::string_view line) { lines.emplace_back(line); });
-  }
-  ~LogLines() { set_log_callback({}); }
-};
 
 struct StoreCompile : ::testing::Test {
   TemporaryFolder folder;

@@ -113,7 +113,7 @@ TEST_F(UnderFire, ProcessesKilledWhileWritingToTheCacheBlockAndBreakNothing) {
   const std::string images[] = {std::string(300'000, 'a'), std::string(200'000, 'b')};
   const auto store = [&](const std::string& image) {
     const auto lock = cache.lock(key);
-    return lock ? cache.store(key, instance, fake_cubin(instance, image)) : "no lock";
+    return lock ? cache.store(key, instance, fake_cubin(instance, image), *lock) : "no lock";
   };
   RandomDelays delays;
   int found_whole = 0;
@@ -177,7 +177,7 @@ struct DamagedEntry : UnderFire {
   void store() {
     const auto lock = cache.lock(key);
     ASSERT_TRUE(lock.has_value());
-    ASSERT_EQ(cache.store(key, instance, fake_cubin(instance, image)), "");
+    ASSERT_EQ(cache.store(key, instance, fake_cubin(instance, image), *lock), "");
   }
   // A flip may go unnoticed (blanks of JSON) where nothing of the kernel is another.
   void expect_miss_or_the_same(std::size_t at) const {
