@@ -155,4 +155,21 @@ FileLock::~FileLock() {
   ::close(fd_);
 }
 
+namespace {
+
+std::shared_ptr<const void> locked_file(const std::string& path, int operation) {
+  auto fd = std::make_shared<const Fd>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  // Whoever had claimed the file may have removed it meanwhile.
+  if (fd->value < 0 || !lock_file(fd->value, operation) || !is_file_at(fd->value, path)) return nullptr;
+  return fd;
+}
+
+}  // namespace
+
+std::shared_ptr<const void> hold_file(const std::string& path) { return locked_file(path, LOCK_SH); }
+
+std::shared_ptr<const void> claim_file(const std::string& path) { return locked_file(path, LOCK_EX | LOCK_NB); }
+
+void touch_file(const std::string& path) noexcept { ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0); }
+
 }  // namespace moesaic::base

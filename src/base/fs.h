@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -52,5 +53,13 @@ class FileLock {
   std::string path_;
   bool locked_;
 };
+
+/// Says to every process that `path` is in use, until the result and the process are gone; the file needs no writing.
+/// null: it is not there, or the file system cannot lock.
+std::shared_ptr<const void> hold_file(const std::string& path);
+/// Keeps `path` from being held while the result lives. null: it is held, or that cannot be known.
+std::shared_ptr<const void> claim_file(const std::string& path);
+/// Sets a file's time to now; does nothing where that is not allowed.
+void touch_file(const std::string& path) noexcept;
 
 }  // namespace moesaic::base

@@ -2,10 +2,13 @@
 // Compiled kernels on disk: <folder>/<key[0:2]>/<key>/{kernel.cubin, meta.json}.
 //
 // An entry is written to "<key>.tmp.<pid>.<n>", fsynced and renamed, so it is whole or not there. Its lock is the file
-// "<key>.lock" beside it. The record in meta.json has a SHA-256 of its own: no flipped byte is believed. File times
-// mean nothing. Nothing here throws for a cache that cannot be written.
+// "<key>.lock" beside it. The record in meta.json has a SHA-256 of its own: no flipped byte is believed. The time of
+// meta.json is that of the last use, for the order of eviction alone: whether an entry serves never depends on times. A
+// process that uses an entry holds its meta.json (base::hold_file). Nothing throws for a cache that cannot be written.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -53,6 +56,14 @@ class Cache {
   };
   /// Removes every entry and what killed processes left; touches nothing else in the folder. Throws Error(kIo).
   Cleared clear() const;
+  /// Removes entries, and what killed processes left, that nobody has used for `age`, but none that a living process
+  /// holds (on a file system without locks: none). Throws Error(kIo).
+  Cleared clear_older(std::chrono::seconds age) const;
+  /// Removes the least recently used entries until the rest has `limit` bytes; never that of `keep`, nor one that a
+  /// living process holds. Throws Error(kIo).
+  Cleared trim(std::uint64_t limit, const std::string& keep) const;
+  /// Tells every process, until this one ends, that the entry is in use.
+  void hold(const std::string& key) const;
 
  private:
   std::string shelf(const std::string& key) const { return folder_ + "/" + key.substr(0, 2); }

@@ -6,6 +6,7 @@
 
 #include <chrono>
 
+#include "base/env.h"
 #include "base/log.h"
 #include "module/build_id.h"
 #include "module/ptxas_log.h"
@@ -13,7 +14,10 @@
 
 namespace moesaic::module {
 
-Maker::Maker(const ModuleOptions& options) : nvrtc_path_(options.nvrtc), cache_(cache_folder(options.cache_dir)) {}
+Maker::Maker(const ModuleOptions& options)
+    : nvrtc_path_(options.nvrtc),
+      cache_(cache_folder(options.cache_dir)),
+      limit_(base::env_bytes(base::Env::kCacheLimit)) {}
 
 const NvrtcSearch& Maker::search() const {
   std::call_once(searched_, [this] { search_ = find_nvrtc(nvrtc_path_); });
@@ -37,6 +41,10 @@ std::string Maker::key(const KernelInstance& instance, const std::string& identi
 std::optional<Cubin> Maker::find(const KernelInstance& instance, const std::string& identity) const {
   if (!search().file) return std::nullopt;
   return cache_.lookup(key(instance, identity), identity, nullptr);
+}
+
+void Maker::hold(const KernelInstance& instance, const std::string& identity) const {
+  if (search().file) cache_.hold(key(instance, identity));
 }
 
 Cubin Maker::make(const KernelInstance& instance, const std::string& identity) const {
@@ -92,6 +100,11 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
 void Maker::add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
                          const base::FileLock& lock) const {
   const std::string failure = cache_.store(key, instance, cubin, lock);
+  try {
+    if (failure.empty() && limit_) cache_.trim(*limit_, key);
+  } catch (const Error& error) {
+    base::log_warning(fmt::format("{}; the cache may outgrow MOESAIC_CACHE_LIMIT", error.what()));
+  }
   if (!failure.empty()) {
     std::call_once(warned_, [&] {
       base::log_warning(
