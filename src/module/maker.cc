@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <string_view>
+#include <vector>
 
 #include "base/env.h"
 #include "base/log.h"
@@ -75,6 +77,23 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
   return cubin;
 }
 
+namespace {
+
+// What a broken compiler gives must not stay in the cache, where it would fail at every load from then on.
+void check_image(const KernelInstance& instance, const std::vector<char>& image, const std::string& compiler) {
+  const bool ptx = instance.target.is_ptx();
+  const bool sound = ptx ? std::string_view(image.data(), image.size()).find(entry_name(instance)) != std::string::npos
+                         : elf_code_bytes(image.data(), image.size()) > 0;
+  if (sound) return;
+  throw Error(
+      ErrorKind::kCompile,
+      fmt::format("kernel {} for {}: NVRTC {} gave {} bytes that are no {}; install it again, or name another one "
+                  "in MOESAIC_NVRTC",
+                  entry_name(instance), instance.target.name, compiler, image.size(), ptx ? "PTX" : "cubin"));
+}
+
+}  // namespace
+
 Cubin Maker::compile(const KernelInstance& instance, const std::string& identity) const {
   const auto compiler = nvrtc();
   const auto start = std::chrono::steady_clock::now();
@@ -82,6 +101,7 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
   Cubin cubin;
   cubin.facts = read_ptxas_log(output.log);
   cubin.facts.compile_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  check_image(instance, output.image, search().file->path);
   if (!instance.target.is_ptx()) {
     cubin.facts.code_bytes = elf_code_bytes(output.image.data(), output.image.size());
   }
