@@ -7,6 +7,7 @@
 #include <array>
 #include <charconv>
 #include <cstdlib>
+#include <string_view>
 
 #include "moesaic/error.h"
 
@@ -16,6 +17,9 @@ namespace {
 constexpr std::array kVariables = {
     EnvVariable{Env::kBundle, "MOESAIC_BUNDLE", "kernel bundles (zip files, separated by ':') that are searched first"},
     EnvVariable{Env::kCacheDir, "MOESAIC_CACHE_DIR", "folder of the kernel cache; default: the XDG cache folder"},
+    EnvVariable{
+        Env::kCacheLimit, "MOESAIC_CACHE_LIMIT",
+        "size of the kernel cache (bytes, or with K, M or G); kernels unused for longest are removed beyond it"},
     EnvVariable{Env::kJit, "MOESAIC_JIT", "off: never compile at run time; a missing kernel is an error"},
     EnvVariable{Env::kNvrtc, "MOESAIC_NVRTC",
                 "where NVRTC is: libnvrtc.so, its folder, a CUDA toolkit or a Python site folder"},
@@ -76,6 +80,23 @@ std::optional<int> env_number(Env id, int least) {
   if (error == std::errc() && stop == end && number >= least) return number;
   throw Error(ErrorKind::kInvalidArgument, fmt::format("environment variable {} is '{}'; accepted: a number from {} on",
                                                        env_name(id), *value, least));
+}
+
+std::optional<std::uint64_t> env_bytes(Env id) {
+  const auto value = env_value(id);
+  if (!value) return std::nullopt;
+  constexpr std::string_view kUnits = "KMG";
+  const std::size_t unit = kUnits.find(value->back());
+  const unsigned shift = unit == std::string_view::npos ? 0 : 10 * (static_cast<unsigned>(unit) + 1);
+  std::uint64_t number = 0;
+  const char* end = value->data() + value->size() - (shift > 0 ? 1 : 0);
+  const auto [stop, error] = std::from_chars(value->data(), end, number);
+  if (error == std::errc() && stop == end && number > 0 && number <= UINT64_MAX >> shift) return number << shift;
+  throw Error(
+      ErrorKind::kInvalidArgument,
+      fmt::format("environment variable {} is '{}'; accepted: a number of bytes from 1 on, or one with K, M or G "
+                  "(512M, 2G)",
+                  env_name(id), *value));
 }
 
 }  // namespace moesaic::base

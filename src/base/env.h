@@ -2,6 +2,7 @@
 // THE one list of environment variables that the library reads. Nothing else calls getenv.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@ namespace moesaic::base {
 enum class Env {
   kBundle,
   kCacheDir,
+  kCacheLimit,
   kJit,
   kNvrtc,
   kForceKernel,
@@ -42,5 +44,7 @@ std::optional<std::string> env_value(Env id);
 std::optional<bool> env_switch(Env id);
 /// A number >= `least`. Throws Error(kInvalidArgument) on anything else.
 std::optional<int> env_number(Env id, int least);
+/// A number of bytes, or of 1024-fold units: 500000, 200K, 512M, 2G. Throws Error(kInvalidArgument) on anything else.
+std::optional<std::uint64_t> env_bytes(Env id);
 
 }  // namespace moesaic::base

@@ -44,6 +44,21 @@ void write_all(int fd, std::string_view bytes, const std::string& path) {
   }
 }
 
+std::atomic<int> lock_error_for_test{0};
+
+// flock that goes on after signals; false: errno says why.
+bool lock_file(int fd, int operation) {
+  if (const int error = lock_error_for_test; error != 0) {
+    errno = error;
+    return false;
+  }
+  int result = 0;
+  do {
+    result = ::flock(fd, operation);
+  } while (result != 0 && errno == EINTR);
+  return result == 0;
+}
+
 // True where `path` still names the open file.
 bool is_file_at(int fd, const std::string& path) {
   struct stat held {
@@ -55,7 +70,8 @@ bool is_file_at(int fd, const std::string& path) {
 }  // namespace
 
 std::string read_file(const std::string& path, std::uint64_t max_bytes) {
-  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // Without O_NONBLOCK a named pipe in a file's place would wait for a writer for ever; regular files do not care.
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat status {};
   if (fd.value < 0 || ::fstat(fd.value, &status) != 0) throw_io("read", path, errno);
   if (!S_ISREG(status.st_mode)) throw Error(ErrorKind::kIo, fmt::format("read {}: not a regular file", path));
@@ -116,25 +132,21 @@ std::string folder_of(const std::string& path) {
   return folder.empty() ? "." : folder;
 }
 
+void fail_locks_for_test(int error) noexcept { lock_error_for_test = error; }
+
 std::optional<FileLock> FileLock::acquire(const std::string& path) {
   for (;;) {
     const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0) return std::nullopt;
-    int result = 0;
-    do {
-      result = ::flock(fd, LOCK_EX);
-    } while (result != 0 && errno == EINTR);
-    if (result != 0) {
-      ::close(fd);
-      return std::nullopt;
-    }
+    if (!lock_file(fd, LOCK_EX)) return FileLock(fd, path, false);
     // The former holder removed the file on release: what we locked may no longer be what the next one opens.
-    if (is_file_at(fd, path)) return FileLock(fd, path);
+    if (is_file_at(fd, path)) return FileLock(fd, path, true);
     ::close(fd);
   }
 }
 
-FileLock::FileLock(FileLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+FileLock::FileLock(FileLock&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), locked_(other.locked_) {}
 
 FileLock::~FileLock() {
   if (fd_ < 0) return;
@@ -142,5 +154,22 @@ FileLock::~FileLock() {
   if (is_file_at(fd_, path_)) ::unlink(path_.c_str());
   ::close(fd_);
 }
+
+namespace {
+
+std::shared_ptr<const void> locked_file(const std::string& path, int operation) {
+  auto fd = std::make_shared<const Fd>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  // Whoever had claimed the file may have removed it meanwhile.
+  if (fd->value < 0 || !lock_file(fd->value, operation) || !is_file_at(fd->value, path)) return nullptr;
+  return fd;
+}
+
+}  // namespace
+
+std::shared_ptr<const void> hold_file(const std::string& path) { return locked_file(path, LOCK_SH); }
+
+std::shared_ptr<const void> claim_file(const std::string& path) { return locked_file(path, LOCK_EX | LOCK_NB); }
+
+void touch_file(const std::string& path) noexcept { ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0); }
 
 }  // namespace moesaic::base

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -27,12 +28,19 @@ std::string real_path(const std::string& path);
 /// The folder that holds `path`; "." for a bare name.
 std::string folder_of(const std::string& path);
 
+/// For tests: file locks fail with this error number (ENOLCK, as on a network file system without a lock service) in
+/// this process; 0: they work again.
+void fail_locks_for_test(int error) noexcept;
+
 /// An exclusive lock on a lock file. Held until destroyed; the kernel drops it when the process dies, so nothing blocks
 /// after a kill. The file is removed with the lock.
 class FileLock {
  public:
-  /// Waits for the lock. nullopt: the file cannot be made (folder missing, not writable, disk full) or locked.
+  /// Waits for the lock. nullopt: the file cannot be made (folder missing, not writable, disk full). On a file system
+  /// that cannot lock the result keeps nobody out.
   static std::optional<FileLock> acquire(const std::string& path);
+  /// False where the file system cannot lock.
+  bool keeps_others_out() const noexcept { return locked_; }
 
   FileLock(FileLock&& other) noexcept;
   FileLock& operator=(FileLock&&) = delete;
@@ -40,9 +48,18 @@ class FileLock {
   ~FileLock();
 
  private:
-  FileLock(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  FileLock(int fd, std::string path, bool locked) : fd_(fd), path_(std::move(path)), locked_(locked) {}
   int fd_;
   std::string path_;
+  bool locked_;
 };
+
+/// Says to every process that `path` is in use, until the result and the process are gone; the file needs no writing.
+/// null: it is not there, or the file system cannot lock.
+std::shared_ptr<const void> hold_file(const std::string& path);
+/// Keeps `path` from being held while the result lives. null: it is held, or that cannot be known.
+std::shared_ptr<const void> claim_file(const std::string& path);
+/// Sets a file's time to now; does nothing where that is not allowed.
+void touch_file(const std::string& path) noexcept;
 
 }  // namespace moesaic::base

@@ -92,7 +92,8 @@ json nvcc_facts() {
 
 json cache_facts() {
   const module::Cache cache(module::cache_folder(std::nullopt));
-  json facts = {{"folder", cache.folder()}, {"entries", 0}, {"damaged", 0}, {"bytes", 0}};
+  json facts = {{"folder", cache.folder()}, {"entries", 0}, {"damaged", 0}, {"bytes", 0}, {"limit", nullptr}};
+  if (const auto limit = base::env_bytes(base::Env::kCacheLimit)) facts["limit"] = *limit;
   if (cache.folder().empty()) return facts;
   for (const module::CacheEntry& entry : cache.list()) {
     facts["entries"] = facts["entries"].get<int>() + 1;
@@ -178,8 +179,10 @@ std::string to_text(const json& facts) {
                                            nvcc["path"].get<std::string>())
                              : "none (not needed)");
   const json& cache = facts["cache"];
-  line("cache", fmt::format("{}: {} kernels, {}, {} damaged", cache["folder"].get<std::string>(),
-                            cache["entries"].get<int>(), megabytes(cache["bytes"]), cache["damaged"].get<int>()));
+  const std::string limit = cache["limit"].is_null() ? "no limit" : "limit " + megabytes(cache["limit"]);
+  line("cache",
+       fmt::format("{}: {} kernels, {} ({}), {} damaged", cache["folder"].get<std::string>(),
+                   cache["entries"].get<int>(), megabytes(cache["bytes"]), limit, cache["damaged"].get<int>()));
   if (facts["bundles"].empty()) line("bundles", "none");
   for (const json& bundle : facts["bundles"]) {
     const std::string file = bundle["file"];

@@ -7,6 +7,9 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
@@ -19,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 constexpr std::uint64_t kMaxMeta = 1u << 20;
 constexpr std::uint64_t kMaxImage = 256u << 20;
 constexpr const char* kImageName = "/kernel.cubin";
@@ -30,7 +33,11 @@ KernelRecord read_record(const std::string& entry) {
   if (!meta.is_object() || meta.value("format", 0) != kFormat) {
     throw Error(ErrorKind::kIo, "meta.json is not that of a cache entry");
   }
-  return record_from_json(meta);
+  const nlohmann::json& record = meta.at("record");
+  if (base::sha256_hex(record.dump()) != meta.at("sha256").get<std::string>()) {
+    throw Error(ErrorKind::kIo, "meta.json does not have its own SHA-256");
+  }
+  return record_from_json(record);
 }
 
 Cubin read_entry(const std::string& entry, KernelRecord& record) {
@@ -102,7 +109,7 @@ std::string cache_folder(const std::optional<std::string>& given) {
 
 std::string cache_key(const std::string& identity, const std::string& build_id, const std::vector<std::string>& flags) {
   base::Sha256 hash;
-  hash.add(identity).add(build_id);
+  hash.add(identity).add(build_id).add(fmt::format("entry format {}", kFormat));
   for (const std::string& flag : flags) hash.add(flag);
   return hash.hex();
 }
@@ -113,7 +120,10 @@ std::optional<Cubin> Cache::lookup(const std::string& key, const std::string& id
   try {
     KernelRecord record;
     Cubin cubin = read_entry(path(key), record);
-    if (cubin.identity == identity) return cubin;
+    if (cubin.identity == identity) {
+      base::touch_file(path(key) + kMetaName);
+      return cubin;
+    }
     if (damage != nullptr) *damage = "it holds another kernel";
   } catch (const std::exception& failure) {
     if (damage != nullptr) *damage = failure.what();
@@ -132,28 +142,39 @@ std::optional<base::FileLock> Cache::lock(const std::string& key) const {
   return std::nullopt;
 }
 
-std::string Cache::store(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const {
+std::string Cache::store(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
+                         const base::FileLock& lock) const {
   const std::string final_path = path(key);
   const std::string temporary = base::temporary_beside(final_path);
   std::error_code error;
   try {
-    // The lock is ours, so temporaries of this key are those of killed processes.
+    // Where the lock is ours alone, temporaries of this key are those of killed processes.
     for_each_on_shelf(shelf(key), [&](const std::string& item, const std::string& name) {
-      if (name.rfind(key + ".tmp.", 0) == 0) fs::remove_all(item, error);
+      if (lock.keeps_others_out() && name.rfind(key + ".tmp.", 0) == 0) fs::remove_all(item, error);
     });
     fs::create_directories(temporary);
-    nlohmann::json meta = to_json(make_record(instance, cubin));
-    meta["format"] = kFormat;
+    const nlohmann::json record = to_json(make_record(instance, cubin));
+    const nlohmann::json meta = {{"format", kFormat}, {"sha256", base::sha256_hex(record.dump())}, {"record", record}};
     base::write_file_synced(temporary + kImageName, {cubin.image.data(), cubin.image.size()});
     base::write_file_synced(temporary + kMetaName, meta.dump(1));
     base::sync_folder(temporary);
-    if (fs::exists(final_path, error)) {
-      // rename does not replace a folder that holds something: the damaged entry steps aside first.
+    const bool alone = lock.keeps_others_out();
+    if (!alone && lookup(key, cubin.identity, nullptr)) {  // another process was first
+      fs::remove_all(temporary, error);
+      return {};
+    }
+    if (fs::exists(fs::symlink_status(final_path, error))) {  // also a link to nothing
+      // rename does not replace a folder that holds something, nor a file: what is damaged or foreign steps aside
+      // first.
       const std::string aside = base::temporary_beside(final_path);
-      fs::rename(final_path, aside);
+      fs::rename(final_path, aside, error);  // fails where a cleared cache no longer has it
       fs::remove_all(aside, error);
     }
-    fs::rename(temporary, final_path);
+    fs::rename(temporary, final_path, error);
+    if (error && (alone || !lookup(key, cubin.identity, nullptr))) {
+      throw fs::filesystem_error("rename", temporary, final_path, error);
+    }
+    fs::remove_all(temporary, error);  // still there where another process was first after all
     base::sync_folder(shelf(key));
     return {};
   } catch (const std::exception& failure) {
@@ -198,6 +219,89 @@ Cache::Cleared Cache::clear() const {
     fs::remove(shelf, error);  // only where it is empty
   }
   return cleared;
+}
+
+namespace {
+
+struct Usage {
+  std::string path, name;
+  fs::file_time_type last_use;
+  std::uint64_t bytes = 0;
+  bool is_entry() const { return name.size() == 64; }  // else a temporary
+};
+
+// Entries and temporaries, those unused for longest first.
+std::vector<Usage> by_last_use(const std::string& folder) {
+  std::vector<Usage> items;
+  const auto add = [&items](const std::string& item, const std::string& name) {
+    if (name.size() > 64 && name.find(".tmp.") == std::string::npos) return;  // a lock file
+    std::error_code error;
+    Usage usage{item, name, fs::last_write_time(item + kMetaName, error), 0};
+    if (error) usage.last_use = fs::last_write_time(item, error);
+    if (error) return;  // removed meanwhile
+    usage.bytes = static_cast<std::uint64_t>(bytes_below(item));
+    items.push_back(std::move(usage));
+  };
+  for (const fs::path& shelf : shelves_of(folder)) for_each_on_shelf(shelf, add);
+  std::sort(items.begin(), items.end(), [](const Usage& a, const Usage& b) { return a.last_use < b.last_use; });
+  return items;
+}
+
+// Removes an item unless a living process holds it. It steps aside first: an entry is never there in part.
+bool evict(const Usage& item) {
+  std::error_code error;
+  const std::string meta = item.path + kMetaName;
+  const auto claim = base::claim_file(meta);
+  if (!claim && fs::exists(meta, error)) return false;
+  const std::string key = item.name.substr(0, 64);
+  const std::string aside = base::temporary_beside(base::folder_of(item.path) + "/" + key);
+  fs::rename(item.path, aside, error);
+  if (error == std::errc::no_such_file_or_directory) return false;  // another process was first
+  if (!error) fs::remove_all(aside, error);
+  if (error) throw Error(ErrorKind::kIo, fmt::format("kernel cache: remove {}: {}", item.path, error.message()));
+  return true;
+}
+
+void count(const Usage& item, Cache::Cleared& cleared) {
+  cleared.bytes += static_cast<long long>(item.bytes);
+  if (item.is_entry()) ++cleared.entries;
+}
+
+}  // namespace
+
+Cache::Cleared Cache::clear_older(std::chrono::seconds age) const {
+  Cleared cleared;
+  const auto now = fs::file_time_type::clock::now();
+  for (const Usage& item : by_last_use(folder_)) {
+    const auto unused = std::chrono::duration_cast<std::chrono::seconds>(now - item.last_use);
+    if (unused >= age && evict(item)) count(item, cleared);
+  }
+  return cleared;
+}
+
+Cache::Cleared Cache::trim(std::uint64_t limit, const std::string& keep) const {
+  Cleared cleared;
+  const std::vector<Usage> items = by_last_use(folder_);
+  std::uint64_t bytes = 0;
+  for (const Usage& item : items) bytes += item.bytes;
+  for (const Usage& item : items) {
+    if (bytes <= limit) break;
+    // A temporary may be one that a living process is writing.
+    if (!item.is_entry() || item.name == keep || !evict(item)) continue;
+    bytes -= item.bytes;
+    count(item, cleared);
+  }
+  return cleared;
+}
+
+void Cache::hold(const std::string& key) const {
+  static std::mutex& mutex = *new std::mutex;
+  static auto& held = *new std::map<std::string, std::shared_ptr<const void>>;
+  if (folder_.empty()) return;
+  const std::string meta = path(key) + kMetaName;
+  auto hold = base::hold_file(meta);
+  const std::lock_guard lock(mutex);
+  held[meta] = std::move(hold);  // a former one may be of an entry that was replaced
 }
 
 }  // namespace moesaic::module

@@ -2,9 +2,13 @@
 // Compiled kernels on disk: <folder>/<key[0:2]>/<key>/{kernel.cubin, meta.json}.
 //
 // An entry is written to "<key>.tmp.<pid>.<n>", fsynced and renamed, so it is whole or not there. Its lock is the file
-// "<key>.lock" beside it. File times mean nothing. Nothing here throws for a cache that cannot be written.
+// "<key>.lock" beside it. The record in meta.json has a SHA-256 of its own: no flipped byte is believed. The time of
+// meta.json is that of the last use, for the order of eviction alone: whether an entry serves never depends on times. A
+// process that uses an entry holds its meta.json (base::hold_file). Nothing throws for a cache that cannot be written.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -19,7 +23,8 @@ namespace moesaic::module {
 /// none of these is known.
 std::string cache_folder(const std::optional<std::string>& given);
 
-/// SHA-256 over identity, the compiler's build-id and the flags.
+/// SHA-256 over identity, the compiler's build-id, the flags and the format of entries: libraries that write another
+/// format do not replace each other's entries.
 std::string cache_key(const std::string& identity, const std::string& build_id, const std::vector<std::string>& flags);
 
 /// An entry as listings show it.
@@ -36,10 +41,12 @@ class Cache {
 
   /// The kernel of a key; nullopt where it is missing or damaged, then `damage` (if not null) says how.
   std::optional<Cubin> lookup(const std::string& key, const std::string& identity, std::string* damage) const;
-  /// Waits for the lock of a key; nullopt where the cache cannot be written.
+  /// Waits for the lock of a key; nullopt where the cache cannot be written. It keeps nobody out on a file system
+  /// without locks: several may then store the same entry, and one of them wins.
   std::optional<base::FileLock> lock(const std::string& key) const;
-  /// Writes an entry, replacing what is there. Call with the lock held. Returns why it failed, or "".
-  std::string store(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const;
+  /// Writes an entry, replacing what is there, with what `lock` gave for the key. Returns why it failed, or "".
+  std::string store(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
+                    const base::FileLock& lock) const;
 
   /// All entries, checked, by key. A missing folder has none.
   std::vector<CacheEntry> list() const;
@@ -49,6 +56,14 @@ class Cache {
   };
   /// Removes every entry and what killed processes left; touches nothing else in the folder. Throws Error(kIo).
   Cleared clear() const;
+  /// Removes entries, and what killed processes left, that nobody has used for `age`, but none that a living process
+  /// holds (on a file system without locks: none). Throws Error(kIo).
+  Cleared clear_older(std::chrono::seconds age) const;
+  /// Removes the least recently used entries until the rest has `limit` bytes; never that of `keep`, nor one that a
+  /// living process holds. Throws Error(kIo).
+  Cleared trim(std::uint64_t limit, const std::string& keep) const;
+  /// Tells every process, until this one ends, that the entry is in use.
+  void hold(const std::string& key) const;
 
  private:
   std::string shelf(const std::string& key) const { return folder_ + "/" + key.substr(0, 2); }

@@ -5,7 +5,10 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <string_view>
+#include <vector>
 
+#include "base/env.h"
 #include "base/log.h"
 #include "module/build_id.h"
 #include "module/ptxas_log.h"
@@ -13,7 +16,10 @@
 
 namespace moesaic::module {
 
-Maker::Maker(const ModuleOptions& options) : nvrtc_path_(options.nvrtc), cache_(cache_folder(options.cache_dir)) {}
+Maker::Maker(const ModuleOptions& options)
+    : nvrtc_path_(options.nvrtc),
+      cache_(cache_folder(options.cache_dir)),
+      limit_(base::env_bytes(base::Env::kCacheLimit)) {}
 
 const NvrtcSearch& Maker::search() const {
   std::call_once(searched_, [this] { search_ = find_nvrtc(nvrtc_path_); });
@@ -39,6 +45,10 @@ std::optional<Cubin> Maker::find(const KernelInstance& instance, const std::stri
   return cache_.lookup(key(instance, identity), identity, nullptr);
 }
 
+void Maker::hold(const KernelInstance& instance, const std::string& identity) const {
+  if (search().file) cache_.hold(key(instance, identity));
+}
+
 Cubin Maker::make(const KernelInstance& instance, const std::string& identity) const {
   if (!search().file) nvrtc();  // throws
   const std::string entry_key = key(instance, identity);
@@ -48,8 +58,10 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
   if (!lock) {
     Cubin cubin = compile(instance, identity);
     std::call_once(warned_, [this] {
-      base::log_warning(
-          fmt::format("kernel cache '{}' cannot be written: kernels are kept in memory only", cache_.folder()));
+      base::log_warning(fmt::format(
+          "kernel cache '{}' cannot be written: kernels are kept in memory only; MOESAIC_CACHE_DIR can name "
+          "a folder that can be",
+          cache_.folder()));
     });
     return cubin;
   }
@@ -61,9 +73,26 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
                                   entry_name(instance), instance.target.name, damage));
   }
   Cubin cubin = compile(instance, identity);
-  add_to_cache(entry_key, instance, cubin);
+  add_to_cache(entry_key, instance, cubin, *lock);
   return cubin;
 }
+
+namespace {
+
+// What a broken compiler gives must not stay in the cache, where it would fail at every load from then on.
+void check_image(const KernelInstance& instance, const std::vector<char>& image, const std::string& compiler) {
+  const bool ptx = instance.target.is_ptx();
+  const bool sound = ptx ? std::string_view(image.data(), image.size()).find(entry_name(instance)) != std::string::npos
+                         : elf_code_bytes(image.data(), image.size()) > 0;
+  if (sound) return;
+  throw Error(
+      ErrorKind::kCompile,
+      fmt::format("kernel {} for {}: NVRTC {} gave {} bytes that are no {}; install it again, or name another one "
+                  "in MOESAIC_NVRTC",
+                  entry_name(instance), instance.target.name, compiler, image.size(), ptx ? "PTX" : "cubin"));
+}
+
+}  // namespace
 
 Cubin Maker::compile(const KernelInstance& instance, const std::string& identity) const {
   const auto compiler = nvrtc();
@@ -72,6 +101,7 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
   Cubin cubin;
   cubin.facts = read_ptxas_log(output.log);
   cubin.facts.compile_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  check_image(instance, output.image, search().file->path);
   if (!instance.target.is_ptx()) {
     cubin.facts.code_bytes = elf_code_bytes(output.image.data(), output.image.size());
   }
@@ -87,11 +117,29 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
   return cubin;
 }
 
-void Maker::add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const {
-  const std::string failure = cache_.store(key, instance, cubin);
-  if (failure.empty()) return;
-  std::call_once(warned_,
-                 [&] { base::log_warning(fmt::format("kernel cache: {}; kernels are kept in memory only", failure)); });
+void Maker::add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
+                         const base::FileLock& lock) const {
+  const std::string failure = cache_.store(key, instance, cubin, lock);
+  try {
+    if (failure.empty() && limit_) cache_.trim(*limit_, key);
+  } catch (const Error& error) {
+    base::log_warning(fmt::format("{}; the cache may outgrow MOESAIC_CACHE_LIMIT", error.what()));
+  }
+  if (!failure.empty()) {
+    std::call_once(warned_, [&] {
+      base::log_warning(
+          fmt::format("kernel cache: {}; kernels are kept in memory only; free space there, or let MOESAIC_CACHE_DIR "
+                      "name another folder",
+                      failure));
+    });
+  } else if (!lock.keeps_others_out()) {
+    std::call_once(warned_, [&] {
+      base::log_warning(fmt::format(
+          "kernel cache '{}' lies on a file system without locks: processes that start together may compile "
+          "the same kernel; MOESAIC_CACHE_DIR can name a local folder",
+          cache_.folder()));
+    });
+  }
 }
 
 }  // namespace moesaic::module

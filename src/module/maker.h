@@ -31,14 +31,18 @@ class Maker {
   /// The cached kernel, or a new one, which is added to the cache. Of several processes that want the same kernel one
   /// compiles; NVRTC is loaded only by that one. Throws Error: kUnsupported (no NVRTC), kCompile.
   Cubin make(const KernelInstance& instance, const std::string& identity) const;
+  /// Keeps the kernel's cache entry from eviction until this process ends.
+  void hold(const KernelInstance& instance, const std::string& identity) const;
 
  private:
   std::string key(const KernelInstance& instance, const std::string& identity) const;
   Cubin compile(const KernelInstance& instance, const std::string& identity) const;
-  void add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin) const;
+  void add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
+                    const base::FileLock& lock) const;
 
   std::optional<std::string> nvrtc_path_;
   Cache cache_;
+  std::optional<std::uint64_t> limit_;  // bytes of the cache
   mutable std::once_flag searched_;
   mutable NvrtcSearch search_;
   mutable std::once_flag warned_;

@@ -69,7 +69,9 @@ struct Store::Impl {
     for (const auto& bundle : bundles) {
       if (auto found = bundle->get(id)) return found;
     }
-    return maker.find(instance, id);
+    auto cached = maker.find(instance, id);
+    if (cached) maker.hold(instance, id);
+    return cached;
   }
 
   [[noreturn]] void throw_missing(const KernelInstance& instance, const std::string& id) const {
@@ -102,6 +104,7 @@ struct Store::Impl {
                               describe(instance), maker.search().why_none(), command_for(instance)));
     }
     Cubin cubin = maker.make(instance, id);
+    maker.hold(instance, id);
     if (cubin.origin == Origin::kCompiled) {
       Announcer::compiled(describe(instance), cubin.facts.compile_seconds);
       for (const std::string& complaint : cubin.facts.complaints) {

@@ -48,6 +48,20 @@ TEST(Env, NumberHasALowerBound) {
   expect_error(ErrorKind::kInvalidArgument, {"from 4"}, [] { env_number(Env::kThreads, 4); });
 }
 
+TEST(Env, BytesHaveUnits) {
+  const std::pair<const char*, std::uint64_t> sizes[] = {
+      {"1", 1}, {"500000", 500'000}, {"200K", 200u << 10}, {"512M", 512u << 20}, {"3G", 3ull << 30}};
+  for (const auto& [text, bytes] : sizes) {
+    const ScopedEnv limit("MOESAIC_CACHE_LIMIT", text);
+    EXPECT_EQ(env_bytes(Env::kCacheLimit), bytes) << text;
+  }
+  for (const char* text : {"0", "-1", "K", "2X", "2GB", "1.5G", " 1", "17179869185G", "99999999999999999999"}) {
+    const ScopedEnv limit("MOESAIC_CACHE_LIMIT", text);
+    expect_error(ErrorKind::kInvalidArgument, {"MOESAIC_CACHE_LIMIT", text, "512M"},
+                 [] { env_bytes(Env::kCacheLimit); });
+  }
+}
+
 TEST(Env, NamesAreUniqueAndExplained) {
   std::set<std::string> names;
   for (const EnvVariable& variable : env_variables()) {

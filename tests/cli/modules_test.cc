@@ -106,5 +106,31 @@ TEST(Cache, EmptyOneIsSound) {
   EXPECT_EQ(run_cli("cache").exit_code, 2);
 }
 
+TEST(Cache, OlderThanTakesDurationsAlone) {
+  const TemporaryFolder folder;
+  const std::string environment = "MOESAIC_CACHE_DIR=" + (folder / "cache");
+  for (const char* age : {"0s", "90m", "12h", "30d", "4w"}) {
+    const CommandResult result = run_cli(std::string("cache clear --json --older-than ") + age, environment);
+    EXPECT_EQ(result.exit_code, 0) << age << result.err;
+    EXPECT_EQ(json::parse(result.out)["removed"], 0);
+  }
+  for (const char* age : {"''", "12", "h", "-1d", "1.5h", "12 h", "12y", "99999999999d"}) {
+    const CommandResult result = run_cli(std::string("cache clear '--older-than=") + age + "'", environment);
+    EXPECT_EQ(result.exit_code, 2) << age;
+    EXPECT_NE(result.err.find("--older-than"), std::string::npos) << result.err;
+  }
+}
+
+TEST(Cache, LimitIsShownAndChecked) {
+  const TemporaryFolder folder;
+  const std::string environment = "MOESAIC_CACHE_DIR=" + (folder / "cache") + " MOESAIC_CACHE_LIMIT=";
+  EXPECT_EQ(json::parse(run_cli("doctor --json", environment + "2G").out)["cache"]["limit"], 2ull << 30);
+  EXPECT_NE(run_cli("doctor", environment + "2G").out.find("limit 2147.5 MB"), std::string::npos);
+  EXPECT_NE(run_cli("doctor", environment).out.find("no limit"), std::string::npos);
+  const CommandResult wrong = run_cli("doctor", environment + "2GB");
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_NE(wrong.err.find("MOESAIC_CACHE_LIMIT"), std::string::npos) << wrong.err;
+}
+
 }  // namespace
 }  // namespace moesaic::testing

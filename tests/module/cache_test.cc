@@ -32,7 +32,7 @@ struct CacheTest : ::testing::Test {
   void store(const std::string& bytes = "image") {
     const auto lock = cache.lock(key);
     ASSERT_TRUE(lock.has_value());
-    ASSERT_EQ(cache.store(key, instance, fake_cubin(instance, bytes)), "");
+    ASSERT_EQ(cache.store(key, instance, fake_cubin(instance, bytes), *lock), "");
   }
 };
 
@@ -76,6 +76,7 @@ TEST_F(CacheTest, DamageIsAMissWithAReason) {
   EXPECT_NE(damage_of("/kernel.cubin", "(removed)"), "");
   EXPECT_NE(damage_of("/meta.json", "{\"format\": 1"), "");
   EXPECT_NE(damage_of("/meta.json", "{\"format\": 1, \"identity\": 5}"), "");
+  EXPECT_NE(damage_of("/meta.json", "{\"format\": 2, \"record\": {\"identity\": 5}, \"sha256\": \"\"}"), "");
   EXPECT_NE(damage_of("/meta.json", "[]"), "");
   EXPECT_NE(damage_of("/meta.json", "(removed)"), "");
   store();
@@ -118,7 +119,8 @@ TEST_F(CacheTest, ListsAndClearsOnlyItsOwn) {
 TEST_F(CacheTest, UnwritableCacheSaysSoInsteadOfThrowing) {
   const Cache broken("/dev/null/cache");
   EXPECT_FALSE(broken.lock(key).has_value());
-  EXPECT_NE(broken.store(key, instance, fake_cubin(instance, "image")), "");
+  const auto lock = base::FileLock::acquire(folder / "lock");
+  EXPECT_NE(broken.store(key, instance, fake_cubin(instance, "image"), *lock), "");
   EXPECT_FALSE(broken.lookup(key, id, nullptr).has_value());
   EXPECT_TRUE(broken.list().empty());
   EXPECT_EQ(broken.clear().entries, 0);

@@ -5,22 +5,18 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
-#include <functional>
-#include <sstream>
 #include <thread>
 
 #include "module/aot.h"
 #include "module/bundle.h"
 #include "module/cache.h"
-#include "moesaic/log.h"
+#include "tests/module/child.h"
 #include "tests/module/fake_cubin.h"
+#include "tests/module/log_lines.h"
 #include "tests/module/nvrtc_versions.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
@@ -29,49 +25,16 @@ namespace moesaic::module {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::Child;
 using testing::expect_error;
 using testing::image_of;
 using testing::kNvrtc12;
 using testing::kNvrtc13;
+using testing::LogLines;
+using testing::nvrtc_is_loaded;
 using testing::ScopedEnv;
 using testing::small_instance;
 using testing::TemporaryFolder;
-
-// Runs `body` in a process of its own and gives its exit code; 128 + signal when killed.
-struct Child {
-  pid_t pid = -1;
-  explicit Child(const std::function<int()>& body) : pid(fork()) {
-    if (pid != 0) return;
-    int code = 99;
-    try {
-      code = body();
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "child: %s\n", error.what());
-    }
-    _exit(code);
-  }
-  int wait() const {
-    int status = 0;
-    waitpid(pid, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-};
-
-bool nvrtc_is_loaded() {
-  std::ifstream maps("/proc/self/maps");
-  std::stringstream text;
-  text << maps.rdbuf();
-  return text.str().find("libnvrtc") != std::string::npos;
-}
-
-// Collects log lines for its lifetime.
-struct LogLines {
-  std::vector<std::string> lines;
-  LogLines() {
-    set_log_callback([this](LogLevel, std::string_view line) { lines.emplace_back(line); });
-  }
-  ~LogLines() { set_log_callback({}); }
-};
 
 struct StoreCompile : ::testing::Test {
   TemporaryFolder folder;
@@ -92,12 +55,7 @@ constexpr int kNvrtcLoaded = 8;
 TEST_F(StoreCompile, TwoProcessesCompileOnceAndTheOtherLoadsNoCompiler) {
   MOESAIC_NEED_NVRTC();
   if (nvrtc_is_loaded()) {  // by another test: again in a process that starts without it
-    const Child alone([] {
-      const char* self = "--gtest_filter=StoreCompile.TwoProcessesCompileOnceAndTheOtherLoadsNoCompiler";
-      execl("/proc/self/exe", "module_compile_test", self, nullptr);
-      return 99;
-    });
-    EXPECT_EQ(alone.wait(), 0);
+    EXPECT_EQ(testing::run_alone("StoreCompile.TwoProcessesCompileOnceAndTheOtherLoadsNoCompiler"), 0);
     return;
   }
   const auto get = [this] {
@@ -139,8 +97,7 @@ TEST_F(StoreCompile, KilledCompilingProcessBlocksNobody) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   ASSERT_FALSE(held.empty());
-  kill(child.pid, SIGKILL);
-  EXPECT_EQ(child.wait(), 128 + SIGKILL);
+  EXPECT_EQ(child.end_by_kill(), 128 + SIGKILL);
 
   const auto start = std::chrono::steady_clock::now();
   const Child next([this] {

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// A compiler that fails, prints garbage, crashes, hangs or is not there.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "module/cache.h"
+#include "module/store.h"
+#include "tests/module/child.h"
+#include "tests/module/fake_cubin.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temporary_folder.h"
+
+namespace moesaic::module {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Child;
+using testing::expect_error;
+using testing::ScopedEnv;
+using testing::small_instance;
+using testing::TemporaryFolder;
+
+struct BrokenCompiler : ::testing::Test {
+  TemporaryFolder folder;
+  KernelInstance instance = small_instance();
+
+  ModuleOptions options(const std::string& nvrtc = MOESAIC_FAKE_NVRTC) const {
+    ModuleOptions options;
+    options.cache_dir = folder / "cache";
+    options.nvrtc = nvrtc;
+    options.jit = true;
+    return options;
+  }
+  // An error in a process of its own, after which nothing is cached and a sound compiler serves.
+  void expect_error_then_recovery(const std::vector<std::string>& words, const KernelInstance& wanted) const {
+    const Child child([&] {
+      Store store(options());
+      expect_error(ErrorKind::kCompile, words, [&] { store.get(wanted); });
+      return ::testing::Test::HasFailure() ? 1 : 0;
+    });
+    EXPECT_EQ(child.wait(), 0);
+    EXPECT_TRUE(Cache(folder / "cache").list().empty());
+    expect_recovery(wanted);
+  }
+  void expect_recovery(const KernelInstance& wanted) const {
+    const ScopedEnv sound("MOESAIC_FAKE_NVRTC", nullptr);
+    const Child next([&] { return Store(options()).get(wanted)->origin == Origin::kCompiled ? 0 : 1; });
+    EXPECT_EQ(next.wait(), 0);
+    Cache(folder / "cache").clear();
+  }
+};
+
+TEST_F(BrokenCompiler, FailureGivesItsLog) {
+  const ScopedEnv mode("MOESAIC_FAKE_NVRTC", "fail");
+  expect_error_then_recovery({entry_name(instance), "sm_80", "this compiler fails"}, instance);
+}
+
+TEST_F(BrokenCompiler, GarbageIsRefusedAndNotCached) {
+  const ScopedEnv mode("MOESAIC_FAKE_NVRTC", "garbage");
+  expect_error_then_recovery({entry_name(instance), "no cubin", MOESAIC_FAKE_NVRTC, "MOESAIC_NVRTC"}, instance);
+  expect_error_then_recovery({"no PTX", MOESAIC_FAKE_NVRTC, "MOESAIC_NVRTC"}, small_instance("compute_80"));
+}
+
+TEST_F(BrokenCompiler, CrashEndsItsProcessAndBlocksNobody) {
+  const ScopedEnv mode("MOESAIC_FAKE_NVRTC", "crash");
+  const Child child([&] {
+    signal(SIGSEGV, SIG_DFL);  // sanitizers handle it otherwise
+    Store(options()).get(instance);
+    return 0;
+  });
+  EXPECT_EQ(child.wait(), 128 + SIGSEGV);
+  EXPECT_TRUE(Cache(folder / "cache").list().empty());
+  expect_recovery(instance);
+}
+
+// There is no time limit: the compiler runs in the process. Another kernel does not wait, and ending the process
+// frees those that do.
+TEST_F(BrokenCompiler, HangBlocksItsKernelAloneAndOnlyWhileItsProcessLives) {
+  const Child hanging([&] {
+    setenv("MOESAIC_FAKE_NVRTC", "hang", 1);
+    Store(options()).get(instance);
+    return 0;
+  });
+  const auto lock_is_there = [&] {
+    std::error_code error;
+    for (fs::recursive_directory_iterator item(folder / "cache", error), end; !error && item != end;
+         item.increment(error)) {
+      if (item->path().extension() == ".lock") return true;
+    }
+    return false;
+  };
+  for (int i = 0; i < 2000 && !lock_is_there(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  ASSERT_TRUE(lock_is_there());
+  const Child other([&] { return Store(options()).get(small_instance("sm_90"))->image.empty() ? 1 : 0; });
+  EXPECT_EQ(other.wait(), 0);
+  const Child waiting([&] { return Store(options()).get(instance)->image.empty() ? 1 : 0; });
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_EQ(hanging.end_by_kill(), 128 + SIGKILL);
+  EXPECT_EQ(waiting.wait(), 0);
+}
+
+TEST_F(BrokenCompiler, FilesThatAreNoCompilerSayWhatToDo) {
+  std::ofstream(folder / "libnvrtc.so") << "not a library\n";
+  expect_error(ErrorKind::kUnsupported, {"no NVRTC", folder.path(), "moesaic compile", "pip install"},
+               [&] { Store(options(folder.path())).get(instance); });
+  fs::copy("/proc/self/exe", folder / "libnvrtc.so", fs::copy_options::overwrite_existing);
+  const Child child([&] {
+    expect_error(ErrorKind::kUnsupported, {"NVRTC", folder.path()},
+                 [&] { Store(options(folder.path())).get(instance); });
+    return ::testing::Test::HasFailure() ? 1 : 0;
+  });
+  EXPECT_EQ(child.wait(), 0);
+  EXPECT_TRUE(Cache(folder / "cache").list().empty());
+}
+
+}  // namespace
+}  // namespace moesaic::module
