@@ -82,14 +82,11 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   // Activations are read again for every 16 to 128 weight rows, those that exist.
   const double activation_bytes = 2.0 * expected_rows(s) * k * rows / c.tile_rows;
   const double l2 = (tiles * bytes + activation_bytes) / rates.l2_bytes_per_us;
-  const KindCosts& kind = kKindCosts[c.weights];
-  const double cost = streaming ? kind.stream[c.tile_tokens > 8]
-                                : kind.tiled[std::countr_zero(static_cast<unsigned>(c.tile_tokens / kSmallestTile))];
-  const double work = tiles * rows * k * 1e-6 * cost * kCostFlops / rates.mma_flops_per_us;
+  const double work = tiles * rows * k * 1e-6 * weights_cost(c) * kCostFlops / rates.mma_flops_per_us;
   // What does not bound the time still costs a little of it.
   const double full = std::max({dram * (streaming ? 1.0 : kTiledDram), l2, work}) + 0.02 * (l2 + work);
   const double blocks = tiles * std::ceil(rows / c.tile_rows) / rates.sm_count;
-  return streaming ? full : full * std::max(1.0, kind.blocks / blocks);
+  return streaming ? full : full * std::max(1.0, kKindCosts[c.weights].blocks / blocks);
 }
 
 std::string join_reasons(const std::vector<Candidate>& all) {
@@ -175,6 +172,13 @@ Choice pick(Op op, const ArchRow& arch, int recipe, const GemmShape& shape, cons
     if (c.why_not.empty() && wanted(c.choice)) return c.choice;
   }
   throw_no_kernel(op, arch, recipe, all);
+}
+
+double weights_cost(const abi::KernelConfig& c) noexcept {
+  const KindCosts& kind = kKindCosts[c.weights];
+  const auto size = static_cast<std::size_t>(std::countr_zero(static_cast<unsigned>(c.tile_tokens / kSmallestTile)));
+  if (c.stages == 0) return size < std::size(kind.stream) ? kind.stream[size] : 0.0;
+  return size < std::size(kind.tiled) ? kind.tiled[size] : 0.0;
 }
 
 bool routing_is_fused(std::int64_t tokens, int slots) noexcept {

@@ -117,6 +117,10 @@ WorkspaceLayout workspace_layout(const MoeConfig& config, std::int64_t tokens, i
 /// Enough for every plan of `tokens` or fewer tokens.
 std::size_t workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 
+/// Microseconds that a GEMM configuration takes to bring a million weights into operands and multiply them by a tile of
+/// tokens, as the planner assumes; 0: nobody has measured it.
+double weights_cost(const abi::KernelConfig& config) noexcept;
+
 /// True when one block does the whole routing.
 bool routing_is_fused(std::int64_t tokens, int slots) noexcept;
 

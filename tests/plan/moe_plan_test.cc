@@ -122,6 +122,15 @@ TEST(MoePlan, SmallBatchesStreamAndLargeOnesTile) {
   EXPECT_EQ(steps.gemm1.config().tile_tokens, steps.gemm2.config().tile_tokens) << "they share one tile list";
 }
 
+TEST(MoePlan, EveryGemmConfigHasACost) {
+  for (const tables::KernelRow& row : tables::kernel_table()) {
+    if (row.op != tables::Op::kGemm) continue;
+    for (const abi::KernelConfig& config : row.configs) {
+      EXPECT_GT(weights_cost(config), 0.0) << row.name << "/" << tables::config_name(row, config);
+    }
+  }
+}
+
 // Rows per expert from 8 to 16,384: probabilities of so many must not underflow.
 TEST(MoePlan, MoreTokensNeverGetSmallerTiles) {
   const tables::ArchRow& arch = *tables::find_arch(90);
