@@ -69,6 +69,7 @@ struct ActivationOp::Impl {
 ActivationOp ActivationOp::create(const Activation& activation, Device device, const ModuleOptions& modules,
                                   GateUpOrder order) {
   plan::check_activation("activation", activation);
+  plan::check_device("activation", device);
   columns_of(order, true, 0);  // refuses numbers that are no order
   auto impl = std::make_unique<Impl>();
   impl->activation = activation;

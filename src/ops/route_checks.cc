@@ -75,6 +75,7 @@ void check_router(const RouterConfig& c) {
   if (c.shared_slots < 0) refuse("shared_slots", fmt::format("{}", c.shared_slots), "0 (none) or more");
   if (c.shared_slots > 1024) refuse("shared_slots", fmt::format("{}", c.shared_slots), "at most 1024");
   plan::check_routing_config("router", plan::routing_only(c));
+  plan::check_device("router", c.device);
 }
 
 void check_route_run(const RouterConfig& c, const RouteRun& run) {

@@ -73,6 +73,13 @@ TEST(ActivationOp, NoRowsAreLegal) {
       {TensorView(&nothing, DType::kF32, {0, 8}), TensorView(&nothing, DType::kF32, {0, 4})});
 }
 
+TEST(ActivationOp, RefusesDevicesThatAreNone) {
+  for (const Device device : {Device{static_cast<DeviceType>(9), 0}, Device{DeviceType::kCpu, 1}}) {
+    testing::expect_error(ErrorKind::kInvalidArgument, {"activation: device", "wanted the CPU"},
+                          [&] { ActivationOp::create({}, device); });
+  }
+}
+
 TEST(ActivationOp, RefusesByName) {
   std::vector<float> x(16), y(8, -7.0f);
   const ActivationOp op = ActivationOp::create({}, {});

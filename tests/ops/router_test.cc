@@ -111,6 +111,13 @@ TEST(Router, GivenIdsAreSortedAlone) {
   testing::expect_sorted_rows(c, b.result);
 }
 
+TEST(Router, RefusesDevicesThatAreNone) {
+  RouterConfig c;
+  c.num_experts = 8, c.top_k = 2, c.max_tokens = 4;
+  c.device = {DeviceType::kCuda, -1};
+  testing::expect_error(ErrorKind::kInvalidArgument, {"router: device", "wanted the CPU"}, [&] { Router::create(c); });
+}
+
 TEST(Router, RefusesByName) {
   std::mt19937 rng(3);
   RouterConfig config;
