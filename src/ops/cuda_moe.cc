@@ -410,7 +410,9 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
   if (config_.shared.gated) launches.project_shared_gate(kernel(s.project));
   launches.route(kernel(s.route), s.route.config());
   if (s.scatter.row != nullptr) launches.route(kernel(s.scatter), s.scatter.config());
-  if (s.operand.row != nullptr) launches.quantise_input(kernel(s.operand), s.operand.config());
+  if (quantised_ || (config_.shared.intermediate > 0 && shared_quantised_)) {
+    launches.quantise_input(kernel(s.operand), s.operand.config());
+  }
   run_gemms(launches, s);
   if (config_.shared.intermediate > 0) {
     launches.launch_gemm(kernel(s.shared_gemm1), s.shared_gemm1.config(), launches.shared_gemm(1));
