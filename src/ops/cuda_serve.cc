@@ -30,10 +30,6 @@ Served serve(int sm, const ModuleOptions& modules) {
   return {row, target ? target : ptx, kernel};
 }
 
-namespace {
-constexpr int kFewTokens = 4;
-}  // namespace
-
 plan::DeviceRates rates_of(const cuda::DeviceInfo& info) {
   plan::DeviceRates rates;
   // DDR: two transfers a clock; 87% of it is what reads reach (measured on H100). Unknown clocks keep the default.
@@ -65,7 +61,7 @@ void LoadedKernels::load(const std::vector<plan::Choice>& wanted, const Served& 
 
 void launch_fused_route(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi::KernelConfig& config,
                         const abi::RouteParams& params) {
-  // A few tokens are chosen for by the warps of one block before a cluster has come up.
+  constexpr int kFewTokens = 4;  // the warps of one block have chosen for so many before a cluster has come up
   const bool cluster = kernel.has_clusters() && params.tokens > kFewTokens;
   const unsigned blocks = cluster ? abi::kRouteCluster : 1;
   chain.launch(kernel, {blocks}, abi::threads(config), params, cluster);

@@ -121,7 +121,7 @@ std::size_t workspace_bytes(const MoeConfig& config, std::int64_t tokens);
 /// tokens, as the planner assumes; 0: nobody has measured it.
 double weights_cost(const abi::KernelConfig& config) noexcept;
 
-/// True when one block does the whole routing.
+/// True when one launch, of a block or of a cluster, does the whole routing.
 bool routing_is_fused(std::int64_t tokens, int slots) noexcept;
 
 /// Tokens per block of the two-launch routing, and blocks. Entries of a segment are counted in 16 bits.

@@ -10,6 +10,7 @@
 #include <limits>
 #include <vector>
 
+#include "moesaic/error.h"
 #include "moesaic/tensor.h"
 
 namespace moesaic::testing {
@@ -19,6 +20,12 @@ inline void demand(bool holds, const char* what) {
   if (holds) return;
   std::fprintf(stderr, "fuzz: %s\n", what);
   std::abort();
+}
+
+/// What arguments may end in: they are wrong, or nothing serves them.
+inline void demand_refusal(const Error& error) {
+  demand(error.kind() == ErrorKind::kInvalidArgument || error.kind() == ErrorKind::kUnsupported,
+         "an error of another kind");
 }
 
 /// What the fuzzer's bytes decide; 0 when they are used up.

@@ -29,11 +29,7 @@ struct BrokenCompiler : ::testing::Test {
   KernelInstance instance = small_instance();
 
   ModuleOptions options(const std::string& nvrtc = MOESAIC_FAKE_NVRTC) const {
-    ModuleOptions options;
-    options.cache_dir = folder / "cache";
-    options.nvrtc = nvrtc;
-    options.jit = true;
-    return options;
+    return testing::compiling_options(folder / "cache", nvrtc);
   }
   // An error in a process of its own, after which nothing is cached and a sound compiler serves.
   void expect_error_then_recovery(const std::vector<std::string>& words, const KernelInstance& wanted) const {

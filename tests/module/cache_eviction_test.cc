@@ -146,10 +146,7 @@ TEST_F(CacheEviction, DamagedEntriesGoAsWell) {
 // ---- with the store -------------------------------------------------------------------------------------------------
 
 TEST_F(CacheEviction, StoreKeepsToTheLimitButNeverEvictsItsOwn) {
-  ModuleOptions options;
-  options.cache_dir = folder / "cache";
-  options.nvrtc = MOESAIC_FAKE_NVRTC;
-  options.jit = true;
+  const ModuleOptions options = testing::compiling_options(folder / "cache", MOESAIC_FAKE_NVRTC);
   const auto get_all = [&](const std::vector<KernelInstance>& wanted) {
     return Child([&] {
              Store store(options);
@@ -169,10 +166,7 @@ TEST_F(CacheEviction, StoreKeepsToTheLimitButNeverEvictsItsOwn) {
 
 TEST_F(CacheEviction, ManyProcessesAtTheLimitAllSucceed) {
   const ScopedEnv limit("MOESAIC_CACHE_LIMIT", "40K"), slow("MOESAIC_FAKE_NVRTC", "slow");
-  ModuleOptions options;
-  options.cache_dir = folder / "cache";
-  options.nvrtc = MOESAIC_FAKE_NVRTC;
-  options.jit = true;
+  const ModuleOptions options = testing::compiling_options(folder / "cache", MOESAIC_FAKE_NVRTC);
   const StartingGate gate;
   std::vector<Child> children;
   for (std::size_t i = 0; i < 30; ++i) {

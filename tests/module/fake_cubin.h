@@ -5,12 +5,22 @@
 #include <string>
 
 #include "module/record.h"
+#include "moesaic/module.h"
 
 namespace moesaic::testing {
 
 /// The smallest kernel of the table for SM 80: a short compilation.
 inline module::KernelInstance small_instance(const char* target = "sm_80") {
   return {tables::find_kernel("warp_prepare_vector"), 0, {target}};
+}
+
+/// Kernels come from this cache, or by this NVRTC.
+inline ModuleOptions compiling_options(const std::string& cache_dir, const std::string& nvrtc) {
+  ModuleOptions options;
+  options.cache_dir = cache_dir;
+  options.nvrtc = nvrtc;
+  options.jit = true;
+  return options;
 }
 
 /// A kernel with `bytes` for image.

@@ -45,11 +45,7 @@ struct HostileDisk : ::testing::Test {
   KernelInstance first = small_instance("sm_80"), second = small_instance("sm_90");
 
   ModuleOptions options(const std::string& nvrtc = MOESAIC_FAKE_NVRTC) const {
-    ModuleOptions options;
-    options.cache_dir = folder / "cache";
-    options.nvrtc = nvrtc;
-    options.jit = true;
-    return options;
+    return testing::compiling_options(folder / "cache", nvrtc);
   }
   Origin origin_of(const KernelInstance& instance, const std::string& nvrtc = MOESAIC_FAKE_NVRTC) const {
     return Store(options(nvrtc)).get(instance)->origin;

@@ -41,11 +41,7 @@ struct StoreCompile : ::testing::Test {
   KernelInstance instance = small_instance();
 
   ModuleOptions options(const std::string& nvrtc = kNvrtc13) const {
-    ModuleOptions options;
-    options.cache_dir = folder / "cache";
-    options.nvrtc = nvrtc;
-    options.jit = true;
-    return options;
+    return testing::compiling_options(folder / "cache", nvrtc);
   }
   Origin origin_of_get(const ModuleOptions& options) const { return Store(options).get(instance)->origin; }
 };

@@ -23,13 +23,7 @@ using testing::TemporaryFolder;
 struct UnderFireCompile : ::testing::Test {
   TemporaryFolder folder;
 
-  ModuleOptions options() const {
-    ModuleOptions options;
-    options.cache_dir = folder / "cache";
-    options.nvrtc = kNvrtc13;
-    options.jit = true;
-    return options;
-  }
+  ModuleOptions options() const { return testing::compiling_options(folder / "cache", kNvrtc13); }
 };
 
 TEST_F(UnderFireCompile, TwoHundredProcessesCompileEachKernelOnce) {

@@ -40,11 +40,7 @@ struct UnderFire : ::testing::Test {
   std::string id = identity(instance);
 
   ModuleOptions options(const std::string& cache = "cache") const {
-    ModuleOptions options;
-    options.cache_dir = folder / cache;
-    options.nvrtc = MOESAIC_FAKE_NVRTC;
-    options.jit = true;
-    return options;
+    return testing::compiling_options(folder / cache, MOESAIC_FAKE_NVRTC);
   }
 };
 
@@ -59,6 +55,17 @@ class RandomDelays {
  private:
   std::mt19937 engine_{1};
 };
+
+// A process that repeats `work(turn)` until it is killed.
+template <typename Work>
+void kill_amid(const Work& work, RandomDelays& delays) {
+  const Child victim([&] {
+    for (int turn = 0;; ++turn) work(turn);
+    return 0;
+  });
+  delays.wait(std::chrono::milliseconds(20));
+  EXPECT_EQ(victim.end_by_kill(), 128 + SIGKILL);
+}
 
 void write_bytes(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
@@ -118,12 +125,7 @@ TEST_F(UnderFire, ProcessesKilledWhileWritingToTheCacheBlockAndBreakNothing) {
   RandomDelays delays;
   int found_whole = 0;
   for (int i = 0; i < 33; ++i) {
-    const Child victim([&] {
-      for (int turn = 0;; ++turn) store(images[turn % 2]);
-      return 0;
-    });
-    delays.wait(std::chrono::milliseconds(20));
-    EXPECT_EQ(victim.end_by_kill(), 128 + SIGKILL);
+    kill_amid([&](int turn) { store(images[turn % 2]); }, delays);
     std::string damage;
     if (const auto found = cache.lookup(key, id, &damage)) {
       ++found_whole;
@@ -148,12 +150,7 @@ TEST_F(UnderFire, ProcessesKilledWhileWritingABundleLeaveTheOldOrTheNew) {
   ASSERT_TRUE(write(images[0]));
   RandomDelays delays;
   for (int i = 0; i < 33; ++i) {
-    const Child victim([&] {
-      for (int turn = 0;; ++turn) write(images[turn % 2]);
-      return 0;
-    });
-    delays.wait(std::chrono::milliseconds(20));
-    EXPECT_EQ(victim.end_by_kill(), 128 + SIGKILL);
+    kill_amid([&](int turn) { write(images[turn % 2]); }, delays);
     const std::string image = image_of(*Bundle(path).get(id));
     EXPECT_TRUE(image == images[0] || image == images[1]) << i;
     EXPECT_TRUE(write(images[i % 2])) << i;
