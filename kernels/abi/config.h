@@ -13,7 +13,7 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 3;
+inline constexpr int kModuleAbi = 4;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
@@ -46,15 +46,27 @@ struct KernelConfig {
   int warps_tokens = 0;  // warps along tokens
   int warps_rows = 0;    // warps along weight rows
   int warps_k = 0;       // warps along K, each with a partial sum
+  int warps_load = 0;    // warps beside those, which fill the ring of a persistent kernel
+  int cluster = 0;       // blocks of a cluster that share a persistent kernel's tile: its tokens, not its weight rows
   int min_blocks = 0;    // blocks per SM asked of the register allocator
   int features = 0;      // Feature bits of the target; 0 in tables, set by src/module for the compiler
 };
 
-MOESAIC_HD constexpr int threads(const KernelConfig& c) { return 32 * c.warps_tokens * c.warps_rows * c.warps_k; }
+MOESAIC_HD constexpr int threads(const KernelConfig& c) {
+  return 32 * (c.warps_tokens * c.warps_rows * c.warps_k + c.warps_load);
+}
 
-/// Floats between token rows when a tiled GEMM 1 hands its sums to the activation through shared memory; + 4 puts the
-/// four tokens of a fragment on different banks.
-MOESAIC_HD constexpr int sum_pitch(const KernelConfig& c) { return c.tile_rows + 4; }
+/// Kernels with warps of their own for loads go through their work in as many blocks as fit on the device.
+MOESAIC_HD constexpr bool is_persistent(const KernelConfig& c) { return c.warps_load > 0; }
+/// Of those: tokens of one block, and tokens whose sums a warpgroup stores at a time.
+MOESAIC_HD constexpr int block_tokens(const KernelConfig& c) {
+  return c.cluster > 1 ? c.tile_tokens / c.cluster : c.tile_tokens;
+}
+inline constexpr int kStoreTokens = 32;
+
+/// Floats between token rows when sums of `rows` weight rows go through shared memory; + 4 puts the four tokens of a
+/// fragment on different banks.
+MOESAIC_HD constexpr int sum_pitch(int rows) { return rows + 4; }
 
 MOESAIC_HD constexpr int weight_bits(int weights) {
   return weights == kWeights16 ? 16 : weights == kWeightsE2m1 || weights == kWeightsInt4 ? 4 : 8;
@@ -68,16 +80,21 @@ MOESAIC_HD constexpr int zero_slot(const KernelConfig& c) { return c.weights == 
 
 /// One stage: activations, weights, scales of row blocks, zero points, scales of tokens.
 MOESAIC_HD constexpr int stage_bytes(const KernelConfig& c) {
-  const int operands = c.tile_tokens * c.tile_k * 2 + c.tile_rows * c.tile_k / 8 * weight_bits(c.weights);
+  const int operands = block_tokens(c) * c.tile_k * 2 + c.tile_rows * c.tile_k / 8 * weight_bits(c.weights);
   const int token_scales = c.weights == kWeightsE4m3Block ? c.tile_tokens * 4 : 0;
   return operands + c.tile_rows / 16 * (scale_slot(c) + zero_slot(c)) + token_scales;
 }
 
 /// Dynamic shared memory in bytes of tiled GEMMs: the ring, reused for GEMM 1's sums, the tokens of one warps_tokens
-/// index at a time. Other kernels use static shared memory.
+/// index at a time; of persistent ones: the ring, two barriers a stage, sums. Other kernels use static shared memory.
 MOESAIC_HD constexpr int smem_bytes(const KernelConfig& c) {
   if (c.stages == 0) return 0;
-  const int ring = c.stages * stage_bytes(c), sums = c.tile_tokens / c.warps_tokens * sum_pitch(c) * 4;
+  const int ring = c.stages * stage_bytes(c);
+  if (is_persistent(c)) {
+    const int groups = c.warps_rows / 4;
+    return ring + c.stages * 16 + groups * kStoreTokens * sum_pitch(c.tile_rows / groups) * 4;
+  }
+  const int sums = c.tile_tokens / c.warps_tokens * sum_pitch(c.tile_rows) * 4;
   return ring > sums ? ring : sums;
 }
 

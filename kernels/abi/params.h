@@ -16,8 +16,9 @@ enum SourceType : int { kSourceF32 = 0, kSourceBf16 = 1, kSourceFp16 = 2 };
 // rows g and g + 8: the order of k inside a block is ours to choose as long as both operands agree, and with this one
 // the other operand of lane t for both steps is also one 16-byte load, x[row][8 t .. 8 t + 7].
 //
-//   16 bit   [row block][k / 32][step 2][lane 32][8 elements]: 1024 bytes. W[g][c], W[g][c+1], W[g+8][c], W[g+8][c+1],
-//            W[g][c+2], W[g][c+3], W[g+8][c+2], W[g+8][c+3].
+//   16 bit   [row block / 8][k / 32][row block % 8][r 2][g 8][piece 4][8 elements]: 1024 bytes for each row block, of
+//            which eight (as many as there are) lie together, so that one bulk copy brings them. Row g + 8 r; piece
+//            t ^ (g / 2) holds k = 8 t .. 8 t + 7: the 64-byte swizzle of wgmma's shared memory descriptors.
 //   e4m3     [row block][k / 32][lane 32][4 words]: 512 bytes. Word 2 s + r: row g + 8 r, bytes from the lowest
 //            W[c+2], W[c], W[c+3], W[c+1].
 //   4 bit    [row block][k / 64][lane 32][4 words]: 512 bytes. Word 2 h + r: row g + 8 r, the eight k from
@@ -41,6 +42,11 @@ enum SourceType : int { kSourceF32 = 0, kSourceBf16 = 1, kSourceFp16 = 2 };
 inline constexpr int kBlockRows = 16;
 inline constexpr int kBlockK = 32;
 inline constexpr int kBlockBytes = kBlockRows * kBlockK * 2;
+/// Bytes of 8 rows of a 16-bit block, and where among them the piece of a lane (or thread, by its last five bits) lies.
+inline constexpr int kHalfBlockBytes = kBlockBytes / 2;
+MOESAIC_HD constexpr int swizzled_piece(unsigned lane) {
+  return static_cast<int>((lane & 28u) * 16u + ((lane ^ lane >> 3) & 3u) * 16u);
+}
 
 /// Elements of K in one unit of prepared codes, and its bytes for 16 rows.
 MOESAIC_HD constexpr int unit_k(int weights) { return weights == kWeightsE2m1 || weights == kWeightsInt4 ? 64 : 32; }
@@ -60,8 +66,21 @@ MOESAIC_HD constexpr unsigned e2m1_half(unsigned c0, unsigned c1, unsigned c2, u
          (c3 >> 3) << 14 | (c3 >> 2 & 1u) << 13 | (c3 & 3u) << 10;
 }
 
+/// Row blocks of 16-bit weights that lie together.
+inline constexpr int kGroupBlocks = 8;
+
 MOESAIC_HD constexpr int div_up(int a, int b) { return (a + b - 1) / b; }
 MOESAIC_HD constexpr int round_up(int a, int b) { return div_up(a, b) * b; }
+/// 16-bit weights: row blocks that lie together with `row_block`, of those of a matrix; and bytes from the beginning of
+/// the matrix to unit 0 of that row block. Its next unit is that many blocks further.
+MOESAIC_HD constexpr int blocks_together(int row_block, int row_blocks) {
+  const int left = row_blocks - row_block / kGroupBlocks * kGroupBlocks;
+  return left < kGroupBlocks ? left : kGroupBlocks;
+}
+MOESAIC_HD constexpr long long block_offset(int row_block, int units) {
+  const long long first = row_block / kGroupBlocks * kGroupBlocks;
+  return (first * units + row_block % kGroupBlocks) * kBlockBytes;
+}
 /// Row blocks of GEMM 1's weights.
 MOESAIC_HD constexpr int gate_up_blocks(int intermediate, bool gated) {
   return gated ? div_up(intermediate, 8) : div_up(intermediate, kBlockRows);

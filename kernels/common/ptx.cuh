@@ -39,6 +39,15 @@ __device__ __forceinline__ uint4 load_shared_16(u32 shared) {
   return v;
 }
 
+/// Four 8 x 8 matrices of 16-bit elements; lane 8 i + r has the address of row r of the i-th.
+__device__ __forceinline__ uint4 load_matrices(u32 shared) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared));
+  return v;
+}
+
 __device__ __forceinline__ uint2 load_shared_8(u32 shared) {
   uint2 v;
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(shared));

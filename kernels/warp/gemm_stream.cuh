@@ -7,7 +7,7 @@
 // nothing else reads: no shared memory, and enough loads in flight to saturate DRAM.
 #pragma once
 
-#include "kernels/warp/epilogue.cuh"
+#include "kernels/common/epilogue.cuh"
 #include "kernels/warp/weights.cuh"
 
 namespace moesaic::warp {
@@ -33,6 +33,7 @@ using StreamSums = float[StreamShape<kConfig>::kRowBlocks][StreamShape<kConfig>:
 struct LaneWeights {
   const char *codes, *scales;
   const unsigned char* zeros;
+  int unit_stride;  // bytes
 };
 
 /// Operands of one unit. Scale words: one of e4m3 and e2m1; int4: those of both halves, and four zero points.
@@ -81,9 +82,11 @@ __device__ __forceinline__ void load_unit(const abi::GemmParams& p,
                                           StreamUnit<kConfig>& operands) {
   using Shape = StreamShape<kConfig>;
   const bool inside = unit < p.units;
-  const long long offset = static_cast<long long>(unit) * abi::unit_bytes(kConfig.weights);
 #pragma unroll
   for (int r = 0; r < Shape::kRowBlocks; ++r) {
+    // 16-bit row blocks lie together; the others' stride is a constant, which takes no register.
+    const int stride = kConfig.weights == abi::kWeights16 ? weights[r].unit_stride : abi::unit_bytes(kConfig.weights);
+    const long long offset = static_cast<long long>(unit) * stride;
     const bool valid = inside && weights[r].codes != nullptr;
 #pragma unroll
     for (int i = 0; i < Shape::kLoads; ++i) {
@@ -111,8 +114,9 @@ __device__ __forceinline__ Fragment unit_fragment(const abi::GemmParams& p, cons
   const uint4& codes = unit.codes[r][0];
   const u32* words = unit.scales[r];
   if constexpr (kConfig.weights == abi::kWeights16) {
-    const uint4& second = unit.codes[r][1];
-    return {{{codes.x, codes.y, codes.z, codes.w}, {second.x, second.y, second.z, second.w}}};
+    // Of k = 8 t .. 8 t + 7, rows g and g + 8, step 0 takes the first four.
+    const uint4& high = unit.codes[r][1];
+    return {{{codes.x, high.x, codes.y, high.y}, {codes.z, high.z, codes.w, high.w}}};
   } else if constexpr (kConfig.weights == abi::kWeightsE4m3 || kConfig.weights == abi::kWeightsE4m3Block) {
     u32 scales[2] = {kE4m3One, kE4m3One};
     if (kConfig.weights == abi::kWeightsE4m3 && p.block_scale != abi::kScaleNone) {
@@ -264,11 +268,17 @@ __device__ __forceinline__ void store_totals(const abi::GemmParams& p, const Wor
 /// This lane's places in row block `block` of the tile's expert.
 template <int kWeights>
 __device__ __forceinline__ LaneWeights lane_weights(const abi::GemmParams& p, int expert, int block) {
-  if (block >= p.row_blocks) return {nullptr, nullptr, nullptr};
+  if (block >= p.row_blocks) return {nullptr, nullptr, nullptr, 0};
   const int lane = threadIdx.x % 32;
   const long long index = static_cast<long long>(expert) * p.row_blocks + block;
-  LaneWeights places{static_cast<const char*>(p.weights) + index * p.units * abi::unit_bytes(kWeights) + lane * 16,
-                     nullptr, nullptr};
+  LaneWeights places{static_cast<const char*>(p.weights), nullptr, nullptr, abi::unit_bytes(kWeights)};
+  if constexpr (kWeights == abi::kWeights16) {
+    places.codes += static_cast<long long>(expert) * p.row_blocks * p.units * abi::kBlockBytes +
+                    abi::block_offset(block, p.units) + abi::swizzled_piece(lane);
+    places.unit_stride *= abi::blocks_together(block, p.row_blocks);
+  } else {
+    places.codes += index * p.units * abi::unit_bytes(kWeights) + lane * 16;
+  }
   const char* scales = static_cast<const char*>(p.weight_scales);
   if constexpr (kWeights == abi::kWeightsE4m3 || kWeights == abi::kWeightsE2m1) {
     places.scales = scales + index * p.units * unit_scale_bytes<kWeights>(p) + lane_scale_offset<kWeights>(p, lane);
@@ -321,7 +331,7 @@ __device__ __forceinline__ void gemm_stream(const abi::GemmParams& p) {
   using Shape = StreamShape<kConfig>;
   __shared__ float totals[kConfig.tile_rows][kConfig.tile_tokens + 1];  // + 1: columns on different banks
   Work work;
-  if (!find_work<kConfig>(p, work)) return;
+  if (!find_work<kConfig>(p, count_tiles<kConfig>(p), blockIdx.x, work)) return;
   const int lane = threadIdx.x % 32, g = lane / 4;
 
   LaneWeights weights[Shape::kRowBlocks];

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Grouped GEMM for many tokens per expert: tokens x weight rows tiles through a cp.async ring, mma.sync m16n8k16.
 //
-// Weight rows are the m16 side, tokens the n8 side, as in gemm_stream.cuh: then every operand of an mma is a run of
-// registers of one 16-byte load. (With tokens on the m16 side the compiler needs four moves per mma: 2x slower.)
+// Weight rows are the m16 side, tokens the n8 side, as in gemm_stream.cuh. An mma takes runs of registers, so a 16-byte
+// load must bring one. (With tokens on the m16 side the compiler needs four moves per mma: 2x slower.) Codes decode
+// into such runs; pieces of 16-bit weights are 8 of K of one row, of which ldmatrix makes them, activations likewise.
 // Shared memory, one stage: activations [tile_k / 32][tile_tokens][32 elements], weights
 // [tile_rows / 16][tile_k / unit_k][unit_bytes] and scales [tile_rows / 16][scale_slot] exactly as prepared, int4 zero
-// points, scales of tokens. With rows of 64 bytes, the eight lanes of a quarter warp read 128 consecutive bytes: no
-// bank conflicts and no swizzle. GEMM 1 gathers its rows while loading: each thread keeps the row offsets of the chunks
-// that it copies.
+// points, scales of tokens. Rows of 64 bytes have the swizzle of abi::swizzled_piece: no bank conflicts either way.
+// GEMM 1 gathers its rows while loading: each thread keeps the row offsets of the chunks that it copies.
 #pragma once
 
 #include "kernels/warp/tile_loader.cuh"
@@ -26,14 +26,23 @@ struct Stage {
   u32 base;
   int warp_token, warp_row;
 
+  /// A lane's activations of both steps of 32 of K: in the order of K that the weights have.
   __device__ __forceinline__ uint4 tokens(int sub, int n, int lane) const {
-    return ptx::load_shared_16(base + ((sub * kConfig.tile_tokens + warp_token + n * 8) * 4 + lane) * 16);
+    const u32 rows = base + (sub * kConfig.tile_tokens + warp_token + n * 8) * abi::kBlockK * 2;
+    if constexpr (kConfig.weights == abi::kWeights16) {
+      return ptx::load_matrices(rows + abi::swizzled_piece(lane % 8 * 4 + lane / 8));
+    }
+    return ptx::load_shared_16(rows + abi::swizzled_piece(lane));
   }
 
   /// Codes of row block r in unit `unit`, this lane's.
   __device__ __forceinline__ u32 codes(int r, int unit, int lane) const {
-    return base + Shape::kActivationBytes +
-           ((warp_row / 16 + r) * Shape::kUnits + unit) * abi::unit_bytes(kConfig.weights) + lane * 16;
+    const u32 block = base + Shape::kActivationBytes +
+                      ((warp_row / 16 + r) * Shape::kUnits + unit) * abi::unit_bytes(kConfig.weights);
+    if constexpr (kConfig.weights == abi::kWeights16) {
+      return block + lane / 8 % 2 * abi::kHalfBlockBytes + abi::swizzled_piece(lane % 8 * 4 + lane / 16);
+    }
+    return block + lane * 16;
   }
   __device__ __forceinline__ u32 scales(int r) const {
     return base + Shape::kScalesAt + (warp_row / 16 + r) * abi::scale_slot(kConfig);
@@ -46,7 +55,7 @@ struct Stage {
   __device__ __forceinline__ Fragment fragment(const abi::GemmParams& p, int r, int sub, int lane) const {
     if constexpr (kConfig.weights == abi::kWeights16) {
       const u32 at = codes(r, sub, lane);
-      const uint4 a = ptx::load_shared_16(at), b = ptx::load_shared_16(at + 512);
+      const uint4 a = ptx::load_matrices(at), b = ptx::load_matrices(at ^ 32u);
       return {{{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}}};
     } else if constexpr (kConfig.weights == abi::kWeightsE4m3 || kConfig.weights == abi::kWeightsE4m3Block) {
       u32 factors[2] = {kE4m3One, kE4m3One};
@@ -192,58 +201,8 @@ __device__ __forceinline__ void share_sums(float* shared, int warp_row, const Ac
 #pragma unroll
     for (int n = 0; n < 2 * Shape::kTokenTiles; ++n) {
       const int token = n / 2 * 8 + 2 * t + n % 2;
-      shared[token * abi::sum_pitch(kConfig) + warp_row + r * 8 + g] = sums[r / 2][n / 2][r % 2 * 2 + n % 2];
+      shared[token * abi::sum_pitch(kConfig.tile_rows) + warp_row + r * 8 + g] = sums[r / 2][n / 2][r % 2 * 2 + n % 2];
     }
-  }
-}
-
-/// GEMM 1: a thread keeps two neighbouring output columns, so that a warp writes whole lines of h. A rolled loop: the
-/// activation is compiled twice, not once per accumulator. `shared`: the sums of tokens from `first_row` on.
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void store_hidden(const abi::GemmParams& p, const Work& work, int first_row, int tokens,
-                                             const float* shared) {
-  static_assert(abi::threads(kConfig) % (kConfig.tile_rows / 2) == 0, "a thread keeps its columns");
-  const Epilogue epilogue{p, work.tile.expert};
-  const int pairs = p.gated ? kConfig.tile_rows / 4 : kConfig.tile_rows / 2;  // of one token
-  const int column = static_cast<int>(threadIdx.x) % pairs * 2;
-  const int out_column = (p.gated ? work.row_block * 8 : work.row_block * 16) + column;
-  const int block = p.gated ? column / 8 : column / 16, r = p.gated ? column % 8 : column % 16;
-  const int up = p.gated ? 8 : 0;  // rows from a gate to its up row
-  RowTerms gates[2], ups[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    gates[i] = epilogue.terms(work.row_block + block, r + i);
-    ups[i] = epilogue.terms(work.row_block + block, r + i + up);
-  }
-#pragma unroll 1
-  for (int token = static_cast<int>(threadIdx.x) / pairs; token < tokens; token += abi::threads(kConfig) / pairs) {
-    if (out_column >= p.out_cols) continue;
-    const int row = first_row + token;
-    const float input_weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
-    const float* sums = shared + token * abi::sum_pitch(kConfig) + block * 16 + r;
-    const float scale = epilogue.token_scale(row);
-    const float low = epilogue.hidden(gates[0], sums[0], ups[0], sums[up], scale, input_weight);
-    const float high = epilogue.hidden(gates[1], sums[1], ups[1], sums[up + 1], scale, input_weight);
-    epilogue.store_pair(static_cast<long long>(row) * p.out_stride + out_column, low, high);
-  }
-}
-
-/// GEMM 2 and plain GEMMs: a thread keeps one column.
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void store_plain(const abi::GemmParams& p, const Work& work, int first_row, int tokens,
-                                            const float* shared) {
-  constexpr int kColumns = kConfig.tile_rows;
-  static_assert(abi::threads(kConfig) % kColumns == 0, "a thread keeps its column");
-  const Epilogue epilogue{p, work.tile.expert};
-  const int r = static_cast<int>(threadIdx.x) % kColumns, column = work.row_block * 16 + r;
-  if (column >= p.out_cols) return;
-  const RowTerms terms = epilogue.terms(work.row_block + r / 16, r % 16);
-#pragma unroll 4
-  for (int token = static_cast<int>(threadIdx.x) / kColumns; token < tokens;
-       token += abi::threads(kConfig) / kColumns) {
-    const int row = first_row + token;
-    const float value = epilogue.plain(terms, shared[token * abi::sum_pitch(kConfig) + r], epilogue.token_scale(row));
-    epilogue.store(static_cast<long long>(row) * p.out_stride + column, value);
   }
 }
 
@@ -253,7 +212,7 @@ __device__ __forceinline__ void gemm_tiled(const abi::GemmParams& p) {
   using Shape = TiledShape<kConfig>;
   extern __shared__ __align__(128) char ring[];  // [stages][kStageBytes]
   Work work;
-  if (!find_work<kConfig>(p, work)) return;
+  if (!find_work<kConfig>(p, count_tiles<kConfig>(p), blockIdx.x, work)) return;
   const u32 shared = ptx::shared_address(ring);
   const int warp = threadIdx.x / 32;
   const int warp_token = warp % kConfig.warps_tokens * Shape::kWarpTokens;
@@ -289,6 +248,7 @@ __device__ __forceinline__ void gemm_tiled(const abi::GemmParams& p) {
     slot = slot + 1 == kConfig.stages ? 0 : slot + 1;
     free_slot = free_slot + 1 == kConfig.stages ? 0 : free_slot + 1;
   }
+  using Group = StoreGroup<abi::threads(kConfig), kConfig.tile_rows>;
   float* shared_sums = reinterpret_cast<float*>(ring);
   ptx::cp_async_wait<0>();
 #pragma unroll 1
@@ -300,9 +260,9 @@ __device__ __forceinline__ void gemm_tiled(const abi::GemmParams& p) {
     if (first == warp_token) share_sums<kConfig>(shared_sums, warp_row, sums);
     __syncthreads();  // sums of these tokens are complete
     if (p.epilogue == abi::kEpilogueHidden) {
-      store_hidden<kConfig>(p, work, first_row, count, shared_sums);
+      store_hidden<Group>(p, work, threadIdx.x, first_row, count, shared_sums);
     } else {
-      store_plain<kConfig>(p, work, first_row, count, shared_sums);
+      store_plain<Group>(p, work, threadIdx.x, first_row, count, shared_sums);
     }
   }
 }

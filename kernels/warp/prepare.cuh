@@ -15,7 +15,7 @@ __device__ __forceinline__ float prepared_element(const abi::PrepareParams& p, i
   return load_source(p.gate, p.gate_type, source_row * p.gate_row_stride + k * p.gate_col_stride);
 }
 
-/// One thread per 16 bytes (step, lane) of the output. grid.x * threads >= row blocks * k blocks * 64.
+/// One thread per 16 bytes (rows 8 r .. 8 r + 7, lane) of the output. grid.x * threads >= row blocks * k blocks * 64.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void prepare_matrix(const abi::PrepareParams& p) {
   const int k_blocks = abi::div_up(p.k, abi::kBlockK);
@@ -25,18 +25,19 @@ __device__ __forceinline__ void prepare_matrix(const abi::PrepareParams& p) {
   if (block >= static_cast<long long>(row_blocks) * k_blocks) return;
   const int row_block = static_cast<int>(block / k_blocks);
   const int k_block = static_cast<int>(block % k_blocks);
-  const int step = static_cast<int>(index % 64) / 32;
+  const int half = static_cast<int>(index % 64) / 32;
   const int lane = static_cast<int>(index % 32);
-  const int g = lane / 4;
-  const int k = k_block * abi::kBlockK + 8 * (lane % 4) + 4 * step;
+  const int row = 8 * half + lane / 4, col = k_block * abi::kBlockK + 8 * (lane % 4);
   u32 bits[4];
 #pragma unroll
-  for (int r = 0; r < 4; ++r) {
-    const int row = g + 8 * (r % 2);
-    const int col = k + 2 * (r / 2);
-    bits[r] = pack<kConfig.io>(prepared_element(p, row_block, row, col), prepared_element(p, row_block, row, col + 1));
+  for (int i = 0; i < 4; ++i) {
+    bits[i] = pack<kConfig.io>(prepared_element(p, row_block, row, col + 2 * i),
+                               prepared_element(p, row_block, row, col + 2 * i + 1));
   }
-  static_cast<uint4*>(p.out)[index] = {bits[0], bits[1], bits[2], bits[3]};
+  const long long unit = static_cast<long long>(k_block) * abi::blocks_together(row_block, row_blocks);
+  char* out = static_cast<char*>(p.out) + abi::block_offset(row_block, k_blocks) + unit * abi::kBlockBytes +
+              half * abi::kHalfBlockBytes;
+  *reinterpret_cast<uint4*>(out + abi::swizzled_piece(lane)) = {bits[0], bits[1], bits[2], bits[3]};
 }
 
 /// One thread per float written; an absent source gives zeros.

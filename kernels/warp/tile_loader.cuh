@@ -2,7 +2,7 @@
 // Fills the ring of gemm_tiled.cuh by cp.async.
 #pragma once
 
-#include "kernels/warp/epilogue.cuh"
+#include "kernels/common/epilogue.cuh"
 #include "kernels/warp/weights.cuh"
 
 namespace moesaic::warp {
@@ -69,7 +69,8 @@ class StripCopy {
 template <abi::KernelConfig kConfig>
 class TileLoader {
   using Shape = TiledShape<kConfig>;
-  // Pieces of activations are [substep][token][4]. A thread copies pieces of kTokens rows in every kSubStep-th substep.
+  // Pieces of activations are [substep][token][4], each row's in the order of abi::swizzled_piece. A thread copies
+  // pieces of kTokens rows in every kSubStep-th substep.
   static constexpr int kPieces = 4 * kConfig.tile_tokens;
   static constexpr int kTokens = kPieces > Shape::kThreads ? kPieces / Shape::kThreads : 1;
   // Few integer instructions between the mma instructions: source pointers move on, or stay while an offset does. Which
@@ -79,7 +80,8 @@ class TileLoader {
 
  public:
   __device__ __forceinline__ TileLoader(const abi::GemmParams& p, const Work& work, u32 shared)
-      : ring_(shared), units_left_(p.units) {
+      : ring_(shared), units_left_(p.units), together_(abi::blocks_together(work.row_block, p.row_blocks)) {
+    static_assert(kConfig.weights != abi::kWeights16 || abi::kGroupBlocks % Shape::kTileBlocks == 0, "one stride");
     const int first_k =
         (kSubStep == 1 ? 0 : static_cast<int>(threadIdx.x) / kPieces * abi::kBlockK) + threadIdx.x % 4 * 8;
     k_left_ = p.k - first_k;
@@ -99,9 +101,16 @@ class TileLoader {
       const int piece = threadIdx.x + i * Shape::kThreads;  // [row block][unit][pieces]
       const int block = piece / (Shape::kUnits * Shape::kUnitPieces);
       const bool valid = work.row_block + block < p.row_blocks;
-      const long long first = (first_block + (valid ? block : 0)) * p.units;
-      weights_[i] = static_cast<const char*>(p.weights) + first * abi::unit_bytes(kConfig.weights) +
-                    piece % (Shape::kUnits * Shape::kUnitPieces) * 16;
+      weights_[i] = static_cast<const char*>(p.weights);
+      if constexpr (kConfig.weights == abi::kWeights16) {
+        const int unit = piece / Shape::kUnitPieces % Shape::kUnits;
+        weights_[i] += static_cast<long long>(work.tile.expert) * p.row_blocks * p.units * abi::kBlockBytes +
+                       abi::block_offset(work.row_block + (valid ? block : 0), p.units) +
+                       unit * together_ * abi::kBlockBytes + piece % Shape::kUnitPieces * 16;
+      } else {
+        const long long first = (first_block + (valid ? block : 0)) * p.units;
+        weights_[i] += first * abi::unit_bytes(kConfig.weights) + piece % (Shape::kUnits * Shape::kUnitPieces) * 16;
+      }
       if (valid) valid_ |= 0x10000u << i;
     }
     start_scales(p, work, first_block);
@@ -110,12 +119,13 @@ class TileLoader {
   /// The next stage, into ring slot `slot`.
   __device__ __forceinline__ void load(const abi::GemmParams& p, int slot) {
     const u32 stage = ring_ + slot * Shape::kStageBytes, mine = stage + threadIdx.x * 16;
+    const u32 rows = stage + threadIdx.x / 32 * abi::kHalfBlockBytes + abi::swizzled_piece(threadIdx.x % 32);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
 #pragma unroll
       for (int sub = 0; sub < Shape::kSubsteps; sub += kSubStep) {
         const bool valid = k_left_ > sub * abi::kBlockK && (valid_ >> i & 1u) != 0;
-        ptx::cp_async_16(mine + (sub / kSubStep * kTokens + i) * Shape::kThreads * 16,
+        ptx::cp_async_16(rows + (sub / kSubStep * kTokens + i) * Shape::kThreads * 16,
                          activations_[i] + activation_offset_ + sub * abi::kBlockK * 2, valid ? 16 : 0);
       }
     }
@@ -130,15 +140,16 @@ class TileLoader {
     k_left_ -= kConfig.tile_k;
     units_left_ -= Shape::kUnits;
     constexpr int kActivationStep = kConfig.tile_k * 2;
-    constexpr int kWeightStep = Shape::kUnits * abi::unit_bytes(kConfig.weights);
+    const int weight_step =
+        Shape::kUnits * abi::unit_bytes(kConfig.weights) * (kConfig.weights == abi::kWeights16 ? together_ : 1);
     if constexpr (kMovePointers) {
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) activations_[i] += kActivationStep;
 #pragma unroll
-      for (int i = 0; i < Shape::kWeightCopies; ++i) weights_[i] += kWeightStep;
+      for (int i = 0; i < Shape::kWeightCopies; ++i) weights_[i] += weight_step;
     } else {
       activation_offset_ += kActivationStep;
-      weight_offset_ += kWeightStep;
+      weight_offset_ += weight_step;
     }
     ++stage_;
   }
@@ -197,6 +208,7 @@ class TileLoader {
   u32 ring_;                 // slot 0
   u32 valid_ = 0;            // bit i: row i exists; bit 16 + i: weight piece i does
   int k_left_, units_left_;  // of this thread's k position in its first substep
+  int together_;             // abi::blocks_together
   int stage_ = 0;
   u32 activation_offset_ = 0, weight_offset_ = 0;  // of the next stage
   const char* activations_[kTokens];

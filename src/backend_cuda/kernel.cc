@@ -83,16 +83,16 @@ void Kernel::launch(Grid grid, int threads, const void* params, void* stream) co
              smem_bytes_, static_cast<CUstream>(stream), arguments, nullptr);
 }
 
-void Kernel::launch(Grid grid, int threads, const void* params, void* stream, bool behind, bool cluster) const {
+void Kernel::launch(Grid grid, int threads, const void* params, void* stream, bool behind, int cluster) const {
   CUlaunchAttribute attributes[2] = {};
   unsigned count = 0;
   if (behind && waits_itself_) {
     attributes[count].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     attributes[count++].value.programmaticStreamSerializationAllowed = 1;
   }
-  if (cluster) {
+  if (cluster > 1) {
     attributes[count].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-    attributes[count++].value.clusterDim = {grid.x, grid.y, grid.z};
+    attributes[count++].value.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   }
   if (count == 0) return launch(grid, threads, params, stream);
   CUlaunchConfig config{};

@@ -22,10 +22,10 @@ class Kernel {
 
   /// Enqueues on `stream` (a CUstream) of the current device. `params` is the kernel's parameter struct.
   void launch(Grid grid, int threads, const void* params, void* stream) const;
-  /// The same as one cluster, `grid` being its blocks. `behind`: an op launches this kernel behind another of its own;
-  /// its blocks come up while that one's last ones run, and wait for them by themselves (module::main_text), unless
-  /// target, driver or MOESAIC_DEPENDENT_LAUNCH say no.
-  void launch(Grid grid, int threads, const void* params, void* stream, bool behind, bool cluster) const;
+  /// The same in clusters of so many neighbouring blocks (along x). `behind`: an op launches this kernel behind another
+  /// of its own; its blocks come up while that one's last ones run, and wait for them by themselves
+  /// (module::main_text), unless target, driver or MOESAIC_DEPENDENT_LAUNCH say no.
+  void launch(Grid grid, int threads, const void* params, void* stream, bool behind, int cluster) const;
   /// Whether the target has clusters.
   bool has_clusters() const { return has_clusters_; }
 
@@ -41,7 +41,7 @@ class LaunchChain {
  public:
   explicit LaunchChain(void* stream) : stream_(stream) {}
   template <typename Params>
-  void launch(const Kernel& kernel, Grid grid, int threads, const Params& params, bool cluster = false) {
+  void launch(const Kernel& kernel, Grid grid, int threads, const Params& params, int cluster = 1) {
     kernel.launch(grid, threads, &params, stream_, !first_, cluster);
     first_ = false;
   }

@@ -27,12 +27,16 @@ std::string initializer(const abi::KernelConfig& config) {
 
 }  // namespace
 
-int features_of(const Target& target) {
+int sm_of(const Target& target) {
   int sm = 0;
   for (const char c : target.name) {
     if (c >= '0' && c <= '9') sm = 10 * sm + (c - '0');
   }
-  const tables::ArchRow* arch = tables::find_arch(sm);
+  return sm;
+}
+
+int features_of(const Target& target) {
+  const tables::ArchRow* arch = tables::find_arch(sm_of(target));
   if (arch == nullptr) return 0;
   const bool specific = target.name.back() == 'a' || target.name.back() == 'f';
   return ((arch->caps & tables::kFp8Convert) != 0 ? abi::kConvertFp8 : 0) |

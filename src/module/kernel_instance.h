@@ -35,6 +35,8 @@ struct KernelInstance {
 /// "moesaic_<row>_<config>": extern "C", known before compiling.
 std::string entry_name(const KernelInstance& instance);
 
+/// The architecture in a target's name: 90 of "sm_90a" and of "compute_90".
+int sm_of(const Target& target);
 /// abi::Feature bits of a target; those of e2m1 are in exact and family targets alone.
 int features_of(const Target& target);
 /// The program handed to the compiler: includes "moesaic_config.h" and the row's source, defines the entry.

@@ -25,12 +25,13 @@ using plan::Choice;
 class Launches {
  public:
   Launches(const GemmConfig& config, const plan::GemmLayout& layout, const abi::KernelConfig& gemm, const GemmRun& run,
-           void* stream)
+           int sm_count, void* stream)
       : c_(config),
         p_(layout),
         gemm_(gemm),
         run_(run),
         chain_(stream),
+        sm_count_(sm_count),
         rows_(static_cast<int>(run.x.shape[0])),
         w_(plan::gemm_space(config, rows_, gemm.tile_tokens)) {}
 
@@ -84,7 +85,7 @@ class Launches {
     p.out_type = source_type(run_.out.dtype);
     p.out_cols = c_.n;
     p.out_stride = c_.n;
-    chain_.launch(kernel, gemm_grid(gemm_, p, w_.max_tiles), abi::threads(gemm_), p);
+    chain_.launch(kernel, gemm_grid(gemm_, p, w_.max_tiles, sm_count_), abi::threads(gemm_), p, gemm_.cluster);
   }
 
  private:
@@ -117,7 +118,7 @@ class Launches {
   const abi::KernelConfig& gemm_;
   const GemmRun& run_;
   mutable cuda::LaunchChain chain_;
-  int rows_;
+  int sm_count_, rows_;
   plan::GemmSpace w_;
 };
 
@@ -127,6 +128,7 @@ class CudaGemm final : public GemmImpl {
       : config_(config), layout_(plan::gemm_layout(config)) {
     const cuda::DeviceInfo info = cuda::device_info(config.device.index);
     const Served served = serve(info.sm, modules);
+    sm_count_ = info.sm_count;
     ranges_ = plan::gemm_ranges(config, served.arch, rates_of(info), served.force_kernel);
     preparation_ = plan::plan_gemm_preparation(config, served.arch);
     std::vector<Choice> wanted = {preparation_.matrix, preparation_.vector};
@@ -156,7 +158,7 @@ class CudaGemm final : public GemmImpl {
   void run(const GemmRun& run, void* stream) const override {
     const plan::GemmSteps& s = steps(run.x.shape[0]);
     const cuda::DeviceGuard guard(config_.device.index);
-    const Launches launches(config_, layout_, s.gemm.config(), run, stream);
+    const Launches launches(config_, layout_, s.gemm.config(), run, sm_count_, stream);
     if (has_groups(run)) launches.dispatch(kernels_.at(s.dispatch), s.dispatch.config());
     const bool quantised = s.operand.row != nullptr;
     if (quantised) launches.make_operand(kernels_.at(s.operand), s.operand.config());
@@ -185,6 +187,7 @@ class CudaGemm final : public GemmImpl {
   plan::GemmLayout layout_;
   std::vector<plan::GemmRange> ranges_;
   plan::GemmPreparation preparation_;
+  int sm_count_ = 0;
   LoadedKernels kernels_;
 };
 

@@ -54,6 +54,7 @@ class CudaMoe final : public MoeImpl {
         shared_quantised_(tables::quantises_activations(tables::get_recipe(tables::shared_recipe(config)))) {
     const cuda::DeviceInfo info = cuda::device_info(config.device.index);
     const Served served = serve(info.sm, modules);
+    sm_count_ = info.sm_count;
     ranges_ = plan::plan_ranges(config, served.arch, rates_of(info), served.force_kernel);
     prepare_plan_ = plan::plan_preparation(config, served.arch);
     dispatched_ = plan::plan_dispatched(config, served.arch, served.force_kernel);
@@ -136,6 +137,7 @@ class CudaMoe final : public MoeImpl {
   std::vector<plan::PlanRange> ranges_;
   plan::PreparePlan prepare_plan_;
   Choice dispatched_;
+  int sm_count_ = 0;
   bool quantised_ = false, shared_quantised_ = false;  // activations of routed and of shared experts
   LoadedKernels kernels_;
 };
@@ -144,12 +146,13 @@ class CudaMoe final : public MoeImpl {
 class Launches {
  public:
   Launches(const MoeConfig& config, const plan::PreparedLayout& prepared, const plan::MoeSteps& steps,
-           const MoeRun& run, void* stream)
+           const MoeRun& run, int sm_count, void* stream)
       : c_(config),
         p_(prepared),
         steps_(steps),
         run_(run),
         chain_(stream),
+        sm_count_(sm_count),
         tokens_(static_cast<int>(run.x.shape[0])),
         tile_tokens_(steps.gemm1.config().tile_tokens),
         w_(plan::workspace_layout(config, tokens_, tile_tokens_)) {}
@@ -265,7 +268,7 @@ class Launches {
   }
 
   void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p) const {
-    chain_.launch(kernel, gemm_grid(config, p, w_.max_tiles), abi::threads(config), p);
+    chain_.launch(kernel, gemm_grid(config, p, w_.max_tiles, sm_count_), abi::threads(config), p, config.cluster);
   }
 
   void sum(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
@@ -397,7 +400,7 @@ class Launches {
   const plan::MoeSteps& steps_;
   const MoeRun& run_;
   mutable cuda::LaunchChain chain_;
-  int tokens_, tile_tokens_;
+  int sm_count_, tokens_, tile_tokens_;
   plan::WorkspaceLayout w_;
 };
 
@@ -405,7 +408,7 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
   check_alignment(run);
   const plan::MoeSteps& s = steps(run.x.shape[0]);
   const cuda::DeviceGuard guard(config_.device.index);
-  const Launches launches(config_, layout_, s, run, stream);
+  const Launches launches(config_, layout_, s, run, sm_count_, stream);
   if (launches.needs_router()) launches.project_router(kernel(s.project));
   if (config_.shared.gated) launches.project_shared_gate(kernel(s.project));
   launches.route(kernel(s.route), s.route.config());
@@ -435,7 +438,7 @@ void CudaMoe::run_dispatched(const MoeRun& run, void* stream) const {
   const auto tokens = static_cast<std::int64_t>(static_cast<double>(run.x.shape[0]) / per_token);
   const plan::MoeSteps& s = steps(std::clamp<std::int64_t>(tokens, 1, config_.max_tokens));
   const cuda::DeviceGuard guard(config_.device.index);
-  const Launches launches(dispatched_config_, layout_, s, run, stream);
+  const Launches launches(dispatched_config_, layout_, s, run, sm_count_, stream);
   launches.mark_dispatched(kernel(dispatched_), dispatched_.config());
   if (quantised_) launches.quantise_input(kernel(s.operand), s.operand.config());
   run_gemms(launches, s);

@@ -17,7 +17,11 @@ Served serve(int sm, const ModuleOptions& modules) {
   if (!target) target = base::env_value(base::Env::kForceTarget);
   std::string kernel = modules.force_kernel.value_or("");
   if (kernel.empty()) kernel = base::env_value(base::Env::kForceKernel).value_or("");
-  if (const tables::ArchRow* row = tables::find_arch(sm)) return {*row, target, kernel};
+  if (const tables::ArchRow* row = tables::find_arch(sm)) {
+    // PTX of an older architecture has that one's rows.
+    const tables::ArchRow* forced = target ? tables::find_arch(module::sm_of({*target})) : nullptr;
+    return {forced != nullptr ? *forced : *row, target, kernel};
+  }
   const std::string ptx = module::portable_ptx_target().name;
   const std::string message = fmt::format(
       "SM{}.{} is newer than this version knows: served by {} PTX of the portable kernels", sm / 10, sm % 10, ptx);
@@ -62,9 +66,8 @@ void LoadedKernels::load(const std::vector<plan::Choice>& wanted, const Served& 
 void launch_fused_route(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi::KernelConfig& config,
                         const abi::RouteParams& params) {
   constexpr int kFewTokens = 4;  // the warps of one block have chosen for so many before a cluster has come up
-  const bool cluster = kernel.has_clusters() && params.tokens > kFewTokens;
-  const unsigned blocks = cluster ? abi::kRouteCluster : 1;
-  chain.launch(kernel, {blocks}, abi::threads(config), params, cluster);
+  const int blocks = kernel.has_clusters() && params.tokens > kFewTokens ? abi::kRouteCluster : 1;
+  chain.launch(kernel, {static_cast<unsigned>(blocks)}, abi::threads(config), params, blocks);
 }
 
 }  // namespace moesaic::ops

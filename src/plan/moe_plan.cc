@@ -66,6 +66,11 @@ constexpr KindCosts kKindCosts[] = {
     {{0.135, 0.172, 0.242, 0.368, 0}, {0.159, 0}, 1.2},  // kWeightsE2m1
     {{0.154, 0.200, 0.265, 0.440, 0}, {0.156, 0}, 4.0},  // kWeightsInt4
 };
+/// The same of wgmma, by tiles of 64, 128 and 256 tokens and of 128 or 256 weight rows: such a tile multiplies as many
+/// quarters of its tokens as it has rows in.
+constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
+/// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other.
+constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18;
 /// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight.
 constexpr double kTiledDram = 1.10;
 
@@ -82,7 +87,14 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   // Activations are read again for every 16 to 128 weight rows, those that exist.
   const double activation_bytes = 2.0 * expected_rows(s) * k * rows / c.tile_rows;
   const double l2 = (tiles * bytes + activation_bytes) / rates.l2_bytes_per_us;
-  const double work = tiles * rows * k * 1e-6 * weights_cost(c) * kCostFlops / rates.mma_flops_per_us;
+  const double multiplied = abi::is_persistent(c) ? expected_tiles(s, c.tile_tokens / 4) / 4.0 : tiles;
+  const double work = multiplied * rows * k * 1e-6 * weights_cost(c) * kCostFlops / rates.mma_flops_per_us;
+  if (abi::is_persistent(c)) {
+    // Bounds that are near each other add up; the last round of work leaves SMs idle.
+    const double bound = dram * (c.cluster > 1 ? kClusterDram : kWgmmaDram);
+    const double rounds = tiles * std::ceil(rows / c.tile_rows) * c.cluster / rates.sm_count;
+    return std::pow(std::pow(bound, 4) + std::pow(l2, 4) + std::pow(work, 4), 0.25) * std::ceil(rounds) / rounds;
+  }
   // What does not bound the time still costs a little of it.
   const double full = std::max({dram * (streaming ? 1.0 : kTiledDram), l2, work}) + 0.02 * (l2 + work);
   const double blocks = tiles * std::ceil(rows / c.tile_rows) / rates.sm_count;
@@ -175,6 +187,7 @@ Choice pick(Op op, const ArchRow& arch, int recipe, const GemmShape& shape, cons
 }
 
 double weights_cost(const abi::KernelConfig& c) noexcept {
+  if (abi::is_persistent(c)) return kWgmmaCosts[c.tile_tokens / 128][c.tile_rows / 256];
   const KindCosts& kind = kKindCosts[c.weights];
   const auto size = static_cast<std::size_t>(std::countr_zero(static_cast<unsigned>(c.tile_tokens / kSmallestTile)));
   if (c.stages == 0) return size < std::size(kind.stream) ? kind.stream[size] : 0.0;

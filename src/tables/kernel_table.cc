@@ -100,6 +100,27 @@ constexpr std::array kTiled16BitConfigs = {
     tiled(abi::kWeights16, kIo, 64, 128, 64, 3, 1, 4, 2),
     tiled(abi::kWeights16, kIo, 128, 128, 32, 4, 2, 2, 2),
 };
+constexpr KernelConfig wgmma(int io, int tokens, int rows, int stages, int cluster) {
+  return {.io = io,
+          .weights = abi::kWeights16,
+          .tile_tokens = tokens,
+          .tile_rows = rows,
+          .tile_k = 64,
+          .stages = stages,
+          .warps_tokens = 1,
+          .warps_rows = 8,
+          .warps_k = 1,
+          .warps_load = 4,
+          .cluster = cluster,
+          .min_blocks = 1};
+}
+// Prefill is bound by what SMs read from L2: clusters of two share the weights that they read.
+template <int kIo>
+constexpr std::array kWgmmaConfigs = {
+    wgmma(kIo, 64, 128, 8, 1),
+    wgmma(kIo, 128, 256, 4, 1),
+    wgmma(kIo, 256, 256, 4, 2),
+};
 // Tiles of few tokens: decoding codes is the work then, and their warps share the activations in shared memory.
 constexpr std::array kTiledE4m3Configs = {
     tiled(abi::kWeightsE4m3, abi::kIoBf16, 16, 128, 128, 3, 1, 4, 3),
@@ -220,9 +241,30 @@ constexpr KernelRow gemm_row(const char* name, std::uint32_t recipes, const char
   return warp_row(name, Op::kGemm, recipes, source, body, "GemmParams", configs, supports_aligned);
 }
 
+constexpr KernelRow wgmma_row(const char* name, std::uint32_t recipes, std::span<const KernelConfig> configs) {
+  return {name,
+          Op::kGemm,
+          recipes,
+          family_bit(Family::kSm90),
+          kWgmma | kTma,
+          CodeKind::kExact,
+          "kernels/sm90/gemm_wgmma.cuh",
+          "sm90::gemm_wgmma",
+          "GemmParams",
+          configs,
+          supports_aligned};
+}
+
 constexpr KernelRow prepare_row(const char* name, int weights, std::span<const KernelConfig> configs) {
   return warp_row(name, Op::kPrepare, recipes_of(weights), kPrepareCodesSource, "warp::prepare_codes",
                   "PrepareCodesParams", configs, supports_any);
+}
+
+// Where wgmma serves the same recipes there is no tiled row: nothing would choose it.
+constexpr KernelRow tiled_16_row(const char* name, std::uint32_t recipes, std::span<const KernelConfig> configs) {
+  KernelRow row = gemm_row(name, recipes, kTiledSource, "warp::gemm_tiled", configs);
+  row.families &= ~family_bit(Family::kSm90);
+  return row;
 }
 
 // Families whose exact targets have the e2m1 conversion; their rows are twins of the portable ones.
@@ -271,9 +313,11 @@ constexpr std::array kRows = {
     warp_row("warp_route", Op::kRouting, kAllRecipes, "kernels/common/route.cuh", "route", "RouteParams", kRouteConfigs,
              supports_routing),
     gemm_row("warp_stream_bf16", kBf16Bit, kStreamSource, "warp::gemm_stream", kStream16BitConfigs<abi::kIoBf16>),
-    gemm_row("warp_tiled_bf16", kBf16Bit, kTiledSource, "warp::gemm_tiled", kTiled16BitConfigs<abi::kIoBf16>),
+    tiled_16_row("warp_tiled_bf16", kBf16Bit, kTiled16BitConfigs<abi::kIoBf16>),
     gemm_row("warp_stream_fp16", kFp16Bit, kStreamSource, "warp::gemm_stream", kStream16BitConfigs<abi::kIoFp16>),
-    gemm_row("warp_tiled_fp16", kFp16Bit, kTiledSource, "warp::gemm_tiled", kTiled16BitConfigs<abi::kIoFp16>),
+    tiled_16_row("warp_tiled_fp16", kFp16Bit, kTiled16BitConfigs<abi::kIoFp16>),
+    wgmma_row("sm90_wgmma_bf16", kBf16Bit, kWgmmaConfigs<abi::kIoBf16>),
+    wgmma_row("sm90_wgmma_fp16", kFp16Bit, kWgmmaConfigs<abi::kIoFp16>),
     gemm_row("warp_stream_e4m3", recipes_of(abi::kWeightsE4m3), kStreamSource, "warp::gemm_stream",
              kStream8BitConfigs<abi::kWeightsE4m3>),
     gemm_row("warp_tiled_e4m3", recipes_of(abi::kWeightsE4m3), kTiledSource, "warp::gemm_tiled", kTiledE4m3Configs),

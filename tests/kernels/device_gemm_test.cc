@@ -144,10 +144,9 @@ TEST_F(DeviceGemmTest, EveryRecipeOnOddShapesMatchesTheOracle) {
 }
 
 /// Numbers of rows from one tile of the smallest kind to many of the largest. `kernel`: "row/config".
-void run_kernel(std::mt19937& rng, const std::string& kernel, GemmConfig c) {
+void run_kernel(std::mt19937& rng, const std::string& kernel, GemmConfig c, ModuleOptions modules) {
   c.n = 150, c.k = 192, c.max_rows = 8192;
   c.int4.size = 64;
-  ModuleOptions modules;
   modules.force_kernel = kernel;
   for (const int groups : {1, 2}) {
     c.groups = groups;
@@ -170,11 +169,12 @@ TEST_F(DeviceGemmTest, EveryConfigOfEveryGemmRow) {
   for (const tables::KernelRow& row : tables::kernel_table()) {
     if (row.op != tables::Op::kGemm) continue;
     for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
-      if ((row.recipes >> tables::recipe_index(recipe.name) & 1u) == 0) continue;
+      const auto modules = testing::modules_that_serve(row, tables::recipe_index(recipe.name));
+      if (!modules) continue;
       for (const abi::KernelConfig& config : row.configs) {
         GemmConfig c;
         c.recipe = recipe.name;
-        run_kernel(rng, std::string(row.name) + "/" + tables::config_name(row, config), c);
+        run_kernel(rng, std::string(row.name) + "/" + tables::config_name(row, config), c, *modules);
       }
     }
   }

@@ -139,9 +139,10 @@ std::set<std::string> run_every_gemm(std::mt19937& rng, const char* recipe) {
   c.recipe = recipe;
   const HostLayer host = testing::random_layer(rng, c, {.biases = true});
   for (const tables::KernelRow& row : tables::kernel_table()) {
-    if ((row.recipes >> tables::recipe_index(recipe) & 1u) == 0 || row.op != tables::Op::kGemm) continue;
+    const auto served = testing::modules_that_serve(row, tables::recipe_index(recipe));
+    if (!served || row.op != tables::Op::kGemm) continue;
     for (const abi::KernelConfig& config : row.configs) {
-      ModuleOptions modules;
+      ModuleOptions modules = *served;
       modules.force_kernel = std::string(row.name) + "/" + tables::config_name(row, config);
       const DeviceLayer device(host, c, modules);
       for (const int tokens : {3, 150}) {
@@ -173,7 +174,7 @@ TEST_F(DeviceLayerTest, EveryConfigOfEveryRowRunsOnce) {
     }
     for (const std::string& name : run_every_gemm(rng, recipe)) ran.insert(name);
     for (const tables::KernelRow& row : tables::kernel_table()) {
-      if ((row.recipes >> tables::recipe_index(recipe) & 1u) == 0 || row.op == tables::Op::kPrepare) continue;
+      if (!testing::modules_that_serve(row, tables::recipe_index(recipe)) || row.op == tables::Op::kPrepare) continue;
       if (row.op == tables::Op::kActivation) continue;  // an op of its own: device_activation_test
       for (const abi::KernelConfig& config : row.configs) {
         const bool dispatched = row.op == tables::Op::kRouting && config.role == 3;

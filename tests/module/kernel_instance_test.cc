@@ -128,7 +128,7 @@ TEST(Identity, DependsOnTargetAndConfig) {
 }
 
 TEST(Identity, ChangedTextChangesExactlyWhatIncludesIt) {
-  const std::string changed = "kernels/warp/epilogue.cuh";
+  const std::string changed = "kernels/common/epilogue.cuh";
   std::vector<std::string> before;
   for (const KernelInstance& instance : all_instances()) before.push_back(identity(instance));
   const Override edit(changed, text_of(changed) + "// one more line\n");

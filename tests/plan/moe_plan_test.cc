@@ -114,12 +114,14 @@ TEST(MoePlan, ConfigsFitEveryArchitecture) {
 }
 
 TEST(MoePlan, SmallBatchesStreamAndLargeOnesTile) {
-  const tables::ArchRow& arch = *tables::find_arch(90);
   const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "bf16", 8192);
-  EXPECT_EQ(plan_moe(c, 1, arch, {}, "").gemm1.config().tile_tokens, 8);
-  EXPECT_EQ(plan_moe(c, 8192, arch, {}, "").gemm1.config().tile_tokens, 128);
-  const MoeSteps steps = plan_moe(c, 300, arch, {}, "");
-  EXPECT_EQ(steps.gemm1.config().tile_tokens, steps.gemm2.config().tile_tokens) << "they share one tile list";
+  for (const auto& [sm, most] : {std::pair{80, 128}, std::pair{90, 256}, std::pair{120, 128}}) {
+    const tables::ArchRow& arch = *tables::find_arch(sm);
+    EXPECT_EQ(plan_moe(c, 1, arch, {}, "").gemm1.config().tile_tokens, 8) << sm;
+    EXPECT_EQ(plan_moe(c, 8192, arch, {}, "").gemm1.config().tile_tokens, most) << sm;
+    const MoeSteps steps = plan_moe(c, 300, arch, {}, "");
+    EXPECT_EQ(steps.gemm1.config().tile_tokens, steps.gemm2.config().tile_tokens) << "they share one tile list";
+  }
 }
 
 TEST(MoePlan, EveryGemmConfigHasACost) {
@@ -146,7 +148,7 @@ TEST(MoePlan, MoreTokensNeverGetSmallerTiles) {
 }
 
 TEST(MoePlan, ForcedRowsAreTakenAndUnknownNamesRefused) {
-  const tables::ArchRow& arch = *tables::find_arch(90);
+  const tables::ArchRow& arch = *tables::find_arch(80);
   const MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "bf16", 8192);
   EXPECT_STREQ(plan_moe(c, 1, arch, {}, "warp_tiled_bf16").gemm1.row->name, "warp_tiled_bf16");
   EXPECT_THROW(plan_moe(c, 1, arch, {}, "warp_gemm9"), Error);

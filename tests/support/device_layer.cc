@@ -7,6 +7,7 @@
 
 #include "backend_cuda/device.h"
 #include "backend_cuda/device_weights.h"
+#include "module/kernel_instance.h"
 #include "support/poisoned_buffer.h"
 #include "tables/given_codes.h"
 
@@ -66,6 +67,15 @@ bool have_gpu() {
   const std::string why = cuda::why_no_cuda();
   if (!why.empty()) std::printf("no GPU: %s\n", why.c_str());
   return why.empty();
+}
+
+std::optional<ModuleOptions> modules_that_serve(const tables::KernelRow& row, int recipe) {
+  ModuleOptions modules;
+  const tables::ArchRow* arch = tables::find_arch(cuda::device_info(0).sm);
+  if (arch != nullptr && tables::why_not(row, *arch, recipe).empty()) return modules;
+  if (!tables::why_not(row, tables::kArchTable.front(), recipe).empty()) return std::nullopt;
+  modules.force_target = module::portable_ptx_target().name;
+  return modules;
 }
 
 DeviceLayer::DeviceLayer(const MoeWeights& host, const MoeConfig& config, const ModuleOptions& modules)

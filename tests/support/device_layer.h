@@ -6,6 +6,7 @@
 
 #include "backend_cuda/device_memory.h"
 #include "support/random_layer.h"
+#include "tables/kernel_table.h"
 
 namespace moesaic::testing {
 
@@ -65,5 +66,8 @@ class DeviceLayer {
 
 /// True when a CUDA device is there; else the reason is printed and the test skipped by its caller.
 bool have_gpu();
+/// How a row can run on GPU 0 with a recipe: by its own targets (the options force nothing), or as PTX of the oldest
+/// architecture where GPU 0 has other rows instead; std::nullopt: not at all.
+std::optional<ModuleOptions> modules_that_serve(const tables::KernelRow& row, int recipe);
 
 }  // namespace moesaic::testing

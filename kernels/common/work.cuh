@@ -4,7 +4,7 @@
 
 #include "kernels/common/number.cuh"
 
-namespace moesaic::warp {
+namespace moesaic {
 
 /// Token tiles that share a pass over weight rows: their activations and as many weight tiles fit in L2 together.
 inline constexpr int kRasterGroup = 16;
@@ -15,13 +15,17 @@ struct Work {
   int row_block;
 };
 
-/// False: nothing to do. Token tiles of a group run fastest, so that concurrent blocks share weights in L2.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ bool find_work(const abi::GemmParams& p, Work& work) {
-  const int tiles = p.num_tiles != nullptr ? *p.num_tiles : abi::div_up(p.rows, kConfig.tile_tokens);
+__device__ __forceinline__ int count_tiles(const abi::GemmParams& p) {
+  return p.num_tiles != nullptr ? *p.num_tiles : abi::div_up(p.rows, kConfig.tile_tokens);
+}
+
+/// The index-th of all pieces of work; false: there are fewer. Token tiles of a group run fastest, so that concurrent
+/// blocks share weights in L2.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ bool find_work(const abi::GemmParams& p, int tiles, int index, Work& work) {
   constexpr int kBlocks = kConfig.tile_rows / abi::kBlockRows;
   const int columns = abi::div_up(p.row_blocks, kBlocks);
-  const int index = blockIdx.x;
   if (index >= tiles * columns) return false;
   const int group = index / (kRasterGroup * columns);
   const int first = group * kRasterGroup;
@@ -44,4 +48,4 @@ __device__ __forceinline__ int activation_row(const abi::GemmParams& p, int row)
   return p.row_token != nullptr ? p.row_token[row] : row;
 }
 
-}  // namespace moesaic::warp
+}  // namespace moesaic

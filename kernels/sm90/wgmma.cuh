@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// PTX of Hopper: mbarriers, bulk copies, wgmma (sm_90a). Waits spin in the instruction, which suspends the thread.
+#pragma once
+
+#include "kernels/common/ptx.cuh"
+
+namespace moesaic::ptx {
+
+using u64 = unsigned long long;
+
+// --- mbarriers: shared memory addresses of 8 bytes ------------------------------------------------------------------
+
+__device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+/// Makes barriers that this thread has made known to the copy engine.
+__device__ __forceinline__ void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ __forceinline__ void barrier_arrive(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/// Arrives, and makes the phase wait for `bytes` of bulk copies.
+__device__ __forceinline__ void barrier_arrive_expect(u32 barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+/// Arrives at the barrier of that place in block `rank` of the cluster. It orders nothing there: with .release.cluster
+/// it would wait for all memory of the GPU (MEMBAR.ALL.GPU; three times slower stages).
+__device__ __forceinline__ void barrier_arrive_at(u32 barrier, int rank) {
+  asm volatile(
+      "{\n\t.reg .b32 there;\n\t"
+      "mapa.shared::cluster.u32 there, %0, %1;\n\t"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n\t}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+/// Waits for the end of the phase of that parity.
+__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
+  asm volatile(
+      "{\n\t.reg .pred done;\n"
+      "again:\n\t"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+      "@!done bra again;\n\t}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+/// Barrier `id` (1 to 15) of `threads` threads of the block.
+__device__ __forceinline__ void named_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// --- copies ---------------------------------------------------------------------------------------------------------
+
+/// Copies `bytes`, a multiple of 16, global -> shared; `barrier` counts them.
+__device__ __forceinline__ void bulk_copy(u32 shared, const void* global, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+               "l"(global), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+/// The same, to the same places of all blocks of the cluster whose bits are set.
+__device__ __forceinline__ void bulk_copy_to(u16 blocks, u32 shared, const void* global, u32 bytes, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+      "%4;" ::"r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+/// Arrives at `barrier`, which expects it, when all copies by cp.async that this thread has begun have landed.
+__device__ __forceinline__ void cp_async_arrive(u32 barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void cp_async_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+/// What this thread sees in shared memory, wgmma sees. (By a thread whose copies are under way it would wait for them.)
+__device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// --- wgmma ----------------------------------------------------------------------------------------------------------
+
+/// Descriptor of a K-major operand in shared memory whose rows of `kRowBytes` (64, 128) are swizzled at that width.
+/// Groups of 8 rows follow each other. 16 of K further: 32 bytes.
+template <int kRowBytes>
+__device__ __forceinline__ u64 operand_descriptor(u32 shared) {
+  constexpr u64 kSwizzle = kRowBytes == 128 ? 1 : 2;
+  constexpr u64 kGroupStride = 8 * kRowBytes / 16;
+  return kSwizzle << 62 | kGroupStride << 32 | 1ull << 16 | (shared & 0x3ffffu) >> 4;
+}
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+/// Registers of each thread of this warpgroup from here on.
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// Operand lists: "%0, %1, ..." by tens, and the registers behind them by eights.
+#define MOESAIC_TEN(t) \
+  "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9"
+#define MOESAIC_LIST_4 "%0, %1, %2, %3"
+#define MOESAIC_LIST_8 MOESAIC_LIST_4 ", %4, %5, %6, %7"
+#define MOESAIC_LIST_16 MOESAIC_TEN() ", %10, %11, %12, %13, %14, %15"
+#define MOESAIC_LIST_24 MOESAIC_TEN() ", " MOESAIC_TEN(1) ", %20, %21, %22, %23"
+#define MOESAIC_LIST_32 MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", %30, %31"
+#define MOESAIC_LIST_48 \
+  MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define MOESAIC_SIXTY \
+  MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", " MOESAIC_TEN(4) ", " MOESAIC_TEN(5)
+#define MOESAIC_LIST_64 MOESAIC_SIXTY ", %60, %61, %62, %63"
+#define MOESAIC_NINETY MOESAIC_SIXTY ", " MOESAIC_TEN(6) ", " MOESAIC_TEN(7) ", " MOESAIC_TEN(8)
+#define MOESAIC_LIST_96 MOESAIC_NINETY ", %90, %91, %92, %93, %94, %95"
+#define MOESAIC_LIST_128 \
+  MOESAIC_NINETY ", " MOESAIC_TEN(9) ", " MOESAIC_TEN(10) ", " MOESAIC_TEN(11) ", %120, %121, %122, %123, %124, "      \
+                                                                                "%125, %126, %127"
+#define MOESAIC_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define MOESAIC_D8(i) MOESAIC_D4(i), MOESAIC_D4(i + 4)
+#define MOESAIC_D16(i) MOESAIC_D8(i), MOESAIC_D8(i + 8)
+#define MOESAIC_D24(i) MOESAIC_D16(i), MOESAIC_D8(i + 16)
+#define MOESAIC_D32(i) MOESAIC_D16(i), MOESAIC_D16(i + 16)
+#define MOESAIC_D48(i) MOESAIC_D32(i), MOESAIC_D16(i + 32)
+#define MOESAIC_D64(i) MOESAIC_D32(i), MOESAIC_D32(i + 32)
+#define MOESAIC_D96(i) MOESAIC_D64(i), MOESAIC_D32(i + 64)
+#define MOESAIC_D128(i) MOESAIC_D64(i), MOESAIC_D64(i + 64)
+#define MOESAIC_WGMMA(n, type, count, a_index, b_index, keep_index)                                      \
+  asm volatile("{\n\t.reg .pred keep;\n\tsetp.ne.b32 keep, %" #keep_index                                \
+               ", 0;\n\t"                                                                                \
+               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" MOESAIC_LIST_##count \
+               "}, %" #a_index ", %" #b_index ", keep, 1, 1, 0, 0;\n\t}"                                 \
+               : MOESAIC_D##count(0)                                                                     \
+               : "l"(a), "l"(b), "r"(keep))
+#define MOESAIC_WGMMA_CASE(n, count, a_index, b_index, keep_index) \
+  if constexpr (kTokens == n && kIo == abi::kIoBf16) {             \
+    MOESAIC_WGMMA(n, "bf16", count, a_index, b_index, keep_index); \
+  } else if constexpr (kTokens == n) {                             \
+    MOESAIC_WGMMA(n, "f16", count, a_index, b_index, keep_index);  \
+  }
+
+/// d (64 x kTokens, FP32; the mma.sync fragment of each 8 columns) = a (64 x 16) b (16 x kTokens) + d, or without d
+/// when `keep` is 0. Operands: descriptors.
+template <int kIo, int kTokens, int kSums>
+__device__ __forceinline__ void wgmma(float (&d)[kSums], u64 a, u64 b, int keep) {
+  static_assert(kSums >= kTokens / 2);
+  MOESAIC_WGMMA_CASE(8, 4, 4, 5, 6)
+  MOESAIC_WGMMA_CASE(16, 8, 8, 9, 10)
+  MOESAIC_WGMMA_CASE(48, 24, 24, 25, 26)
+  MOESAIC_WGMMA_CASE(32, 16, 16, 17, 18)
+  MOESAIC_WGMMA_CASE(64, 32, 32, 33, 34)
+  MOESAIC_WGMMA_CASE(96, 48, 48, 49, 50)
+  MOESAIC_WGMMA_CASE(128, 64, 64, 65, 66)
+  MOESAIC_WGMMA_CASE(192, 96, 96, 97, 98)
+  MOESAIC_WGMMA_CASE(256, 128, 128, 129, 130)
+}
+
+#undef MOESAIC_WGMMA_CASE
+#undef MOESAIC_WGMMA
+
+}  // namespace moesaic::ptx
