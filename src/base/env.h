@@ -11,9 +11,11 @@ namespace moesaic::base {
 
 enum class Env {
   kBundle,
+  kBundleKey,
   kCacheDir,
   kCacheLimit,
   kJit,
+  kCompileTimeout,
   kNvrtc,
   kForceKernel,
   kForceTarget,
