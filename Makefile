@@ -5,6 +5,7 @@ BUILD ?= build
 ASAN_BUILD ?= build-asan
 FUZZ_BUILD ?= build-fuzz
 FUZZ_SECONDS ?= 600
+FUZZERS := safetensors config bundle settings arguments steps products capi
 LAUNCHER := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 WERROR ?= OFF
 CMAKE := cmake -G Ninja $(LAUNCHER) -DMOESAIC_WERROR=$(WERROR)
@@ -44,11 +45,11 @@ asan: deps  ## unit tier under address and undefined-behaviour sanitizers
 	cmake --build $(ASAN_BUILD) --target unit_tests
 	@ctest --test-dir $(ASAN_BUILD) -L unit -j $(JOBS) --output-on-failure --no-tests=error
 
-fuzz: deps  ## parsers of checkpoints and argument checks under libFuzzer, FUZZ_SECONDS each (needs clang)
+fuzz: deps  ## parsers and argument checks under libFuzzer, FUZZ_SECONDS each (needs clang)
 	@$(CMAKE) -S . -B $(FUZZ_BUILD) -DCMAKE_BUILD_TYPE=Sanitize -DCMAKE_CXX_COMPILER=clang++ -DMOESAIC_FUZZ=ON \
 	  -DMOESAIC_BENCH=OFF
-	cmake --build $(FUZZ_BUILD) --target safetensors_fuzz config_fuzz arguments_fuzz steps_fuzz products_fuzz
-	@for p in safetensors config arguments steps products; do mkdir -p $(FUZZ_BUILD)/corpus/$$p && \
+	cmake --build $(FUZZ_BUILD) --target $(FUZZERS:=_fuzz)
+	@for p in $(FUZZERS); do mkdir -p $(FUZZ_BUILD)/corpus/$$p && \
 	  $(FUZZ_BUILD)/tests/fuzz/$${p}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=8192 \
 	    $$(ls tests/fuzz/$$p.dict 2>/dev/null | sed s/^/-dict=/) -artifact_prefix=$(FUZZ_BUILD)/ -print_final_stats=1 \
 	    $(FUZZ_BUILD)/corpus/$$p tests/data/fuzz/$$p || exit 1; done

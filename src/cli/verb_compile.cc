@@ -24,7 +24,7 @@ namespace {
 
 struct CompileOptions {
   std::vector<std::string> archs, recipes, ops;
-  std::string model, out;
+  std::string model, out, compiler = "nvrtc";
   int jobs = 0;
   bool list = false, ptx = false, json = false;
 };
@@ -47,6 +47,7 @@ module::BuildRequest request_for(const CompileOptions& options) {
   request.ops = op_mask(options.ops);
   request.problem = problem_of(options.model);
   request.jobs = options.jobs;
+  request.nvcc = options.compiler == "nvcc";
   if (options.ptx) request.ptx.push_back(module::portable_ptx_target());
   return request;
 }
@@ -193,6 +194,9 @@ void add_compile(CLI::App& app, Action& action) {
   verb->add_option("--out", options->out, "Bundle to write; without it kernels go to the cache alone");
   verb->add_option("--jobs", options->jobs, "Kernels compiled at once; default: by cores and free memory")
       ->check(CLI::PositiveNumber);
+  verb->add_option("--compiler", options->compiler, "nvrtc, or nvcc: the same text with line numbers for profilers")
+      ->check(CLI::IsMember({"nvrtc", "nvcc"}))
+      ->capture_default_str();
   verb->add_flag("--ptx", options->ptx, "Add PTX for GPUs newer than the architecture table");
   verb->add_flag("--list", options->list, "Print rows and identities, compile nothing");
   verb->add_flag("--json", options->json, "Print JSON");

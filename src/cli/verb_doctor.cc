@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -19,6 +17,7 @@
 #include "module/bundle.h"
 #include "module/cache.h"
 #include "module/compile_limit.h"
+#include "module/nvcc.h"
 #include "module/nvrtc_file.h"
 #include "tables/arch_table.h"
 
@@ -56,39 +55,10 @@ json nvrtc_facts() {
           {"found_by", search.file->found_by}};
 }
 
-/// What a command prints on stdout; "" where it cannot be run.
-std::string output_of(const std::string& command) {
-  FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) return "";
-  std::string text;
-  std::array<char, 512> buffer{};
-  while (fgets(buffer.data(), static_cast<int>(buffer.size()), pipe) != nullptr) text += buffer.data();
-  pclose(pipe);
-  return text;
-}
-
-/// nvcc is a developer's second compiler: nothing of the library calls it.
 json nvcc_facts() {
-  std::vector<std::string> folders;
-  if (const auto home = base::env_value(base::Env::kCudaHome)) folders.push_back(*home + "/bin");
-  const std::string path = base::env_value(base::Env::kPath).value_or("");
-  for (std::size_t begin = 0; begin < path.size();) {
-    const std::size_t end = std::min(path.find(':', begin), path.size());
-    folders.push_back(path.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  folders.emplace_back("/usr/local/cuda/bin");
-  for (const std::string& folder : folders) {
-    const std::string file = folder + "/nvcc";
-    std::error_code ignored;
-    if (file.find('\'') != std::string::npos || !std::filesystem::exists(file, ignored)) continue;
-    const std::string text = output_of("'" + file + "' --version 2>/dev/null");
-    const std::size_t release = text.find("release ");
-    const std::string version =
-        release == std::string::npos ? "unknown" : text.substr(release + 8, text.find(',', release) - release - 8);
-    return {{"found", true}, {"path", file}, {"version", version}};
-  }
-  return {{"found", false}};
+  const auto nvcc = module::find_nvcc();
+  if (!nvcc) return {{"found", false}};
+  return {{"found", true}, {"path", nvcc->path}, {"version", tables::cuda_version_name(nvcc->version)}};
 }
 
 json cache_facts() {

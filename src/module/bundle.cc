@@ -17,6 +17,7 @@
 #include "base/hash.h"
 #include "base/temporary_file.h"
 #include "base/trust.h"
+#include "module/json_integer.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -123,13 +124,13 @@ void Bundle::read_manifest() {
   const nlohmann::json manifest = nlohmann::json::parse(text, nullptr, false);
   if (!manifest.is_object()) throw_damaged(path_, "manifest.json is not JSON");
   try {
-    const int format = manifest.at("format");
+    const int format = integer_at<int>(manifest, "format");
     if (format != kFormat) {
       throw Error(ErrorKind::kUnsupported,
                   fmt::format("bundle {} has format {}, this library reads format {}", path_, format, kFormat));
     }
     manifest.at("moesaic").get_to(version_);
-    manifest.at("module_abi").get_to(module_abi_);
+    module_abi_ = integer_at<int>(manifest, "module_abi");
     for (const nlohmann::json& entry : manifest.at("entries")) records_.push_back(record_from_json(entry));
   } catch (const nlohmann::json::exception& error) {
     throw_damaged(path_, fmt::format("manifest.json: {}", error.what()));

@@ -16,6 +16,7 @@
 #include "base/env.h"
 #include "base/hash.h"
 #include "base/trust.h"
+#include "module/json_integer.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -32,7 +33,7 @@ constexpr const char* kMetaName = "/meta.json";
 KernelRecord read_record(const std::string& entry) {
   const nlohmann::json meta =
       nlohmann::json::parse(base::read_trusted_file(entry + kMetaName, kMaxMeta), nullptr, false);
-  if (!meta.is_object() || meta.value("format", 0) != kFormat) {
+  if (!meta.is_object() || integer_at<int>(meta, "format") != kFormat) {
     throw Error(ErrorKind::kIo, "meta.json is not that of a cache entry");
   }
   const nlohmann::json& record = meta.at("record");

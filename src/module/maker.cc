@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/env.h"
@@ -17,8 +18,9 @@
 
 namespace moesaic::module {
 
-Maker::Maker(const ModuleOptions& options)
+Maker::Maker(const ModuleOptions& options, std::optional<Nvcc> nvcc)
     : nvrtc_path_(options.nvrtc),
+      nvcc_(std::move(nvcc)),
       cache_(cache_folder(options.cache_dir)),
       limit_(base::env_bytes(base::Env::kCacheLimit)),
       time_limit_(compile_limit()) {
@@ -41,21 +43,35 @@ std::shared_ptr<const Nvrtc> Maker::nvrtc() const {
   return Nvrtc::load(*search().file);
 }
 
+CompilerFacts Maker::compiler() const {
+  if (nvcc_) {
+    return {fmt::format("nvcc {} build {}", tables::cuda_version_name(nvcc_->version), nvcc_->build), "nvcc",
+            nvcc_->version, nvcc_->supported};
+  }
+  const auto loaded = nvrtc();
+  return {fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(loaded->version()), search().file->build_id),
+          "NVRTC", loaded->version(), loaded->supported_archs()};
+}
+
+std::vector<std::string> Maker::flags(const Target& target) const {
+  return nvcc_ ? nvcc_flags(target) : compile_flags(target);
+}
+
 std::string Maker::key(const KernelInstance& instance, const std::string& identity) const {
-  return cache_key(identity, search().file->build_id, compile_flags(instance.target));
+  return cache_key(identity, nvcc_ ? "nvcc " + nvcc_->build : search().file->build_id, flags(instance.target));
 }
 
 std::optional<Cubin> Maker::find(const KernelInstance& instance, const std::string& identity) const {
-  if (!search().file) return std::nullopt;
+  if (!has_compiler()) return std::nullopt;
   return cache_.lookup(key(instance, identity), identity, nullptr);
 }
 
 void Maker::hold(const KernelInstance& instance, const std::string& identity) const {
-  if (search().file) cache_.hold(key(instance, identity));
+  if (has_compiler()) cache_.hold(key(instance, identity));
 }
 
 Cubin Maker::make(const KernelInstance& instance, const std::string& identity) const {
-  if (!search().file) nvrtc();  // throws
+  if (!has_compiler()) nvrtc();  // throws
   const std::string entry_key = key(instance, identity);
   if (auto found = cache_.lookup(entry_key, identity, nullptr)) return *std::move(found);
 
@@ -108,23 +124,23 @@ void check_image(const KernelInstance& instance, const std::vector<char>& image,
   const bool sound = ptx ? std::string_view(image.data(), image.size()).find(entry_name(instance)) != std::string::npos
                          : elf_code_bytes(image.data(), image.size()) > 0;
   if (sound) return;
-  throw Error(
-      ErrorKind::kCompile,
-      fmt::format("kernel {} for {}: NVRTC {} gave {} bytes that are no {}; install it again, or name another one "
-                  "in MOESAIC_NVRTC",
-                  entry_name(instance), instance.target.name, compiler, image.size(), ptx ? "PTX" : "cubin"));
+  throw Error(ErrorKind::kCompile,
+              fmt::format("kernel {} for {}: {} gave {} bytes that are no {}; install it again, or name another one "
+                          "in MOESAIC_NVRTC",
+                          entry_name(instance), instance.target.name, compiler, image.size(), ptx ? "PTX" : "cubin"));
 }
 
 }  // namespace
 
 Cubin Maker::compile(const KernelInstance& instance, const std::string& identity) const {
-  const auto compiler = nvrtc();
+  const CompilerFacts facts = compiler();
   const auto start = std::chrono::steady_clock::now();
-  NvrtcOutput output = compile_within(time_limit_, compiler, instance);
+  NvrtcOutput output =
+      nvcc_ ? compile_with_nvcc(*nvcc_, instance, time_limit_) : compile_within(time_limit_, nvrtc(), instance);
   Cubin cubin;
   cubin.facts = read_ptxas_log(output.log);
   cubin.facts.compile_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  check_image(instance, output.image, search().file->path);
+  check_image(instance, output.image, fmt::format("{} {}", facts.product, nvcc_ ? nvcc_->path : search().file->path));
   if (!instance.target.is_ptx()) {
     cubin.facts.code_bytes = elf_code_bytes(output.image.data(), output.image.size());
   }
@@ -132,10 +148,9 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
   cubin.entry = entry_name(instance);
   cubin.identity = identity;
   cubin.target = instance.target.name;
-  cubin.compiler =
-      fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(compiler->version()), search().file->build_id);
-  cubin.cuda_version = compiler->version();
-  cubin.flags = compile_flags(instance.target);
+  cubin.compiler = facts.name;
+  cubin.cuda_version = facts.version;
+  cubin.flags = flags(instance.target);
   cubin.origin = Origin::kCompiled;
   return cubin;
 }

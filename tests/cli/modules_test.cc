@@ -68,7 +68,7 @@ TEST(Compile, ListNeedsNoCompiler) {
 TEST(Compile, WrongUseIsExitCodeTwo) {
   for (const char* arguments :
        {"compile", "compile --arch 91", "compile --arch 90 --recipe bf17", "compile --arch 90 --op x",
-        "compile --arch 90 --model x", "compile --arch 90 --jobs 0"}) {
+        "compile --arch 90 --model x", "compile --arch 90 --jobs 0", "compile --arch 90 --compiler clang"}) {
     const CommandResult result = run_cli(arguments, kNoNvrtc);
     EXPECT_EQ(result.exit_code, 2) << arguments;
     EXPECT_NE(result.err, "") << arguments;
@@ -143,6 +143,21 @@ TEST(Bundle, VerifyAndDoctorNameWhatOthersMayWrite) {
   EXPECT_EQ(cache.exit_code, 1);
   EXPECT_NE(cache.out.find("chmod -R go-w"), std::string::npos) << cache.out;
   EXPECT_NE(run_cli("doctor", environment).out.find("not used: kernel cache"), std::string::npos);
+}
+
+TEST(Compile, NvccIsAskedForByName) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directories(folder / "bin");
+  std::ofstream(folder / "bin/nvcc")
+      << "#!/bin/sh\necho 'release 12.4, V12.4.1'; echo 'Build cuda_12.4.r12.4/compiler.1_0'\n";
+  std::filesystem::permissions(folder / "bin/nvcc", std::filesystem::perms(0755));
+  const std::string environment = "CUDA_HOME=" + folder.path() + " MOESAIC_NVRTC=/nowhere";
+  const CommandResult result = run_cli("compile --arch 90 --compiler nvcc", environment);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find(folder / "bin/nvcc is nvcc 12.4, 12.8 or later"), std::string::npos) << result.err;
+  const json nvcc = json::parse(run_cli("doctor --json", environment).out)["nvcc"];
+  EXPECT_EQ(nvcc["version"], "12.4");
+  EXPECT_EQ(nvcc["path"], folder / "bin/nvcc");
 }
 
 TEST(Compile, CompilerThatHangsEndsWithAMessage) {
