@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::array kVariables = {
     EnvVariable{Env::kBundle, "MOESAIC_BUNDLE", "kernel bundles (zip files, separated by ':') that are searched first"},
+    EnvVariable{Env::kPackages, "MOESAIC_PACKAGES",
+                "off: kernel packages installed on this machine are not looked for"},
     EnvVariable{Env::kCacheDir, "MOESAIC_CACHE_DIR", "folder of the kernel cache; default: the XDG cache folder"},
     EnvVariable{
         Env::kCacheLimit, "MOESAIC_CACHE_LIMIT",

@@ -11,6 +11,7 @@ namespace moesaic::base {
 
 enum class Env {
   kBundle,
+  kPackages,
   kCacheDir,
   kCacheLimit,
   kJit,

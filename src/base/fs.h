@@ -21,6 +21,9 @@ void sync_folder(const std::string& folder) noexcept;
 /// Error(kIo), leaving nothing behind.
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
+/// Fsyncs a file that another program wrote and gives it its name, on the same file system. Throws Error(kIo).
+void move_file_synced(const std::string& from, const std::string& to);
+
 /// A name beside `path` that no other process or thread uses: "<path>.tmp.<pid>.<n>".
 std::string temporary_beside(const std::string& path);
 /// The real path, or `path` itself where it does not exist.

@@ -2,18 +2,15 @@
 // Reading and writing bundles with minizip.
 #include "module/bundle.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <minizip/unzip.h>
-#include <minizip/zip.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "base/fs.h"
+#include "module/zip_writer.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -122,7 +119,7 @@ std::string Bundle::refusal() const {
   if (version_ == library_version() && module_abi_ == abi::kModuleAbi) return {};
   return fmt::format(
       "bundle {} was made by moesaic {} with module ABI {}; this is {} with module ABI {}: make it again "
-      "with `moesaic compile`",
+      "with `moesaic compile`, or install the package of this version",
       path_, version_, module_abi_, library_version(), abi::kModuleAbi);
 }
 
@@ -169,59 +166,6 @@ std::vector<std::string> Bundle::damage() const {
   return lines;
 }
 
-namespace {
-
-// A zip file under construction; removed unless `finish` succeeds.
-class ZipWriter {
- public:
-  explicit ZipWriter(const std::string& path)
-      : path_(path),
-        temporary_(base::temporary_beside(path)),
-        file_(zipOpen(temporary_.c_str(), APPEND_STATUS_CREATE)) {
-    if (file_ == nullptr) throw Error(ErrorKind::kIo, fmt::format("write {}: the file cannot be made", path_));
-  }
-  ZipWriter(const ZipWriter&) = delete;
-  ZipWriter& operator=(const ZipWriter&) = delete;
-  ~ZipWriter() {
-    if (file_ != nullptr) zipClose(file_, nullptr);
-    if (!finished_) ::unlink(temporary_.c_str());
-  }
-
-  void add(const std::string& name, const char* bytes, std::size_t size) {
-    zip_fileinfo info{};
-    info.dosDate = 1u << 21 | 1u << 16;  // 1980-01-01, the oldest there is: equal content gives equal bytes
-    require(zipOpenNewFileInZip(file_, name.c_str(), &info, nullptr, 0, nullptr, 0, nullptr, 0, 0) == ZIP_OK);
-    require(zipWriteInFileInZip(file_, bytes, static_cast<unsigned>(size)) == ZIP_OK);
-    require(zipCloseFileInZip(file_) == ZIP_OK);
-  }
-
-  bool finish(const std::function<bool()>& stop) {
-    const int status = zipClose(file_, nullptr);
-    file_ = nullptr;
-    require(status == ZIP_OK);
-    const int fd = ::open(temporary_.c_str(), O_RDONLY | O_CLOEXEC);
-    const bool synced = fd >= 0 && ::fsync(fd) == 0;
-    if (fd >= 0) ::close(fd);
-    require(synced);
-    if (stop && stop()) return false;
-    require(std::rename(temporary_.c_str(), path_.c_str()) == 0);
-    finished_ = true;
-    base::sync_folder(base::folder_of(path_));
-    return true;
-  }
-
- private:
-  void require(bool ok) const {
-    if (!ok) throw Error(ErrorKind::kIo, fmt::format("write {}: failed (disk full?)", path_));
-  }
-
-  std::string path_, temporary_;
-  zipFile file_;
-  bool finished_ = false;
-};
-
-}  // namespace
-
 bool write_bundle(const std::string& path, const std::vector<BundleItem>& items, const std::function<bool()>& stop) {
   nlohmann::json manifest = {{"format", kFormat}, {"moesaic", library_version()}, {"module_abi", abi::kModuleAbi}};
   nlohmann::json& entries = manifest["entries"] = nlohmann::json::array();
@@ -232,8 +176,8 @@ bool write_bundle(const std::string& path, const std::vector<BundleItem>& items,
   }
   ZipWriter zip(path);
   const std::string text = manifest.dump(1);
-  zip.add(kManifestName, text.data(), text.size());
-  for (const auto& [name, cubin] : files) zip.add(name, cubin->image.data(), cubin->image.size());
+  zip.store(kManifestName, text);
+  for (const auto& [name, cubin] : files) zip.store(name, {cubin->image.data(), cubin->image.size()});
   return zip.finish(stop);
 }
 
