@@ -49,6 +49,7 @@ set(CPACK_COMPONENTS_GROUPING IGNORE)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
+set(CPACK_THREADS 0)  # as many as there are cores
 set(CPACK_DEBIAN_PACKAGE_SOURCE moesaic)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 # C++ callers are promised no more than the version that they were compiled with.

@@ -162,7 +162,7 @@ void write_tree(const Staging& staging, const KernelPackage& package, const std:
 
 std::string write_deb(const KernelPackage& package, const std::string& folder) {
   const std::string name = "moesaic-kernels-" + module::package_arch_name(package.sm);
-  const std::string path = fmt::format("{}/{}_{}_all.deb", folder, name, module::library_version());
+  std::string path = fmt::format("{}/{}_{}_all.deb", folder, name, module::library_version());
   const Staging staging(base::temporary_beside(path));
   write_tree(staging, package, name);
   const std::string made = staging / "package.deb";
@@ -193,7 +193,7 @@ std::string base64(std::string_view hex) {
 std::string write_wheel(const KernelPackage& package, const std::string& folder) {
   const std::string arch = module::package_arch_name(package.sm);
   const std::string name = "moesaic_kernels_" + arch, version = module::library_version();
-  const std::string path = fmt::format("{}/{}-{}-py3-none-any.whl", folder, name, version);
+  std::string path = fmt::format("{}/{}-{}-py3-none-any.whl", folder, name, version);
   const std::string info = fmt::format("{}-{}.dist-info/", name, version);
   const Staging staging(base::temporary_beside(path));
   module::write_bundle(staging / "bundle.zip", package.kernels);
@@ -233,8 +233,8 @@ std::string write_package(PackageFormat format, const KernelPackage& package, co
   try {
     if (format == PackageFormat::kDeb) return write_deb(package, folder);
     if (format == PackageFormat::kWheel) return write_wheel(package, folder);
-    const std::string path = fmt::format("{}/moesaic-kernels-{}-{}.zip", folder, module::package_arch_name(package.sm),
-                                         module::library_version());
+    std::string path = fmt::format("{}/moesaic-kernels-{}-{}.zip", folder, module::package_arch_name(package.sm),
+                                   module::library_version());
     module::write_bundle(path, package.kernels);
     return path;
   } catch (const fs::filesystem_error& error) {
