@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line: one verb a file, exit codes 0 (done), 1 (failed), 2 (wrong use).
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <exception>
 #include <string>
 
 #include "cli/cli.h"
 #include "module/bundle.h"
+#include "module/compile_limit.h"
 #include "moesaic/error.h"
 
 namespace {
@@ -61,11 +64,18 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  int exit_code = kFailed;
   try {
-    return run(argc, argv);
+    exit_code = run(argc, argv);
   } catch (const moesaic::cli::UsageError& error) {
-    return complain(error.what(), kWrongUse);
+    exit_code = complain(error.what(), kWrongUse);
   } catch (const std::exception& error) {
-    return complain(error.what(), kFailed);
+    exit_code = complain(error.what(), kFailed);
   }
+  if (moesaic::module::compiler_hangs()) {
+    // Destructors of libnvrtc would pull the ground from under its thread.
+    std::fflush(nullptr);
+    _exit(exit_code);
+  }
+  return exit_code;
 }

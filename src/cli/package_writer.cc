@@ -50,6 +50,11 @@ std::string summary(const KernelPackage& package) {
   return fmt::format("GPU kernels of Moesaic for SM {}.{}", package.sm / 10, package.sm % 10);
 }
 
+void write_signed_bundle(const std::string& path, const KernelPackage& package) {
+  module::write_bundle(path, package.kernels);
+  if (!package.key.empty()) module::Bundle(path).sign(package.key);
+}
+
 // ---- Debian ----
 
 std::string gzip(std::string_view text) {
@@ -141,7 +146,7 @@ void write_tree(const Staging& staging, const KernelPackage& package, const std:
   for (const std::string& folder : {std::string("DEBIAN"), base::folder_of(bundle), doc}) {
     fs::create_directories(staging / ("root/" + folder));
   }
-  module::write_bundle(staging / ("root/" + bundle), package.kernels);
+  write_signed_bundle(staging / ("root/" + bundle), package);
   base::write_file_synced(staging / ("root/" + doc + "/copyright"), kDebianCopyrightText);
   base::write_file_synced(staging / ("root/" + doc + "/changelog.gz"), gzip(kDebianChangelogText));
   std::string sums;
@@ -196,7 +201,7 @@ std::string write_wheel(const KernelPackage& package, const std::string& folder)
   std::string path = fmt::format("{}/{}-{}-py3-none-any.whl", folder, name, version);
   const std::string info = fmt::format("{}-{}.dist-info/", name, version);
   const Staging staging(base::temporary_beside(path));
-  module::write_bundle(staging / "bundle.zip", package.kernels);
+  write_signed_bundle(staging / "bundle.zip", package);
   const std::string line = fmt::format("{}. {}", summary(package), package.contents);
   const std::vector<std::pair<std::string, std::string>> files = {
       {name + "/__init__.py", fmt::format("\"\"\"{}\"\"\"\n", line)},
@@ -235,7 +240,9 @@ std::string write_package(PackageFormat format, const KernelPackage& package, co
     if (format == PackageFormat::kWheel) return write_wheel(package, folder);
     std::string path = fmt::format("{}/moesaic-kernels-{}-{}.zip", folder, module::package_arch_name(package.sm),
                                    module::library_version());
-    module::write_bundle(path, package.kernels);
+    const Staging staging(base::temporary_beside(path));
+    write_signed_bundle(staging / "bundle.zip", package);
+    base::move_file_synced(staging / "bundle.zip", path);
     return path;
   } catch (const fs::filesystem_error& error) {
     throw Error(ErrorKind::kIo, fmt::format("package: {}", error.what()));

@@ -16,6 +16,7 @@ struct KernelPackage {
   int sm = 0;
   std::vector<module::BundleItem> kernels;
   std::string contents;  // a sentence about the kernels, for the description
+  std::string key;       // file of the private key that signs the bundle; empty: it is not signed
 };
 
 /// Writes the package into a folder, replacing one of the same name; returns its path. Throws Error: kIo, kUnsupported

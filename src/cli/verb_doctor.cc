@@ -18,6 +18,7 @@
 #include "cli/cli.h"
 #include "module/bundle.h"
 #include "module/cache.h"
+#include "module/compile_limit.h"
 #include "module/nvrtc_file.h"
 #include "module/packages.h"
 #include "tables/arch_table.h"
@@ -94,6 +95,7 @@ json nvcc_facts() {
 json cache_facts() {
   const module::Cache cache(module::cache_folder(std::nullopt));
   json facts = {{"folder", cache.folder()}, {"entries", 0}, {"damaged", 0}, {"bytes", 0}, {"limit", nullptr}};
+  facts["distrust"] = cache.distrust();
   if (const auto limit = base::env_bytes(base::Env::kCacheLimit)) facts["limit"] = *limit;
   if (cache.folder().empty()) return facts;
   for (const module::CacheEntry& entry : cache.list()) {
@@ -118,7 +120,9 @@ json bundle_facts() {
       facts["kernels"] = bundle.records().size();
       facts["bytes"] = std::filesystem::file_size(file);
       facts["made_by"] = bundle.made_by();
+      const std::string distrust = bundle.distrust(base::env_value(base::Env::kBundleKey));
       if (!bundle.refusal().empty()) facts["error"] = bundle.refusal();
+      if (!distrust.empty()) facts["error"] = distrust;
     } catch (const std::exception& error) {
       facts["error"] = error.what();
     }
@@ -149,6 +153,7 @@ json environment_facts() {
   base::env_switch(base::Env::kJit);  // a value that the library would refuse is said here
   base::env_switch(base::Env::kStrict);
   base::env_number(base::Env::kThreads, 1);
+  module::compile_limit();
   return facts;
 }
 
@@ -206,6 +211,7 @@ std::string to_text(const json& facts) {
   line("cache",
        fmt::format("{}: {} kernels, {} ({}), {} damaged", cache["folder"].get<std::string>(),
                    cache["entries"].get<int>(), megabytes(cache["bytes"]), limit, cache["damaged"].get<int>()));
+  if (const std::string distrust = cache["distrust"]; !distrust.empty()) line("cache", "not used: " + distrust);
   if (facts["bundles"].empty()) line("bundles", "none");
   for (const json& bundle : facts["bundles"]) {
     const std::string file = bundle["file"];

@@ -25,7 +25,7 @@ namespace {
 
 struct PackageOptions {
   KernelChoice kernels;
-  std::string bundle, output = ".";
+  std::string bundle, key, output = ".";
   PackageFormat format = PackageFormat::kZip;
   bool json = false;
 };
@@ -50,7 +50,7 @@ void add_kernel(KernelPackage& package, const module::KernelInstance& instance, 
 // An architecture is whole or refused: a package that lacks kernels would be noticed where nothing can make them.
 std::optional<KernelPackage> from_bundle(const module::Bundle& bundle, const module::BuildRequest& request,
                                          const tables::ArchRow& arch) {
-  KernelPackage package{arch.sm, {}, {}};
+  KernelPackage package{arch.sm, {}, {}, {}};
   const std::vector<module::PlannedKernel> plan = plan_of(request, arch);
   const module::PlannedKernel* lacking = nullptr;
   for (const module::PlannedKernel& planned : plan) {
@@ -74,12 +74,10 @@ std::optional<KernelPackage> from_bundle(const module::Bundle& bundle, const mod
 }
 
 Sets sets_of_bundle(const std::string& path, const module::BuildRequest& request) {
-  const module::Bundle bundle(path);
-  const std::string refusal = bundle.refusal();
-  if (!refusal.empty()) throw Error(ErrorKind::kUnsupported, "package: " + refusal);
+  const std::unique_ptr<module::Bundle> bundle = module::open_bundle(path);
   Sets sets;
   for (const tables::ArchRow* arch : request.archs.rows) {
-    if (auto package = from_bundle(bundle, request, *arch)) {
+    if (auto package = from_bundle(*bundle, request, *arch)) {
       sets.packages.push_back(*std::move(package));
     } else {
       sets.skipped.push_back({arch, fmt::format("bundle {} has no kernel for it", path)});
@@ -93,7 +91,7 @@ Sets sets_by_compiling(const module::BuildRequest& request) {
   Sets sets;
   sets.skipped = result.skipped;
   for (const tables::ArchRow* arch : request.archs.rows) {
-    KernelPackage package{arch->sm, {}, {}};
+    KernelPackage package{arch->sm, {}, {}, {}};
     for (const module::BuiltKernel& kernel : result.kernels) {
       const auto& archs = kernel.planned.archs;
       if (std::find(archs.begin(), archs.end(), arch) == archs.end()) continue;
@@ -135,6 +133,7 @@ int write_packages(const PackageOptions& options) {
   for (KernelPackage& package : sets.packages) {
     if (InterruptGuard::interrupted()) throw Error(ErrorKind::kIo, "package: interrupted; what was written is whole");
     package.contents = contents_of(package);
+    package.key = options.key;
     const std::string path = write_package(options.format, package, options.output);
     const std::uintmax_t bytes = std::filesystem::file_size(path);
     files.push_back(
@@ -167,6 +166,7 @@ void add_package(CLI::App& app, Action& action) {
       ->required()
       ->transform(CLI::CheckedTransformer(formats));
   verb->add_option("--bundle", options->bundle, "Take the kernels from this bundle; without it they are compiled");
+  verb->add_option("--key", options->key, "Sign the bundles with this Ed25519 private key (PEM)");
   verb->add_option("--output", options->output, "Folder to write to; default: the current one");
   verb->add_flag("--json", options->json, "Print JSON");
   verb->callback([&action, options] { action = [options] { return write_packages(*options); }; });

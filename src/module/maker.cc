@@ -11,6 +11,7 @@
 #include "base/env.h"
 #include "base/log.h"
 #include "module/build_id.h"
+#include "module/compile_limit.h"
 #include "module/ptxas_log.h"
 #include "moesaic/error.h"
 
@@ -19,7 +20,11 @@ namespace moesaic::module {
 Maker::Maker(const ModuleOptions& options)
     : nvrtc_path_(options.nvrtc),
       cache_(cache_folder(options.cache_dir)),
-      limit_(base::env_bytes(base::Env::kCacheLimit)) {}
+      limit_(base::env_bytes(base::Env::kCacheLimit)),
+      time_limit_(compile_limit()) {
+  cache_refusal_ = cache_.distrust();
+  if (!cache_refusal_.empty()) cache_ = Cache("");
+}
 
 const NvrtcSearch& Maker::search() const {
   std::call_once(searched_, [this] { search_ = find_nvrtc(nvrtc_path_); });
@@ -54,14 +59,16 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
   const std::string entry_key = key(instance, identity);
   if (auto found = cache_.lookup(entry_key, identity, nullptr)) return *std::move(found);
 
-  const auto lock = cache_.lock(entry_key);
+  std::optional<Cubin> from_another;
+  const auto lock = wait_for_lock(instance, identity, entry_key, from_another);
+  if (from_another) return *std::move(from_another);
   if (!lock) {
     Cubin cubin = compile(instance, identity);
     std::call_once(warned_, [this] {
-      base::log_warning(fmt::format(
-          "kernel cache '{}' cannot be written: kernels are kept in memory only; MOESAIC_CACHE_DIR can name "
-          "a folder that can be",
-          cache_.folder()));
+      const std::string why =
+          cache_refusal_.empty() ? fmt::format("kernel cache '{}' cannot be written", cache_.folder()) : cache_refusal_;
+      base::log_warning(
+          fmt::format("{}; kernels are kept in memory only; MOESAIC_CACHE_DIR can name another folder", why));
     });
     return cubin;
   }
@@ -75,6 +82,22 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
   Cubin cubin = compile(instance, identity);
   add_to_cache(entry_key, instance, cubin, *lock);
   return cubin;
+}
+
+std::optional<base::FileLock> Maker::wait_for_lock(const KernelInstance& instance, const std::string& identity,
+                                                   const std::string& key, std::optional<Cubin>& from_another) const {
+  const auto start = std::chrono::steady_clock::now();
+  return cache_.lock(key, [&] {
+    from_another = cache_.lookup(key, identity, nullptr);
+    if (from_another) return true;
+    if (time_limit_.count() == 0 || std::chrono::steady_clock::now() - start < time_limit_) return false;
+    throw Error(
+        ErrorKind::kCompile,
+        fmt::format("kernel {} for {}: another process has been compiling it for {} s (MOESAIC_COMPILE_TIMEOUT; 0: "
+                    "no limit): {}; end it if it hangs, or name another cache folder (MOESAIC_CACHE_DIR) or a "
+                    "bundle (MOESAIC_BUNDLE)",
+                    entry_name(instance), instance.target.name, time_limit_.count(), cache_.lock_holder(key)));
+  });
 }
 
 namespace {
@@ -97,7 +120,7 @@ void check_image(const KernelInstance& instance, const std::vector<char>& image,
 Cubin Maker::compile(const KernelInstance& instance, const std::string& identity) const {
   const auto compiler = nvrtc();
   const auto start = std::chrono::steady_clock::now();
-  NvrtcOutput output = compiler->compile(instance);
+  NvrtcOutput output = compile_within(time_limit_, compiler, instance);
   Cubin cubin;
   cubin.facts = read_ptxas_log(output.log);
   cubin.facts.compile_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -3,6 +3,7 @@
 // kernels here and nowhere else.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,7 +21,8 @@ class Maker {
  public:
   explicit Maker(const ModuleOptions& options);
 
-  const Cache& cache() const noexcept { return cache_; }
+  /// Why the cache is not used: others may write to its folder; "": it is, as far as it can be.
+  const std::string& cache_refusal() const noexcept { return cache_refusal_; }
   /// Where NVRTC is; searched once.
   const NvrtcSearch& search() const;
   /// NVRTC, loaded. Throws Error(kUnsupported) that names the places searched.
@@ -29,13 +31,17 @@ class Maker {
   /// The cached kernel, or nullopt. Without any NVRTC on the machine there is no key, and no hit.
   std::optional<Cubin> find(const KernelInstance& instance, const std::string& identity) const;
   /// The cached kernel, or a new one, which is added to the cache. Of several processes that want the same kernel one
-  /// compiles; NVRTC is loaded only by that one. Throws Error: kUnsupported (no NVRTC), kCompile.
+  /// compiles; NVRTC is loaded only by that one. Throws Error: kUnsupported (no NVRTC), kCompile (also where this
+  /// process or the other one takes longer than MOESAIC_COMPILE_TIMEOUT).
   Cubin make(const KernelInstance& instance, const std::string& identity) const;
   /// Keeps the kernel's cache entry from eviction until this process ends.
   void hold(const KernelInstance& instance, const std::string& identity) const;
 
  private:
   std::string key(const KernelInstance& instance, const std::string& identity) const;
+  // nullopt: the cache cannot be written, or another process has made the kernel meanwhile.
+  std::optional<base::FileLock> wait_for_lock(const KernelInstance& instance, const std::string& identity,
+                                              const std::string& key, std::optional<Cubin>& from_another) const;
   Cubin compile(const KernelInstance& instance, const std::string& identity) const;
   void add_to_cache(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
                     const base::FileLock& lock) const;
@@ -43,6 +49,8 @@ class Maker {
   std::optional<std::string> nvrtc_path_;
   Cache cache_;
   std::optional<std::uint64_t> limit_;  // bytes of the cache
+  std::chrono::seconds time_limit_;     // 0: none
+  std::string cache_refusal_;
   mutable std::once_flag searched_;
   mutable NvrtcSearch search_;
   mutable std::once_flag warned_;

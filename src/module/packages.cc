@@ -186,6 +186,7 @@ PackageState inspect_package(const PackageFile& file) {
     state.bytes = fs::file_size(file.path);
     state.made_by = bundle.made_by();
     state.why_not = bundle.refusal();
+    if (state.why_not.empty()) state.why_not = bundle.distrust(base::env_value(base::Env::kBundleKey));
     if (!state.why_not.empty()) return state;
     const std::vector<std::string> damage = bundle.damage();
     if (!damage.empty()) state.why_not = fmt::format("it is damaged: {}", damage.front());
@@ -218,9 +219,7 @@ std::vector<Packages::Opened*> Packages::opened_for(const Target& target) {
     found.push_back(&package);
     if (package.bundle != nullptr || !package.refusal.empty()) continue;
     try {
-      package.bundle = std::make_unique<Bundle>(package.file.path);
-      const std::string refusal = package.bundle->refusal();
-      if (!refusal.empty()) refuse(package, refusal);
+      package.bundle = open_bundle(package.file.path);
     } catch (const Error& error) {
       refuse(package, error.what());
     }

@@ -59,11 +59,7 @@ std::string describe(const KernelInstance& instance) {
 struct Store::Impl {
   explicit Impl(const ModuleOptions& options) : maker(options) {
     jit = options.jit ? *options.jit : base::env_switch(base::Env::kJit).value_or(true);
-    for (const std::string& path : bundle_paths(options)) {
-      bundles.push_back(std::make_unique<Bundle>(path));
-      const std::string refusal = bundles.back()->refusal();
-      if (!refusal.empty()) throw Error(ErrorKind::kUnsupported, refusal);
-    }
+    for (const std::string& path : bundle_paths(options)) bundles.push_back(open_bundle(path));
   }
 
   std::optional<Cubin> find(const KernelInstance& instance, const std::string& id) {
@@ -84,7 +80,9 @@ struct Store::Impl {
       text += fmt::format("; bundle {}: {}", bundle->path(),
                           stale ? "has it made from another kernel text" : "does not have it");
     }
-    return text + packages.why_not(instance, id);
+    text += packages.why_not(instance, id);
+    if (!maker.cache_refusal().empty()) text += fmt::format("; the cache is not used: {}", maker.cache_refusal());
+    return text;
   }
 
   [[noreturn]] void throw_missing(const KernelInstance& instance, const std::string& id) {

@@ -4,21 +4,18 @@
 
 #include <fmt/format.h>
 #include <minizip/zip.h>
-#include <unistd.h>
 
-#include "base/fs.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
 
 ZipWriter::ZipWriter(const std::string& path)
-    : path_(path), temporary_(base::temporary_beside(path)), file_(zipOpen(temporary_.c_str(), APPEND_STATUS_CREATE)) {
-  if (file_ == nullptr) throw Error(ErrorKind::kIo, fmt::format("write {}: the file cannot be made", path_));
+    : path_(path), temporary_(path), file_(zipOpen(temporary_.name().c_str(), APPEND_STATUS_CREATE)) {
+  require(file_ != nullptr);
 }
 
 ZipWriter::~ZipWriter() {
   if (file_ != nullptr) zipClose(file_, nullptr);
-  if (!finished_) ::unlink(temporary_.c_str());
 }
 
 void ZipWriter::store(const std::string& name, std::string_view bytes) { add(name, bytes, 0, 0); }
@@ -40,8 +37,7 @@ bool ZipWriter::finish(const std::function<bool()>& stop) {
   file_ = nullptr;
   require(status == ZIP_OK);
   if (stop && stop()) return false;
-  base::move_file_synced(temporary_, path_);
-  finished_ = true;
+  temporary_.publish();
   return true;
 }
 

@@ -6,9 +6,11 @@
 #include <string>
 #include <string_view>
 
+#include "base/temporary_file.h"
+
 namespace moesaic::module {
 
-/// Written beside `path`; removed unless `finish` succeeds. Everything throws Error(kIo).
+/// Written beside `path`; there is none unless `finish` succeeds. Everything throws Error(kIo).
 class ZipWriter {
  public:
   explicit ZipWriter(const std::string& path);
@@ -27,9 +29,9 @@ class ZipWriter {
   void add(const std::string& name, std::string_view bytes, int method, int level);
   void require(bool ok) const;
 
-  std::string path_, temporary_;
+  std::string path_;
+  base::TemporaryFile temporary_;
   void* file_;  // minizip's zipFile
-  bool finished_ = false;
 };
 
 }  // namespace moesaic::module

@@ -12,6 +12,7 @@
 #include "tests/module/fake_cubin.h"
 #include "tests/module/log_lines.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/key_pair.h"
 #include "tests/support/temporary_folder.h"
 
 namespace moesaic::module {
@@ -186,6 +187,28 @@ TEST_F(InstalledPackage, NoZipFileIsRefused) {
   const LogLines log;
   expect_error(ErrorKind::kUnsupported, {path, "not a zip file"}, [&] { Store(nothing_else()).get(instance); });
   EXPECT_TRUE(log.one_with({path, "not a zip file"}));
+}
+
+TEST_F(InstalledPackage, WhatOthersMayWriteIsNotTrusted) {
+  const std::string path = install();
+  fs::permissions(path, static_cast<fs::perms>(0666));
+  const LogLines log;
+  expect_error(ErrorKind::kUnsupported, {path, "not trusted"}, [&] { Store(nothing_else()).get(instance); });
+  EXPECT_TRUE(log.one_with({path, "not trusted"}));
+  EXPECT_NE(inspect_package({path, 80}).why_not.find("not trusted"), std::string::npos);
+}
+
+TEST_F(InstalledPackage, MustBeSignedWhereAKeyIsGiven) {
+  const std::string path = install();
+  const TemporaryFolder keys;
+  const testing::KeyPair pair(keys / "key");
+  const ScopedEnv key("MOESAIC_BUNDLE_KEY", pair.public_file.c_str());
+  const LogLines log;
+  expect_error(ErrorKind::kUnsupported, {path, "is not signed"}, [&] { Store(nothing_else()).get(instance); });
+  EXPECT_NE(inspect_package({path, 80}).why_not.find("is not signed"), std::string::npos);
+  Bundle(path).sign(pair.private_file);
+  EXPECT_EQ(image_of(*Store(nothing_else()).get(instance)), "image");
+  EXPECT_EQ(inspect_package({path, 80}).why_not, "");
 }
 
 TEST_F(InstalledPackage, AnotherKernelTextIsTheReason) {
