@@ -14,7 +14,7 @@ WITH_NVRTC = f=$(CURDIR)/.deps/cuda/nvidia/cu13/lib/libnvrtc.so.13; \
   if [ -e $$f ]; then export MOESAIC_NVRTC=$${MOESAIC_NVRTC:-$$f}; fi;
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps configure build demo test test-gpu asan fuzz bench format format-check lint readme clean
+.PHONY: help deps configure build demo test test-gpu asan fuzz bench deb format format-check lint readme clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -56,6 +56,9 @@ fuzz: deps  ## parsers and argument checks under libFuzzer, FUZZ_SECONDS each (n
 
 bench: build  ## speed of the published layer shapes, on GPU 0 where there is one
 	@$(WITH_NVRTC) tools/bench.sh $(BUILD)/moesaic
+
+deb: configure  ## Debian packages of the library, its headers and the command line, in BUILD/deb
+	cmake --build $(BUILD) --target deb
 
 format:  ## clang-format in place
 	@tools/install_deps.sh --lint

@@ -18,6 +18,8 @@ constexpr std::array kVariables = {
     EnvVariable{Env::kBundle, "MOESAIC_BUNDLE", "kernel bundles (zip files, separated by ':') that are searched first"},
     EnvVariable{Env::kBundleKey, "MOESAIC_BUNDLE_KEY",
                 "file with an Ed25519 public key (PEM); bundles that it has not signed are refused"},
+    EnvVariable{Env::kPackages, "MOESAIC_PACKAGES",
+                "off: kernel packages installed on this machine are not looked for"},
     EnvVariable{Env::kCacheDir, "MOESAIC_CACHE_DIR", "folder of the kernel cache; default: the XDG cache folder"},
     EnvVariable{
         Env::kCacheLimit, "MOESAIC_CACHE_LIMIT",

@@ -12,6 +12,7 @@ namespace moesaic::base {
 enum class Env {
   kBundle,
   kBundleKey,
+  kPackages,
   kCacheDir,
   kCacheLimit,
   kJit,

@@ -137,6 +137,13 @@ void make_folders(const std::string& folder) {
   ::mkdir(folder.c_str(), 0755);
 }
 
+void move_file_synced(const std::string& from, const std::string& to) {
+  const Fd fd(::open(from.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd.value < 0 || ::fsync(fd.value) != 0) throw_io("fsync", from, errno);
+  if (std::rename(from.c_str(), to.c_str()) != 0) throw_io("rename to", to, errno);
+  sync_folder(folder_of(to));
+}
+
 std::string temporary_beside(const std::string& path) {
   static std::atomic<unsigned> counter{0};
   return fmt::format("{}.tmp.{}.{}", path, ::getpid(), counter.fetch_add(1));

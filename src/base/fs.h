@@ -22,6 +22,9 @@ void sync_folder(const std::string& folder) noexcept;
 /// Error(kIo), leaving nothing behind.
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
+/// Fsyncs a file that another program wrote and gives it its name, on the same file system. Throws Error(kIo).
+void move_file_synced(const std::string& from, const std::string& to);
+
 /// Makes a folder and those that it lies in, for others to read at most; errors show when it is used.
 void make_folders(const std::string& folder);
 /// A name beside `path` that no other process or thread uses: "<path>.tmp.<pid>.<n>".

@@ -23,7 +23,7 @@ int complain(const std::string& message, int exit_code) {
 }
 
 void add_verbs(CLI::App& app, moesaic::cli::Action& action) {
-  using namespace moesaic::cli;  // NOLINT(google-build-using-namespace): eleven names, this function only
+  using namespace moesaic::cli;  // NOLINT(google-build-using-namespace): the verbs' names, this function only
   add_doctor(app, action);
   add_archs(app, action);
   add_recipes(app, action);
@@ -32,6 +32,7 @@ void add_verbs(CLI::App& app, moesaic::cli::Action& action) {
   add_explain(app, action);
   add_compile(app, action);
   add_bundle(app, action);
+  add_package(app, action);
   add_cache(app, action);
   add_run(app, action);
   add_quantize(app, action);

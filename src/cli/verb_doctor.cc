@@ -19,6 +19,7 @@
 #include "module/compile_limit.h"
 #include "module/nvcc.h"
 #include "module/nvrtc_file.h"
+#include "module/packages.h"
 #include "tables/arch_table.h"
 
 namespace moesaic::cli {
@@ -100,6 +101,20 @@ json bundle_facts() {
   return list;
 }
 
+json package_facts() {
+  const std::vector<std::string> folders = module::package_folders();
+  json files = json::array();
+  for (const module::PackageFile& file : module::package_files(folders)) {
+    const module::PackageState state = module::inspect_package(file);
+    json facts = {{"file", file.path}, {"arch", file.sm}, {"kernels", state.kernels}, {"wanted", state.wanted}};
+    facts["bytes"] = state.bytes;
+    facts["made_by"] = state.made_by;
+    if (!state.why_not.empty()) facts["error"] = state.why_not;
+    files.push_back(std::move(facts));
+  }
+  return {{"folders", folders}, {"files", files}};
+}
+
 json environment_facts() {
   json facts = json::object();
   for (const base::EnvVariable& variable : base::env_variables()) {
@@ -120,6 +135,7 @@ json doctor_facts() {
                 {"nvcc", nvcc_facts()},
                 {"cache", cache_facts()},
                 {"bundles", bundle_facts()},
+                {"packages", package_facts()},
                 {"environment", environment_facts()}};
   return facts;
 }
@@ -131,6 +147,13 @@ std::string nvrtc_text(const json& nvrtc) {
   return fmt::format("{} {} (by {}, build-id {})", nvrtc["version"].get<std::string>(),
                      nvrtc["path"].get<std::string>(), nvrtc["found_by"].get<std::string>(),
                      nvrtc["build_id"].get<std::string>());
+}
+
+std::string package_text(const json& package) {
+  const std::string file = package["file"];
+  if (package.contains("error")) return file + ": not used: " + package["error"].get<std::string>();
+  return fmt::format("{}: SM{}, {} of {} kernels, {}", file, package["arch"].get<int>(), package["kernels"].get<int>(),
+                     package["wanted"].get<int>(), megabytes(package["bytes"]));
 }
 
 std::string to_text(const json& facts) {
@@ -166,6 +189,8 @@ std::string to_text(const json& facts) {
                                             : fmt::format("{}: {} kernels, {}", file, bundle["kernels"].get<int>(),
                                                           megabytes(bundle["bytes"])));
   }
+  if (facts["packages"]["files"].empty()) line("packages", "none");
+  for (const json& package : facts["packages"]["files"]) line("package", package_text(package));
   for (const auto& [name, value] : facts["environment"].items())
     line("environment", name + "=" + value.get<std::string>());
   return text;

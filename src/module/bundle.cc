@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <minizip/unzip.h>
-#include <minizip/zip.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -15,9 +14,9 @@
 
 #include "base/env.h"
 #include "base/hash.h"
-#include "base/temporary_file.h"
 #include "base/trust.h"
 #include "module/json_integer.h"
+#include "module/zip_writer.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -183,7 +182,7 @@ std::string Bundle::refusal() const {
   if (version_ == library_version() && module_abi_ == abi::kModuleAbi) return {};
   return fmt::format(
       "bundle {} was made by moesaic {} with module ABI {}; this is {} with module ABI {}: make it again "
-      "with `moesaic compile`",
+      "with `moesaic compile`, or install the package of this version",
       path_, version_, module_abi_, library_version(), abi::kModuleAbi);
 }
 
@@ -230,50 +229,6 @@ std::vector<std::string> Bundle::damage() const {
   return lines;
 }
 
-namespace {
-
-// A zip file under construction; there is none unless `finish` succeeds.
-class ZipWriter {
- public:
-  explicit ZipWriter(const std::string& path)
-      : path_(path), temporary_(path), file_(zipOpen(temporary_.name().c_str(), APPEND_STATUS_CREATE)) {
-    require(file_ != nullptr);
-  }
-  ZipWriter(const ZipWriter&) = delete;
-  ZipWriter& operator=(const ZipWriter&) = delete;
-  ~ZipWriter() {
-    if (file_ != nullptr) zipClose(file_, nullptr);
-  }
-
-  void add(const std::string& name, std::string_view bytes) {
-    zip_fileinfo info{};
-    info.dosDate = 1u << 21 | 1u << 16;  // 1980-01-01, the oldest there is: equal content gives equal bytes
-    require(zipOpenNewFileInZip(file_, name.c_str(), &info, nullptr, 0, nullptr, 0, nullptr, 0, 0) == ZIP_OK);
-    require(zipWriteInFileInZip(file_, bytes.data(), static_cast<unsigned>(bytes.size())) == ZIP_OK);
-    require(zipCloseFileInZip(file_) == ZIP_OK);
-  }
-
-  bool finish(const std::function<bool()>& stop) {
-    const int status = zipClose(file_, nullptr);
-    file_ = nullptr;
-    require(status == ZIP_OK);
-    if (stop && stop()) return false;
-    temporary_.publish();
-    return true;
-  }
-
- private:
-  void require(bool ok) const {
-    if (!ok) throw Error(ErrorKind::kIo, fmt::format("write {}: failed (disk full?)", path_));
-  }
-
-  std::string path_;
-  base::TemporaryFile temporary_;
-  zipFile file_;
-};
-
-}  // namespace
-
 bool write_bundle(const std::string& path, const std::vector<BundleItem>& items, const std::function<bool()>& stop) {
   nlohmann::json manifest = {{"format", kFormat}, {"moesaic", library_version()}, {"module_abi", abi::kModuleAbi}};
   nlohmann::json& entries = manifest["entries"] = nlohmann::json::array();
@@ -283,8 +238,8 @@ bool write_bundle(const std::string& path, const std::vector<BundleItem>& items,
     if (files.emplace(file_name(record), item.cubin.get()).second) entries.push_back(to_json(record));
   }
   ZipWriter zip(path);
-  zip.add(kManifestName, manifest.dump(1));
-  for (const auto& [name, cubin] : files) zip.add(name, {cubin->image.data(), cubin->image.size()});
+  zip.store(kManifestName, manifest.dump(1));
+  for (const auto& [name, cubin] : files) zip.store(name, {cubin->image.data(), cubin->image.size()});
   return zip.finish(stop);
 }
 
@@ -296,12 +251,12 @@ void Bundle::sign(const std::string& private_key_file) const {
       {"algorithm", kAlgorithm}, {"key", signature.public_key}, {"signature", signature.bytes}};
   ZipWriter zip(path_);
   const std::lock_guard lock(mutex_);
-  zip.add(kManifestName, zip_->read(path_, kManifestName, kMaxManifest));
-  zip.add(kSignatureName, json.dump(1));
+  zip.store(kManifestName, zip_->read(path_, kManifestName, kMaxManifest));
+  zip.store(kSignatureName, json.dump(1));
   std::set<std::string> names;
   for (const KernelRecord& record : records_) names.insert(file_name(record));
-  for (const std::string& name : names) zip.add(name, zip_->read(path_, name, kMaxImage));
-  zip.finish({});
+  for (const std::string& name : names) zip.store(name, zip_->read(path_, name, kMaxImage));
+  zip.finish();
 }
 
 std::unique_ptr<Bundle> open_bundle(const std::string& path) {

@@ -129,6 +129,26 @@ TEST(Bundle, SignedOnesAreVerifiedByTheirKey) {
   EXPECT_NE(run_cli("doctor", environment).out.find("is signed by"), std::string::npos);
 }
 
+TEST(Package, KeySignsTheBundleInIt) {
+  const TemporaryFolder folder;
+  const KeyPair pair(folder / "key");
+  const std::string file = folder / "kernels.zip";
+  std::vector<module::BundleItem> items;
+  const std::uint32_t op = 1u << static_cast<unsigned>(tables::Op::kWeightedSum);
+  for (const module::KernelInstance& instance : module::instances_for(*tables::find_arch(90), ~0u, op)) {
+    module::Cubin cubin = fake_cubin(instance, "image");
+    cubin.facts.complaints.clear();
+    items.push_back({instance, std::make_shared<module::Cubin>(cubin)});
+  }
+  ASSERT_TRUE(module::write_bundle(file, items));
+  const std::string package =
+      "package --arch 90 --op weighted_sum --format zip --bundle " + file + " --output " + folder.path() + " --key ";
+  EXPECT_EQ(run_cli(package + pair.public_file).exit_code, 1);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 3) << "keys and bundle alone";
+  const std::string made = facts(package + pair.private_file)["packages"][0]["file"];
+  EXPECT_EQ(run_cli("bundle verify " + made + " --key " + pair.public_file).exit_code, 0);
+}
+
 TEST(Bundle, VerifyAndDoctorNameWhatOthersMayWrite) {
   const TemporaryFolder folder;
   const std::string file = folder / "kernels.zip", environment = "MOESAIC_CACHE_DIR=" + folder.path();
