@@ -14,7 +14,7 @@ WITH_NVRTC = f=$(CURDIR)/.deps/cuda/nvidia/cu13/lib/libnvrtc.so.13; \
   if [ -e $$f ]; then export MOESAIC_NVRTC=$${MOESAIC_NVRTC:-$$f}; fi;
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps configure build demo test test-gpu asan fuzz bench deb format format-check lint readme clean
+.PHONY: help deps configure build demo test test-gpu asan fuzz bench deb wheel format format-check lint readme clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -53,6 +53,9 @@ fuzz: deps  ## parsers and argument checks under libFuzzer, FUZZ_SECONDS each (n
 	  $(FUZZ_BUILD)/tests/fuzz/$${p}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=8192 \
 	    $$(ls tests/fuzz/$$p.dict 2>/dev/null | sed s/^/-dict=/) -artifact_prefix=$(FUZZ_BUILD)/ -print_final_stats=1 \
 	    $(FUZZ_BUILD)/corpus/$$p tests/data/fuzz/$$p || exit 1; done
+
+wheel: build  ## the Python package, of what `build` built, into BUILD/wheel
+	@tools/build_wheel.sh $(BUILD)
 
 bench: build  ## speed of the published layer shapes, on GPU 0 where there is one
 	@$(WITH_NVRTC) tools/bench.sh $(BUILD)/moesaic

@@ -19,6 +19,11 @@ install(FILES ${MOESAIC_DLPACK_INCLUDE}/dlpack/dlpack.h DESTINATION ${MOESAIC_DL
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT license)  # Debian has it in its base system
 install(TARGETS moesaic_cli COMPONENT moesaic)
 
+# The binaries of the Python package, beside its modules: where they look for them (pyproject.toml). No links: a wheel
+# has none.
+install(PROGRAMS $<TARGET_FILE:moesaic_cli> DESTINATION moesaic COMPONENT wheel EXCLUDE_FROM_ALL)
+install(FILES $<TARGET_FILE:moesaic_shared> DESTINATION moesaic RENAME libmoesaic.so COMPONENT wheel EXCLUDE_FROM_ALL)
+
 # The shared library contains what it needs; users of the static one link that themselves (moesaicConfig.cmake.in).
 target_link_libraries(moesaic PUBLIC
   $<INSTALL_INTERFACE:moesaic::minizip> $<INSTALL_INTERFACE:ZLIB::ZLIB> $<INSTALL_INTERFACE:OpenSSL::Crypto>

@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(cmake ninja-build g++ libfmt-dev libcli11-dev nlohmann-json3-dev libminizip-dev zlib1g-dev libssl-dev
-          libhwy-dev libdlpack-dev libgtest-dev libbenchmark-dev python3 python3-pip
+          libhwy-dev libdlpack-dev libgtest-dev libbenchmark-dev python3 python3-pip python3-venv
+          python3-numpy python3-pytest  # the Python package's tests; one installs its wheel in an environment
           pkgconf  # a test builds a program by the installed moesaic.pc
           dpkg-dev file help2man lintian)  # make deb, and the tests of packages
 if [[ "${1:-}" == --lint ]]; then packages+=(clang-format clang-tidy universal-ctags); fi

@@ -135,6 +135,8 @@ typedef struct moesaic_router moesaic_router;
 typedef struct moesaic_activation_op moesaic_activation_op;
 /// `gemm` and `grouped_gemm` on a device (moesaic::Gemm).
 typedef struct moesaic_gemm moesaic_gemm;
+/// Memory of a device, for callers without an allocator of their own.
+typedef struct moesaic_memory moesaic_memory;
 /// A checkpoint folder (moesaic::Checkpoint).
 typedef struct moesaic_checkpoint moesaic_checkpoint;
 
@@ -412,6 +414,18 @@ moesaic_status moesaic_gemm_weights_init(moesaic_gemm_weights* weights, size_t s
 /// Nothing given; alpha 1.
 moesaic_status moesaic_gemm_run_init(moesaic_gemm_run* run, size_t size);
 
+// --- memory ---------------------------------------------------------------------------------------------------------
+
+/// `bytes` of a device's memory (kDLCPU or kDLCUDA) at a multiple of 256 bytes, any content: for prepared weights,
+/// workspaces and tensors. 0 bytes are one.
+moesaic_status moesaic_memory_create(DLDevice device, size_t bytes, moesaic_memory** memory);
+/// Where the memory begins; NULL for NULL.
+void* moesaic_memory_data(const moesaic_memory* memory);
+/// NULL is legal. No work of the device may still use it: moesaic_synchronize.
+void moesaic_memory_destroy(moesaic_memory* memory);
+/// Waits for all work of a device; on the CPU there is none.
+moesaic_status moesaic_synchronize(DLDevice device);
+
 // --- weights --------------------------------------------------------------------------------------------------------
 
 /// Weights from views, all on one device; the tensors' memory must outlive the handle's use, the structs need not.
@@ -421,6 +435,9 @@ moesaic_status moesaic_weights_create(const moesaic_weight_views* views, moesaic
 /// converted and keeps views of the rest: the memory of `weights` must outlive it, the handle need not.
 moesaic_status moesaic_weights_convert(const moesaic_moe_config* config, const moesaic_weights* weights,
                                        moesaic_weights** converted);
+/// Host weights on a CUDA device: the memory under their views is copied, done on return, for every stream. The result
+/// owns the copy.
+moesaic_status moesaic_weights_to_device(const moesaic_weights* weights, DLDevice device, moesaic_weights** copy);
 /// NULL is legal.
 void moesaic_weights_destroy(moesaic_weights* weights);
 
@@ -517,6 +534,10 @@ void moesaic_quantizer_destroy(moesaic_quantizer* quantizer);
 /// Sizes of the quantised form of [rows, cols]; `sizes` was initialised.
 moesaic_status moesaic_quant_sizes_of(const moesaic_quant_spec* spec, int64_t rows, int64_t cols,
                                       moesaic_quant_sizes* sizes);
+/// The quantiser that makes a recipe's weights (moesaic::weight_spec), into a spec that was initialised. `quantized` is
+/// 0, and the spec as it was, for recipes whose weights have 16 bits.
+moesaic_status moesaic_weight_spec(const char* recipe, int32_t int4_group_size, int32_t int4_zero_points,
+                                   moesaic_quant_spec* spec, int32_t* quantized);
 /// x to codes and scales.
 moesaic_status moesaic_quantizer_quantize(const moesaic_quantizer* quantizer, const moesaic_quantize_run* run,
                                           void* stream);
