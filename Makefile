@@ -13,7 +13,7 @@ WITH_NVRTC = f=$(CURDIR)/.deps/cuda/nvidia/cu13/lib/libnvrtc.so.13; \
   if [ -e $$f ]; then export MOESAIC_NVRTC=$${MOESAIC_NVRTC:-$$f}; fi;
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps configure build demo test test-gpu asan fuzz bench format format-check lint readme clean
+.PHONY: help deps configure build demo test test-gpu asan fuzz bench format format-check lint docs readme clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -66,6 +66,10 @@ format-check:
 
 lint: format-check configure  ## clang-format, tools/check_*, clang-tidy
 	@tools/lint.sh $(BUILD)
+
+docs:  ## the API reference of headers and Python as HTML, any warning a failure: BUILD/docs/html
+	@tools/install_deps.sh --docs
+	@tools/build_docs.sh $(BUILD)
 
 readme: configure  ## write the support matrix of `moesaic explain` into README.md
 	cmake --build $(BUILD) --target moesaic_cli
