@@ -95,11 +95,11 @@ def python_definitions(node, prefix=""):
 
 
 def exported_names(package):
-    """What __init__.py takes from the package's own modules: public wherever it is defined."""
+    """(module, name) that __init__.py takes from the package's own modules: public although the module is not."""
     face = ROOT / package / "__init__.py"
     tree = ast.parse(face.read_text(encoding="utf-8")) if face.exists() else ast.Module(body=[], type_ignores=[])
     taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level > 0]
-    return {name.name for node in taken for name in node.names}
+    return {(node.module, name.name) for node in taken for name in node.names}
 
 
 def undocumented_in_module(path, exported):
@@ -107,7 +107,7 @@ def undocumented_in_module(path, exported):
     tree = ast.parse(read(path), str(path))
     definitions = [("module", tree), *python_definitions(tree)]
     if path.stem.startswith("_") and path.stem != "__init__":
-        definitions = [(name, node) for name, node in definitions if name.split(".")[0] in exported]
+        definitions = [one for one in definitions if (path.stem, one[0].split(".")[0]) in exported]
     return len(definitions), [
         f"{path}:{getattr(node, 'lineno', 1)}: {name} is public and has no docstring"
         for name, node in definitions
@@ -119,10 +119,11 @@ def main():
     headers = code_files("include")
     modules = sorted(p.relative_to(ROOT) for p in (ROOT / PYTHON).rglob("*.py"))
     exported = exported_names(PYTHON)
-    found = [undocumented_in_header(path) for path in headers], [undocumented_in_module(path, exported) for path in modules]
-    seen, in_python = (sum(names for names, _ in one) for one in found)
+    of_headers = [undocumented_in_header(path) for path in headers]
+    of_modules = [undocumented_in_module(path, exported) for path in modules]
+    seen, in_python = (sum(names for names, _ in one) for one in (of_headers, of_modules))
     print(f"check_docs: {seen} public functions and types of C and C++, {in_python} definitions of Python")
-    findings = [finding for one in found for _, findings in one for finding in findings]
+    findings = [finding for _, found in [*of_headers, *of_modules] for finding in found]
     finish("check_docs", findings, seen and len(headers) + len(modules))
 
 

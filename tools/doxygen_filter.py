@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Prints a public header with Doxygen's markers on its plain comments, line by line: those behind members and enumerators
-become ///<, those above indented members ///, and the purpose lines at the top the file's own. Usage: doxygen_filter.py
-HEADER"""
+"""Prints a public header with Doxygen's markers on its plain comments, line by line: those behind members and
+enumerators become ///<, those above indented members ///, and the purpose lines at the top the file's own.
+Usage: doxygen_filter.py HEADER"""
 
 import re
 import sys
@@ -35,9 +35,8 @@ def marked(lines):
             trailing_column = column
             several = _SEVERAL.fullmatch(code)
             if several:
-                yield " ".join(
-                    f"/** {line[column + 2 :].strip()} */ {several.group(1)} {one};" for one in several.group(2).split(", ")
-                )
+                words = line[column + 2 :].strip()
+                yield " ".join(f"/** {words} */ {several[1]} {one};" for one in several[2].split(", "))
             else:
                 yield line[:column] + "///<" + line[column + 2 :]
         elif not code and column == trailing_column:

@@ -94,7 +94,7 @@ std::string support_matrix() {
     if (!recipe_has_kernels(recipe)) {
       std::vector<std::string> cells(header.size(), "-");
       cells[0] = name;
-      cells[1] = "layer: no kernel yet";
+      cells[1] = "layer: no kernel";
       table.add(cells);
     }
     for (const tables::Op op : tables::kAllOps) {

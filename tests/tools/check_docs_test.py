@@ -78,9 +78,11 @@ class CheckDocs(unittest.TestCase):
                 def p(self, value): pass
             ''')
         inner = self.write("python/moesaic/_inner.py", "class Exported:\n    def f(self): pass\nclass Own: pass\n")
+        other = self.write("python/moesaic/_other.py", "class Exported: pass\n")
         exported = check_docs.exported_names("python/moesaic")
         self.assertEqual(self.lacking(check_docs.undocumented_in_module(face, exported)[1]), ["bare", "A.method"])
         self.assertEqual(self.lacking(check_docs.undocumented_in_module(inner, exported)[1]), ["Exported", "Exported.f"])
+        self.assertEqual(check_docs.undocumented_in_module(other, exported), (0, []))
 
     def test_without_python(self):
         self.assertEqual(check_docs.exported_names("python/moesaic"), set())
