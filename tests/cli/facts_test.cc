@@ -2,12 +2,15 @@
 // The verbs that print facts: doctor, recipes, models, explain.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "base/env.h"
 #include "command.h"
@@ -79,6 +82,28 @@ TEST(Explain, EveryCellIsTheTablesAnswer) {
     }
     EXPECT_EQ(served, !cell["served_by"].is_null()) << cell;
     EXPECT_EQ(served, cell["mark"] != "-") << cell;
+  }
+}
+
+// A row that serves and has no record must not hide behind one that ran.
+TEST(Explain, MarksAreTheLeastOfTheRowsThatServe) {
+  std::map<std::string, std::string> best;
+  for (const json& record : json::parse(read_source_file("docs/recorded_results.json"))) {
+    std::string& status =
+        best[record["sm"].dump() + record["recipe"].dump() + record["op"].dump() + record["row"].dump()];
+    if (status != "run") status = record["status"];
+  }
+  const std::vector<std::string> order = {"", "compiled", "run"};
+  for (const json& cell : facts("explain")) {
+    std::size_t least = order.size();
+    for (const json& candidate : cell["candidates"]) {
+      if (!candidate["serves"].get<bool>()) continue;
+      const std::string key = cell["sm"].dump() + cell["recipe"].dump() + cell["op"].dump() + candidate["row"].dump();
+      const auto rank = std::find(order.begin(), order.end(), best[key]) - order.begin();
+      least = std::min(least, static_cast<std::size_t>(rank));
+    }
+    const std::string wanted = least == order.size() ? "-" : least == 0 ? "listed" : order[least];
+    EXPECT_EQ(cell["mark"], wanted) << cell["sm"] << cell["recipe"] << cell["op"];
   }
 }
 
