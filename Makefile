@@ -14,7 +14,7 @@ WITH_NVRTC = f=$(CURDIR)/.deps/cuda/nvidia/cu13/lib/libnvrtc.so.13; \
   if [ -e $$f ]; then export MOESAIC_NVRTC=$${MOESAIC_NVRTC:-$$f}; fi;
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps configure build demo test test-gpu asan fuzz bench deb wheel format format-check lint readme clean
+.PHONY: help deps configure build demo test test-gpu asan fuzz bench deb wheel format lint docs facts clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -67,16 +67,17 @@ format:  ## clang-format in place
 	@tools/install_deps.sh --lint
 	@tools/format.sh
 
-format-check:
+lint: configure  ## clang-format, tools/check_*, tools/facts, clang-tidy
 	@tools/install_deps.sh --lint
-	@tools/format.sh --check
-
-lint: format-check configure  ## clang-format, tools/check_*, clang-tidy
 	@tools/lint.sh $(BUILD)
 
-readme: configure  ## write the support matrix of `moesaic explain` into README.md
+docs:  ## the API reference of headers and Python as HTML, any warning a failure: BUILD/docs/html
+	@tools/install_deps.sh --docs
+	@tools/build_docs.sh $(BUILD)
+
+facts: configure  ## write what README.md and docs/ repeat of the code's tables; lint compares it
 	cmake --build $(BUILD) --target moesaic_cli
-	@tools/update_readme.py $(BUILD)/moesaic
+	@tools/facts $(BUILD)/moesaic --write
 
 clean:
 	rm -rf $(BUILD) $(ASAN_BUILD) $(FUZZ_BUILD)

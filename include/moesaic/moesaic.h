@@ -33,6 +33,7 @@ typedef enum moesaic_status {
   MOESAIC_INTERNAL = 6  // also: out of memory
 } moesaic_status;
 
+/// moesaic::ActivationKind, by number.
 typedef enum moesaic_activation {
   MOESAIC_GELU = 0,
   MOESAIC_RELU = 1,
@@ -47,6 +48,7 @@ typedef enum moesaic_activation {
   MOESAIC_SITU = 10
 } moesaic_activation;
 
+/// moesaic::RoutingMethod, by number.
 typedef enum moesaic_routing {
   MOESAIC_SOFTMAX_TOPK = 0,
   MOESAIC_SOFTMAX_TOPK_RENORM = 1,
@@ -60,6 +62,7 @@ typedef enum moesaic_routing {
   MOESAIC_HASH = 9
 } moesaic_routing;
 
+/// moesaic::GateUpOrder, by number.
 typedef enum moesaic_gate_up_order {
   MOESAIC_GATE_FIRST = 0,
   MOESAIC_UP_FIRST = 1,
@@ -67,8 +70,10 @@ typedef enum moesaic_gate_up_order {
   MOESAIC_INTERLEAVED_UP_FIRST = 3
 } moesaic_gate_up_order;
 
+/// moesaic::ReferenceMode, by number.
 typedef enum moesaic_reference_mode { MOESAIC_EXACT = 0, MOESAIC_ORACLE = 1 } moesaic_reference_mode;
 
+/// moesaic::CodeFormat, by number.
 typedef enum moesaic_code_format {
   MOESAIC_CODES_NONE = 0,  // numbers
   MOESAIC_CODES_E4M3 = 1,
@@ -77,6 +82,7 @@ typedef enum moesaic_code_format {
   MOESAIC_CODES_INT4 = 4
 } moesaic_code_format;
 
+/// moesaic::ScaleFormat, by number.
 typedef enum moesaic_scale_format {
   MOESAIC_SCALES_F32 = 0,
   MOESAIC_SCALES_BF16 = 1,
@@ -85,6 +91,7 @@ typedef enum moesaic_scale_format {
   MOESAIC_SCALES_E8M0 = 4
 } moesaic_scale_format;
 
+/// moesaic::NibbleOrder, by number.
 typedef enum moesaic_nibble_order {
   MOESAIC_NIBBLES_LINEAR = 0,
   MOESAIC_NIBBLES_WORDS_ALONG_C = 1,
@@ -92,6 +99,7 @@ typedef enum moesaic_nibble_order {
   MOESAIC_NIBBLES_AWQ = 3
 } moesaic_nibble_order;
 
+/// moesaic::QuantFormat, by number.
 typedef enum moesaic_quant_format {
   MOESAIC_NVFP4 = 0,
   MOESAIC_NVFP4_ROW = 1,
@@ -106,6 +114,7 @@ typedef enum moesaic_quant_format {
   MOESAIC_INT4 = 10
 } moesaic_quant_format;
 
+/// moesaic::ScaleLayout, by number.
 typedef enum moesaic_scale_layout {
   MOESAIC_LAYOUT_LINEAR = 0,
   MOESAIC_LAYOUT_128X4 = 1,
@@ -115,8 +124,10 @@ typedef enum moesaic_scale_layout {
 /// Order of FP32 scales of given codes, per 1 x 128: [M, ceil(k / 128)], or [ceil(k / 128), M].
 typedef enum moesaic_scale_major { MOESAIC_SCALES_K_MAJOR = 0, MOESAIC_SCALES_MN_MAJOR = 1 } moesaic_scale_major;
 
+/// moesaic::E8m0Rounding, by number.
 typedef enum moesaic_e8m0_rounding { MOESAIC_E8M0_UP = 0, MOESAIC_E8M0_FLOOR = 1 } moesaic_e8m0_rounding;
 
+/// moesaic::LogLevel, by number.
 typedef enum moesaic_log_level {
   MOESAIC_LOG_DEBUG = 0,
   MOESAIC_LOG_NOTICE = 1,

@@ -46,6 +46,8 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", std::string("moesaic ") + moesaic::module::library_version());
   app.failure_message(CLI::FailureMessage::simple);
   add_verbs(app, action);
+  // Verbs that are added later would take it over.
+  app.footer(fmt::format("Exit codes: 0 done, {} failed, {} wrong use.", kFailed, kWrongUse));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -202,11 +202,20 @@ int print_doctor(bool as_json) {
   return 0;
 }
 
+/// What `--help` ends with: every environment variable that is read.
+std::string environment_help() {
+  std::string text = "Environment variables:\n";
+  for (const base::EnvVariable& variable : base::env_variables())
+    text += fmt::format("  {:<26}{}\n", variable.name, variable.meaning);
+  return text;
+}
+
 }  // namespace
 
 void add_doctor(CLI::App& app, Action& action) {
   CLI::App* verb = app.add_subcommand("doctor", "What this machine has and what is in force");
   const auto as_json = std::make_shared<bool>(false);
+  verb->footer(environment_help());
   verb->add_flag("--json", *as_json, "Print JSON");
   verb->callback([&action, as_json] { action = [as_json] { return print_doctor(*as_json); }; });
 }
