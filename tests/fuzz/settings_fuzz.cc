@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any text as a list of architectures or as the value of an environment variable, any bytes as libnvrtc: a value, or an
-// Error that names what is wrong.
+// Any text as a list of architectures or, behind the name, as the value of an environment variable, any bytes as
+// libnvrtc: a value, or an Error that names what is wrong.
 #include <stdlib.h>  // NOLINT(modernize-deprecated-headers): setenv
 
 #include <algorithm>
@@ -82,6 +82,15 @@ void read_variable(Env id, const std::string& value) {
   unsetenv(base::env_name(id));
 }
 
+// NAME=value: by name, so that the corpus means the same whatever variables there are.
+void read_assignment(const std::string& text) {
+  const std::size_t end = text.find('=');
+  if (end == std::string::npos) return;
+  for (const base::EnvVariable& variable : base::env_variables()) {
+    if (text.compare(0, end, variable.name) == 0) return read_variable(variable.id, text.substr(end + 1));
+  }
+}
+
 void read_library(const std::string& bytes) {
   static const testing::MemoryFile file;
   const auto search = module::find_nvrtc(file.hold(bytes));
@@ -105,10 +114,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     case 'l':
       read_library(rest);
       break;
-    default: {
-      const auto variables = base::env_variables();
-      read_variable(variables[data[0] % variables.size()].id, text);
-    }
+    case 'v':
+      read_assignment(text);
+      break;
+    default:
+      break;
   }
   return 0;
 }

@@ -25,6 +25,7 @@ class CheckReferences(unittest.TestCase):
         self.assertEqual(self.names("`make readme`"), ["`make readme`: no target readme in the Makefile"])
         self.assertEqual(self.names("set MOESAIC_GIT"), ["nothing reads MOESAIC_GIT"])
         self.assertEqual(self.names("`libnone-dev`"), ["tools/install_deps.sh does not install libnone-dev"])
+        self.assertEqual(self.names("`libmoesaic-dev`"), [])
 
     def test_paths(self):
         self.assertEqual(self.paths("src/tables/arch_table.h, src/tables/kernel_table.{h,cc}; kernels/<family>/, tests/cli/"), [])
