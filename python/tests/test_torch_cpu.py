@@ -175,6 +175,19 @@ def test_torch_checks_the_ops(layer):
                                             *[None] * 5))
     check(_torch_ops.OPS.route.default, (torch.randn(8, 6), 2, "topk_softmax", 1, 1, 1.0, True, None, None, None, True,
                                          None, 0, 0, 0, 1.0))
+    offsets = torch.tensor([0, 100, 130], dtype=torch.int32)
+    for fmt, layout, zeros, act, extra in (
+            ("mxfp8", "128x4", False, "", (None, offsets)), ("mxfp4", "8x4", False, "", (None, None)),
+            ("nvfp4", "128x4", False, "", (torch.ones(1), None)), ("nvfp4_row", "linear", False, "", (None, None)),
+            ("int4", "linear", True, "", (None, None)), ("fp8_128x128", "linear", False, "swiglu", (None, None)),
+            ("fp8_tensor", "linear", False, "", (None, None)), ("fp8_1x128", "linear", False, "", (None, None))):
+        x = torch.randn(130, 576 if act else 288)
+        check(_torch_ops.OPS.quantize.default, (x, fmt, layout, "up", 32, zeros, act, None, None, None, *extra),
+              test_utils="test_faketensor")
+    q = moesaic.quantize(torch.randn(130, 288), "int4", zero_points=True)
+    check(_torch_ops.OPS.dequantize.default, (q.codes, q.scales, "int4", "linear", 32, 288, q.zeros, None, None, None,
+                                              torch.bfloat16), test_utils="test_faketensor")
+    x = tensor(layer.bits_x)
     op = moesaic.Gemm(tensor(layer.bits_w2[0]))
     check(_torch_ops.OPS.gemm.default, (tensor(to_bf16(from_bf16(layer.bits_w13[0])[:, :64])), op.key, None, None, 1.0,
                                         None, None, "k", None, None))
