@@ -35,6 +35,7 @@ class DLManagedTensor(ctypes.Structure):
 
 
 Tensor = POINTER(DLTensor)
+EXTENTS = POINTER(c_int64)
 
 
 class Matrix(ctypes.Structure):

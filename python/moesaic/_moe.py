@@ -7,14 +7,15 @@ import ctypes
 import dataclasses
 import itertools
 import os
+import threading
 import weakref
 from typing import Any
 
 from . import _abi
 from ._config import MoeConfig, ModuleOptions, from_c, modules_to_c, to_c
 from ._errors import UnsupportedError
-from ._tensor import CUDA, Memory, Tensors, View, allocate, as_view, bare, compiling, device_name, dtype_of, \
-    on_stream, stream_of, torch_module, view, workspace
+from ._tensor import CUDA, Memory, Slot, Tensors, View, allocate, as_view, bare, compiling, device_name, dtype_of, \
+    is_torch, on_stream, stream_of, torch_module, view, workspace
 from ._weights import Expert, Weights, expert_to_c
 
 _numbers = itertools.count()
@@ -38,6 +39,8 @@ class FusedMoe:
         self._handle = _abi.Handle("moesaic_moe_destroy", "moesaic_moe_create", ctypes.byref(c), modules_to_c(modules))
         self.prepared_bytes: int = _abi.size("moesaic_moe_prepared_bytes", self._handle.value)
         self._prepared: Memory | None = None
+        self._hot = _HotCall(c.device)
+        self._sizes: dict[int, int] = {}  # workspace by tokens
         LAYERS[self.key] = self
         if torch_module() is not None:
             from . import _torch_ops  # noqa: F401  torch.compile must find the ops
@@ -107,6 +110,12 @@ class FusedMoe:
             return _compiled(self, x, router_logits, topk_ids, topk_weights, token_ids, out, out_dtype, x_scale,
                              x_row_scale, expert_offsets, expert_counts, logits_out, topk_ids_out, topk_weights_out,
                              stream)
+        if is_torch(x) and not any(value is not None for value in (
+                token_ids, dtype, expert_offsets, expert_counts, x_scale, x_row_scale, logits_out, topk_ids_out,
+                topk_weights_out, stream)):
+            y = self._call_torch(x, router_logits, topk_ids, topk_weights, out, out_dtype)
+            if y is not None:
+                return y
         number = stream_of(self._device, stream)
         source = as_view(x if dtype is None else view(x, dtype), number)
         if out is None:
@@ -134,6 +143,36 @@ class FusedMoe:
             raise _abi.failure(status)
         return bare(out)
 
+    def _call_torch(self, x: Any, router_logits: Any, topk_ids: Any, topk_weights: Any, out: Any,
+                    out_dtype: Any) -> Any:
+        """The common call with structs that stay; None where it takes a closer look."""
+        torch, device, call = torch_module(), x.device, self._hot
+        rows = x.shape[0] if x.dim() == 2 else -1
+        if not 0 <= rows <= self.config.max_tokens or self._prepared is None or not call.x.fill(x, device):
+            return None
+        if (device.index or 0, device.type == "cuda") != (self._device.device_id, self._device.device_type == CUDA):
+            return None
+        if out is None:
+            wanted = x.dtype if out_dtype is None else getattr(torch, dtype_of(out_dtype).torch)
+            out = torch.empty((rows, self.config.hidden), dtype=wanted, device=device)
+        if not isinstance(out, torch.Tensor) or not call.out.fill(out, device):
+            return None
+        run = call.run
+        for name, slot, value in zip(_GIVEN, call.given, (router_logits, topk_ids, topk_weights)):
+            if value is not None and not (isinstance(value, torch.Tensor) and slot.fill(value, device)):
+                return None
+            setattr(run, name, None if value is None else slot.pointer)
+        size = self._sizes.get(rows)
+        if size is None:
+            size = self._sizes[rows] = self.workspace_bytes(rows)
+        number = stream_of(self._device)
+        space = workspace(self._device, number, size)
+        run.prepared, run.workspace, run.workspace_bytes = self._prepared.data, space.data, space.size
+        status = _run_layer(self._handle.value, call.pointer, number)
+        if status:
+            raise _abi.failure(status)
+        return out
+
     def _out_type(self, source: View) -> Any:
         codes = source.dtype.bits == 8
         return dtype_of("f16" if self.config.recipe == "fp16" else "bf16") if codes else source.dtype
@@ -157,6 +196,17 @@ class FusedMoe:
 
 
 _run_layer = _abi.lib.moesaic_moe_run_layer
+_GIVEN = ("router_logits", "topk_ids", "topk_weights")
+
+
+class _HotCall(threading.local):
+    """A thread's structs of one layer's common call."""
+
+    def __init__(self, device: _abi.DLDevice) -> None:
+        self.x, self.out, self.given = Slot(device), Slot(device), tuple(Slot(device) for _ in _GIVEN)
+        self.run = _abi.new(_abi.MoeRun)
+        self.run.x, self.run.out = self.x.pointer, self.out.pointer
+        self.pointer = ctypes.byref(self.run)
 
 
 def _compiled(layer: FusedMoe, x: Any, router_logits: Any, topk_ids: Any, topk_weights: Any, token_ids: Any, out: Any,

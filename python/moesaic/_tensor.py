@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from . import _abi
@@ -17,6 +18,8 @@ from ._abi import DLDataType, DLDevice, DLManagedTensor, DLTensor
 from ._errors import InvalidArgumentError
 
 CPU, CUDA, CUDA_HOST = 1, 2, 3  # DLDeviceType
+NO_GRADIENTS = ("a tensor requires gradients, wanted one that does not: moesaic computes none; call it under "
+                "torch.no_grad()")
 
 
 class DType(NamedTuple):
@@ -136,8 +139,7 @@ def _make(data: int | None, shape: tuple[int, ...], strides: tuple[int, ...] | N
 def _of_torch(t: Any) -> View:
     torch = torch_module()
     if t.requires_grad and torch.is_grad_enabled():
-        raise InvalidArgumentError("a tensor requires gradients, wanted one that does not: moesaic computes none; call "
-                                   "it under torch.no_grad()")
+        raise InvalidArgumentError(NO_GRADIENTS)
     device = t.device
     where = DLDevice(CPU, 0) if device.type == "cpu" else DLDevice(CUDA, device.index or 0)
     if device.type not in ("cpu", "cuda"):
@@ -216,6 +218,34 @@ def as_view(value: Any, stream: int | None = None) -> View:
                                    "has __dlpack__ or the buffer protocol") from None
 
 
+class Slot:
+    """A DLTensor that one call after the other fills with a torch tensor of one device: what makes up a hot path."""
+
+    def __init__(self, device: DLDevice) -> None:
+        self._extents = (ctypes.c_int64 * 4)()
+        self._tensor = DLTensor(None, device, 0, DLDataType(), ctypes.cast(self._extents, _abi.EXTENTS), None, 0)
+        self._shape: Any = None
+        self._dtype: Any = None
+        self.pointer = ctypes.pointer(self._tensor)
+
+    def fill(self, t: Any, device: Any) -> bool:
+        """False for what `as_view` must look at: other devices, strides, gradients."""
+        if t.device != device or not t.is_contiguous() or t.requires_grad or t.dim() > 4:
+            return False
+        if t.shape != self._shape:
+            self._shape = shape = t.shape
+            self._tensor.ndim = len(shape)
+            self._extents[:len(shape)] = shape
+        if t.dtype is not self._dtype:
+            made = _torch_type(t.dtype)
+            if made.code == 17:
+                return False
+            self._tensor.dtype = DLDataType(made.code, made.bits, 1)
+            self._dtype = t.dtype
+        self._tensor.data = t.data_ptr()
+        return True
+
+
 class Tensors:
     """The views of one call, which live as long as it does."""
 
@@ -247,7 +277,7 @@ class Memory:
     def __init__(self, device: DLDevice, size: int) -> None:
         self.device, self.size = device, size
         torch = torch_module() if device.device_type == CUDA else None
-        if torch is not None and torch.cuda.is_available():
+        if torch is not None and (torch.cuda.is_initialized() or torch.cuda.is_available()):
             self._owner: Any = torch.empty(size, dtype=torch.uint8, device=device_name(device))
             self.data = self._owner.data_ptr()
         else:
@@ -361,7 +391,7 @@ def bare(value: Any) -> Any:
 
 def stream_of(device: DLDevice, stream: Any = None) -> int | None:
     """CUstream as a number: of what the caller gave (an int, or a stream of torch or CuPy), else torch's current one,
-    else the default stream."""
+    else the default stream, 0. None on the CPU."""
     if device.device_type != CUDA:
         return None
     if stream is not None:
@@ -369,11 +399,11 @@ def stream_of(device: DLDevice, stream: Any = None) -> int | None:
         if value is None:
             raise InvalidArgumentError(f"stream is {type(stream).__name__}, wanted a number, or a stream of torch or "
                                        "CuPy")
-        return int(value) or None
+        return int(value)
     torch = torch_module()
     if torch is None or not torch.cuda.is_initialized():
-        return None
-    return torch.cuda.current_stream(device.device_id).cuda_stream or None
+        return 0
+    return int(torch.cuda.current_stream(device.device_id).cuda_stream)
 
 
 def on_stream(device: DLDevice, stream: int | None) -> Any:
@@ -383,6 +413,8 @@ def on_stream(device: DLDevice, stream: int | None) -> Any:
         return contextlib.nullcontext()
     if torch.cuda.current_stream(device.device_id).cuda_stream == stream:
         return contextlib.nullcontext()
+    if stream == 0:
+        return torch.cuda.stream(torch.cuda.default_stream(device.device_id))
     return torch.cuda.stream(torch.cuda.ExternalStream(stream, device=device.device_id))
 
 
@@ -392,17 +424,30 @@ class _Workspaces(threading.local):
 
     def __init__(self) -> None:
         self.held: dict[tuple[int, int, int | None], Memory] = {}
+        self.lent = True  # False: each call has its own
 
 
 _workspaces = _Workspaces()
+
+
+@contextlib.contextmanager
+def own_workspaces() -> Iterator[None]:
+    """Calls of torch.compile's graphs: what these keep of their memory pools is theirs to decide."""
+    before, _workspaces.lent = _workspaces.lent, False
+    try:
+        yield
+    finally:
+        _workspaces.lent = before
 
 
 def workspace(device: DLDevice, stream: int | None, size: int) -> Memory:
     """Memory of at least `size` bytes that the caller's ops on the stream may use until the next call."""
     if device.device_type == CUDA:
         torch = torch_module()
-        if torch is not None and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-            return Memory(device, size)  # of the graph's own pool: its replays may overlap with this stream's work
+        # In a capture it is of the graph's own pool: its replays may overlap with this stream's work.
+        if torch is not None and torch.cuda.is_initialized() and (
+                not _workspaces.lent or torch.cuda.is_current_stream_capturing()):
+            return Memory(device, size)
     key = (device.device_type, device.device_id, stream)
     held = _workspaces.held.get(key)
     if held is None or held.size < size:
@@ -418,7 +463,11 @@ def compiling(value: Any) -> bool:
     if not is_torch(value):
         return False
     import torch
-    return bool(torch.compiler.is_compiling())
+    if not torch.compiler.is_compiling():
+        return False
+    if value.requires_grad and torch.is_grad_enabled():
+        raise InvalidArgumentError(NO_GRADIENTS)
+    return True
 
 
 def release_workspaces() -> None:

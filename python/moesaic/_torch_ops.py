@@ -4,13 +4,14 @@ types alone, so that torch.compile and CUDA graphs see through them. Layers and 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from . import _gemm, _moe, _quantize, _route
 from ._errors import InvalidArgumentError
-from ._tensor import dtype_of
+from ._tensor import dtype_of, own_workspaces
 
 _LAYER = ("Tensor? router_logits, Tensor? topk_ids, Tensor? topk_weights, Tensor? token_ids, Tensor? x_scale, "
           "Tensor? x_row_scale, Tensor? expert_offsets, Tensor? expert_counts")
@@ -159,9 +160,20 @@ _KERNELS = {
     "gemm": (_multiply, _multiply_fake), "quantize": (_quantized, _quantized_fake),
     "dequantize": (_dequantized, _dequantized_fake), "route": (_routed, _routed_fake),
 }
+
+
+def _with_own_workspaces(kernel: Any) -> Any:
+    @functools.wraps(kernel)
+    def run(*arguments: Any) -> Any:
+        with own_workspaces():
+            return kernel(*arguments)
+
+    return run
+
+
 for _name, (_kernel, _fake) in _KERNELS.items():
     for _device in ("CPU", "CUDA"):
-        _library.impl(_name, _kernel, _device)
+        _library.impl(_name, _with_own_workspaces(_kernel), _device)
     if hasattr(torch.library, "register_fake"):
         torch.library.register_fake(f"moesaic::{_name}", _fake, lib=_library)
     else:  # torch before 2.4

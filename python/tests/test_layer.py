@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import moesaic
-from support import DATA, ROOT, Layer, from_bf16, moe, near_reference, read_safetensors, rounded, to_bf16, worst_row
+from support import DATA, ROOT, Layer, from_bf16, moe, near_reference, read_safetensors, rounded, sigmoid, to_bf16, \
+    worst_row
 
 BF16 = 6e-3  # relative L2 of the worst row, src/tables/recipe_table.h
 
@@ -103,6 +104,57 @@ def test_converted_recipes_against_the_reference(recipe):
     assert wanted.dtype == np.float64 and near_reference(y, wanted)
     exact = moesaic.reference_moe(config, weights, x, mode="exact")
     assert worst_row(y, exact) < 0.35 and not np.array_equal(exact, wanted)
+
+
+def test_parts_of_a_layer_add_up(layer):
+    x = moesaic.view(layer.bits_x, "bf16")
+    whole = moesaic.FusedMoe(config_of(layer), weights_of(layer))(x, out_dtype="f32")
+    router = moesaic.view(layer.bits_router, "bf16")
+
+    def part(ids, **fields):
+        held = {name: moesaic.view(np.ascontiguousarray(getattr(layer, "bits_" + name)[ids]), "bf16")
+                for name in ("w13", "w2")}
+        return moesaic.FusedMoe(config_of(layer, **fields), moesaic.Weights(router=router, **held))(x, out_dtype="f32")
+
+    ranges = part([0, 1, 2], experts_count=3) + part([3, 4, 5, 6], experts_first=3, experts_count=4)
+    assert worst_row(ranges, whole) < 1e-5
+    slots = part([6, 0], expert_slots=[1, -1, -1, -1, -1, -1, 0])
+    others = part([1, 2, 3, 4, 5], expert_slots=[-1, 0, 1, 2, 3, 4, -1])
+    assert worst_row(slots + others, whole) < 1e-5 and worst_row(slots, whole) > 0.1
+    halves = 0
+    for rank in (0, 1):
+        rows = np.r_[rank * 32:rank * 32 + 32, 64 + rank * 32:96 + rank * 32]
+        w13, w2 = (np.ascontiguousarray(m) for m in (layer.bits_w13[:, rows],
+                                                     layer.bits_w2[:, :, rank * 32:rank * 32 + 32]))
+        weights = moesaic.Weights(w13=moesaic.view(w13, "bf16"), w2=moesaic.view(w2, "bf16"), router=router)
+        config = config_of(layer, tp_rank=rank, tp_size=2)
+        halves = halves + moesaic.FusedMoe(dataclasses.replace(config, intermediate=32), weights)(x, out_dtype="f32")
+    assert worst_row(halves, whole) < 1e-5
+
+
+def test_shared_experts_activations_and_routing_by_token(layer):
+    rng = np.random.default_rng()
+    table, tokens = rng.integers(0, 7, (11, 3)).astype(np.int32), rng.integers(0, 11, 19)
+    gate = to_bf16(rng.standard_normal(128) / 12)
+    shared = moesaic.Expert(*(moesaic.view(m, "bf16") for m in (layer.bits_w13[0, :64], layer.bits_w13[0, 64:],
+                                                                layer.bits_w2[0])))
+    config = config_of(layer, routing="hash", vocabulary=11, activation="swiglu_bias", alpha=1.702, beta=1.0, limit=2.0,
+                       shared_intermediate=64, shared_gated=True, scaling=1.5)
+    made = moesaic.FusedMoe(config, weights_of(layer, token_experts=table, shared=shared,
+                                               shared_gate=moesaic.view(gate, "bf16")))
+    y = made(layer.bits_x, dtype="bf16", token_ids=tokens, out_dtype="f32")
+    x, wanted = layer.x.astype(np.float64), np.zeros(layer.x.shape)
+
+    def expert(e, row):
+        both = layer.w13[e].astype(np.float64) @ row
+        g, u = np.minimum(both[:64], 2.0), np.clip(both[64:], -2.0, 2.0)
+        return layer.w2[e].astype(np.float64) @ rounded(g * sigmoid(1.702 * g) * (u + 1.0)).astype(np.float64)
+
+    for t, token in enumerate(tokens):
+        w = np.sqrt(np.log1p(np.exp(layer.logits[t, table[token]])))
+        wanted[t] = sum(w[s] / w.sum() * 1.5 * expert(table[token, s], x[t]) for s in range(3))
+        wanted[t] += sigmoid(x[t] @ from_bf16(gate)) * expert(0, x[t])
+    assert worst_row(y, wanted) < BF16
 
 
 def test_dispatched_rows_are_the_experts_alone(layer):

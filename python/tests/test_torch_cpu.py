@@ -54,6 +54,31 @@ def test_layer_gives_tensors_with_numpys_bits(layer):
         made(tensor(layer.bits_x).requires_grad_())
 
 
+def test_calls_after_each_other_are_what_each_is_alone(layer):
+    made, other = layer_of(layer), layer_of(layer, top_k=2)
+    x, logits = tensor(layer.bits_x), torch.randn(19, 7)
+    numpy_x, numpy_logits = layer.bits_x, logits.numpy()
+    routed = moesaic.route(logits, 3)
+    for tokens in (19, 3, 0, 8):
+        given = {"topk_ids": routed.ids[:tokens], "topk_weights": routed.weights[:tokens]}
+        for a, b in ((made(x[:tokens]), made(numpy_x[:tokens], dtype="bf16")),
+                     (made(x[:tokens], router_logits=logits[:tokens]),
+                      made(numpy_x[:tokens], dtype="bf16", router_logits=numpy_logits[:tokens])),
+                     (made(x[:tokens], **given),
+                      made(numpy_x[:tokens], dtype="bf16", router_logits=numpy_logits[:tokens])),
+                     (other(x[:tokens]), other(numpy_x[:tokens], dtype="bf16"))):
+            assert np.array_equal(bits_of(a), b)
+        wide = made(x[:tokens], out_dtype="f32")
+        assert wide.dtype == torch.float32 and torch.equal(wide.bfloat16(), made(x[:tokens]))
+    out = np.empty((19, 128), np.float32)  # of another library than x
+    assert made(x, out=out) is out and np.array_equal(out, made(x, out_dtype="f32").numpy())
+    with pytest.raises(moesaic.InvalidArgumentError, match="x is f32"):
+        made(x.float())
+    with pytest.raises(moesaic.InvalidArgumentError, match=r"router_logits is f32 \[18, 7\]"):
+        made(x, router_logits=logits[:18])
+    assert torch.equal(made(x), made(x.clone()))
+
+
 def test_compiled_layer_without_graph_breaks_and_for_several_sizes(layer):
     made = layer_of(layer)
     compiled = torch.compile(lambda x, out: (made(x * 2) + 1, made(x, out=out)), fullgraph=True)
@@ -76,6 +101,16 @@ def test_compiled_layer_with_given_routing(layer):
     y, ids = compiled(x, logits)
     assert torch.equal(y, made(x, router_logits=logits, out_dtype="f32"))
     assert torch.equal(ids, moesaic.route(logits, 3).ids)
+
+
+def test_compiling_refuses_gradients(layer):
+    made = layer_of(layer)
+    compiled = torch.compile(lambda x: made(x), fullgraph=True)
+    with pytest.raises(Exception, match="no_grad"):
+        compiled(tensor(layer.bits_x).requires_grad_())
+    with torch.no_grad():
+        x = tensor(layer.bits_x).requires_grad_()
+        assert torch.equal(compiled(x), made(x))
 
 
 def test_two_layers_in_one_graph_and_one_that_is_gone(layer):
@@ -140,6 +175,19 @@ def test_torch_checks_the_ops(layer):
                                             *[None] * 5))
     check(_torch_ops.OPS.route.default, (torch.randn(8, 6), 2, "topk_softmax", 1, 1, 1.0, True, None, None, None, True,
                                          None, 0, 0, 0, 1.0))
+    offsets = torch.tensor([0, 100, 130], dtype=torch.int32)
+    for fmt, layout, zeros, act, extra in (
+            ("mxfp8", "128x4", False, "", (None, offsets)), ("mxfp4", "8x4", False, "", (None, None)),
+            ("nvfp4", "128x4", False, "", (torch.ones(1), None)), ("nvfp4_row", "linear", False, "", (None, None)),
+            ("int4", "linear", True, "", (None, None)), ("fp8_128x128", "linear", False, "swiglu", (None, None)),
+            ("fp8_tensor", "linear", False, "", (None, None)), ("fp8_1x128", "linear", False, "", (None, None))):
+        x = torch.randn(130, 576 if act else 288)
+        check(_torch_ops.OPS.quantize.default, (x, fmt, layout, "up", 32, zeros, act, None, None, None, *extra),
+              test_utils="test_faketensor")
+    q = moesaic.quantize(torch.randn(130, 288), "int4", zero_points=True)
+    check(_torch_ops.OPS.dequantize.default, (q.codes, q.scales, "int4", "linear", 32, 288, q.zeros, None, None, None,
+                                              torch.bfloat16), test_utils="test_faketensor")
+    x = tensor(layer.bits_x)
     op = moesaic.Gemm(tensor(layer.bits_w2[0]))
     check(_torch_ops.OPS.gemm.default, (tensor(to_bf16(from_bf16(layer.bits_w13[0])[:, :64])), op.key, None, None, 1.0,
                                         None, None, "k", None, None))
