@@ -103,7 +103,7 @@ int sign_bundle(const BundleOptions& options) {
 }
 
 std::shared_ptr<BundleOptions> add_bundle_verb(CLI::App& verb, int (*run)(const BundleOptions&), Action& action) {
-  const auto options = std::make_shared<BundleOptions>();
+  auto options = std::make_shared<BundleOptions>();
   verb.add_option("file", options->file, "The bundle")->required();
   verb.add_flag("--json", options->json, "Print JSON");
   verb.callback([&action, options, run] { action = [options, run] { return run(*options); }; });
