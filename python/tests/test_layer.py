@@ -157,6 +157,21 @@ def test_shared_experts_activations_and_routing_by_token(layer):
     assert worst_row(y, wanted) < BF16
 
 
+@pytest.mark.parametrize("recipe,fmt", [("mxfp8", "mxfp8"), ("fp8_channel", "fp8_row"), ("nvfp4", "nvfp4_row"),
+                                        ("fp8_block", "fp8_1x128")])
+def test_codes_as_x_are_worth_what_the_layer_makes_of_numbers(recipe, fmt):
+    layer = Layer(hidden=256, inner=128)
+    config = config_of(layer, recipe=recipe)
+    made = moesaic.FusedMoe(config, weights_of(layer).convert(config))
+    x, logits = moesaic.view(layer.bits_x, "bf16"), layer.logits.astype(np.float32)
+    q = moesaic.quantize(x, fmt)
+    scales = q.scales[:, 0] if fmt == "fp8_row" else q.scales
+    y = made(q.codes, x_scale=np.ascontiguousarray(scales), x_row_scale=q.row_scales, router_logits=logits)
+    assert y.dtype == np.uint16 and np.array_equal(y, made(x, router_logits=logits))
+    with pytest.raises(moesaic.InvalidArgumentError, match="x_scale"):
+        made(q.codes, router_logits=logits)
+
+
 def test_dispatched_rows_are_the_experts_alone(layer):
     moe_layer = moesaic.FusedMoe(config_of(layer), weights_of(layer))
     offsets = np.array([0, 4, 4, 5, 9, 12, 12, 19], np.int32)
