@@ -59,7 +59,7 @@ class Facts(unittest.TestCase):
         self.alter("README.md", "ten model families", "nine model families")
         self.alter("README.md", "SM80 to SM121", "SM75 to SM121")
         self.alter("README.md", "GLM-4-MoE", "GLM-5-MoE")
-        self.alter("README.md", "moesaic bundle list|verify FILE", "moesaic bundle list|mend FILE")
+        self.alter("README.md", "moesaic bundle list|verify|sign FILE", "moesaic bundle list|mend FILE")
         self.alter("README.md", "explain --arch 90 --recipe bf16", "explain --sm 90 --recipe bf17")
         self.alter("docs/architecture.md", "| fp8_tensor, fp8_channel, mxfp8 |", "| fp8_tensor, fp8_channel |")
         self.alter("docs/reference.md", "| mixtral-8x7b | 4096 |", "| mixtral-8x7b | 4095 |")
