@@ -5,6 +5,7 @@ BUILD ?= build
 ASAN_BUILD ?= build-asan
 FUZZ_BUILD ?= build-fuzz
 FUZZ_SECONDS ?= 600
+FUZZERS := safetensors config bundle settings arguments steps products capi
 LAUNCHER := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 WERROR ?= OFF
 CMAKE := cmake -G Ninja $(LAUNCHER) -DMOESAIC_WERROR=$(WERROR)
@@ -13,7 +14,7 @@ WITH_NVRTC = f=$(CURDIR)/.deps/cuda/nvidia/cu13/lib/libnvrtc.so.13; \
   if [ -e $$f ]; then export MOESAIC_NVRTC=$${MOESAIC_NVRTC:-$$f}; fi;
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps configure build demo test test-gpu asan fuzz bench format format-check lint readme clean
+.PHONY: help deps configure build demo test test-gpu asan fuzz bench deb wheel format lint docs facts clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -44,32 +45,39 @@ asan: deps  ## unit tier under address and undefined-behaviour sanitizers
 	cmake --build $(ASAN_BUILD) --target unit_tests
 	@ctest --test-dir $(ASAN_BUILD) -L unit -j $(JOBS) --output-on-failure --no-tests=error
 
-fuzz: deps  ## parsers of checkpoints and argument checks under libFuzzer, FUZZ_SECONDS each (needs clang)
+fuzz: deps  ## parsers and argument checks under libFuzzer, FUZZ_SECONDS each (needs clang)
 	@$(CMAKE) -S . -B $(FUZZ_BUILD) -DCMAKE_BUILD_TYPE=Sanitize -DCMAKE_CXX_COMPILER=clang++ -DMOESAIC_FUZZ=ON \
 	  -DMOESAIC_BENCH=OFF
-	cmake --build $(FUZZ_BUILD) --target safetensors_fuzz config_fuzz arguments_fuzz steps_fuzz products_fuzz
-	@for p in safetensors config arguments steps products; do mkdir -p $(FUZZ_BUILD)/corpus/$$p && \
+	cmake --build $(FUZZ_BUILD) --target $(FUZZERS:=_fuzz)
+	@for p in $(FUZZERS); do mkdir -p $(FUZZ_BUILD)/corpus/$$p && \
 	  $(FUZZ_BUILD)/tests/fuzz/$${p}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=8192 \
 	    $$(ls tests/fuzz/$$p.dict 2>/dev/null | sed s/^/-dict=/) -artifact_prefix=$(FUZZ_BUILD)/ -print_final_stats=1 \
 	    $(FUZZ_BUILD)/corpus/$$p tests/data/fuzz/$$p || exit 1; done
 
+wheel: build  ## the Python package, of what `build` built, into BUILD/wheel
+	@tools/build_wheel.sh $(BUILD)
+
 bench: build  ## speed of the published layer shapes, on GPU 0 where there is one
 	@$(WITH_NVRTC) tools/bench.sh $(BUILD)/moesaic
+
+deb: configure  ## Debian packages of the library, its headers and the command line, in BUILD/deb
+	cmake --build $(BUILD) --target deb
 
 format:  ## clang-format in place
 	@tools/install_deps.sh --lint
 	@tools/format.sh
 
-format-check:
+lint: configure  ## clang-format, tools/check_*, tools/facts, clang-tidy
 	@tools/install_deps.sh --lint
-	@tools/format.sh --check
-
-lint: format-check configure  ## clang-format, tools/check_*, clang-tidy
 	@tools/lint.sh $(BUILD)
 
-readme: configure  ## write the support matrix of `moesaic explain` into README.md
+docs:  ## the API reference of headers and Python as HTML, any warning a failure: BUILD/docs/html
+	@tools/install_deps.sh --docs
+	@tools/build_docs.sh $(BUILD)
+
+facts: configure  ## write what README.md and docs/ repeat of the code's tables; lint compares it
 	cmake --build $(BUILD) --target moesaic_cli
-	@tools/update_readme.py $(BUILD)/moesaic
+	@tools/facts $(BUILD)/moesaic --write
 
 clean:
 	rm -rf $(BUILD) $(ASAN_BUILD) $(FUZZ_BUILD)

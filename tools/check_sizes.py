@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Files of at most 600 lines; host functions of at most 60, device functions of at most 120 (universal-ctags finds
-them). Tables and tests are exempt from the function limit."""
+"""Files, host functions and device functions (universal-ctags finds them) of at most so many lines; test data of at
+most so many bytes. Tables and tests are exempt from the function limit."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ import sys
 from source_tree import ROOT, code_files, finish, read
 
 MAX_FILE, MAX_HOST, MAX_DEVICE = 600, 60, 120
+MAX_TEST_DATA_MB = 12
 
 
 def functions(paths):
@@ -37,6 +38,9 @@ def main():
         limit = MAX_DEVICE if path.startswith("kernels/") else MAX_HOST
         if lines > limit:
             findings.append(f"{path}:{line}: {name} has {lines} lines, at most {limit}")
+    data = sum(p.stat().st_size for p in (ROOT / "tests/data").rglob("*") if p.is_file())
+    if data > MAX_TEST_DATA_MB << 20:
+        findings.append(f"tests/data: {data} bytes, at most {MAX_TEST_DATA_MB} MB")
     finish("check_sizes", findings, len(files))
 
 

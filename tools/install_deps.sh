@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs what the build needs, and nothing that is there already: Debian packages, and, where no CUDA toolkit lies
-# about, its headers and NVRTC from PyPI into .deps/cuda. Usage: tools/install_deps.sh [--lint]
+# about, its headers and NVRTC from PyPI into .deps/cuda. Usage: tools/install_deps.sh [--lint | --docs]
 # Environment: MOESAIC_CUDA_INCLUDE or CUDA_HOME name a toolkit in an unusual place.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(cmake ninja-build g++ libfmt-dev libcli11-dev nlohmann-json3-dev libminizip-dev zlib1g-dev libssl-dev
-          libhwy-dev libdlpack-dev libgtest-dev libbenchmark-dev python3 python3-pip
-          pkgconf)  # pkgconf: a test builds a program by the installed moesaic.pc
+          libhwy-dev libdlpack-dev libgtest-dev libbenchmark-dev python3 python3-pip python3-venv
+          python3-numpy python3-pytest  # the Python package's tests; one installs its wheel in an environment
+          pkgconf  # a test builds a program by the installed moesaic.pc
+          dpkg-dev file help2man lintian)  # make deb, and the tests of packages
 if [[ "${1:-}" == --lint ]]; then packages+=(clang-format clang-tidy universal-ctags); fi
+if [[ "${1:-}" == --docs ]]; then packages=(doxygen); fi
 
 install_packages() {
   if ! command -v dpkg-query >/dev/null; then
@@ -51,6 +54,7 @@ has_toolkit() {
 }
 
 install_packages
+if [[ "${1:-}" == --docs ]]; then exit; fi
 if ! has_toolkit; then
   echo "install_deps: no CUDA toolkit of 12.8 or later; fetching its headers and NVRTC from PyPI into .deps/cuda"
   tools/fetch_wheels.sh .deps/cuda nvidia-cuda-runtime==13.0.88 nvidia-cuda-nvrtc==13.0.88

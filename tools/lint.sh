@@ -1,19 +1,54 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Everything that reads the source without running it: the tools/check_* rules, then clang-tidy over src/.
-# Usage: tools/lint.sh BUILD_FOLDER (configured: clang-tidy reads its compile_commands.json)
+# Everything that reads the source without running its tests; `make lint` and the hooks of .pre-commit-config.yaml run
+# these steps. Usage: tools/lint.sh BUILD_FOLDER [STEP [FILE.cc...]] (configured; files: of step tidy), or --steps
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=$1
-failed=0
-for check in tools/check_*.py; do
-  python3 "$check" || failed=1
-done
-((failed == 0)) || exit 1
+steps=(format rules facts tidy)
 
-echo "clang-tidy: src/"
-start=$SECONDS
-find src -name '*.cc' -print0 | sort -z |
-  xargs -0 -r -P "$(nproc)" -n 1 clang-tidy --quiet -p "$build" --extra-arg=-Wno-unknown-warning-option \
-    2> >(grep -v 'warnings generated' >&2)
-echo "clang-tidy: clean in $((SECONDS - start)) s"
+format() { tools/format.sh --check; }
+
+rules() {
+  local check failed=0
+  for check in tools/check_*.py; do
+    python3 "$check" || failed=1
+  done
+  return "$failed"
+}
+
+# What the documents repeat of the code is compared with the executable.
+facts() {
+  cmake --build "$build" --target moesaic_cli
+  tools/facts "$build/moesaic"
+}
+
+tidy() {
+  local start=$SECONDS
+  local files=("$@")
+  ((${#files[@]})) || mapfile -t files < <(find src -name '*.cc' | sort)
+  echo "clang-tidy: ${#files[@]} files"
+  printf '%s\0' "${files[@]}" |
+    xargs -0 -r -P "$(nproc)" -n 1 clang-tidy --quiet -p "$build" --extra-arg=-Wno-unknown-warning-option \
+      2> >(grep -v 'warnings generated' >&2)
+  echo "clang-tidy: clean in $((SECONDS - start)) s"
+}
+
+if [[ "${1:-}" == --steps ]]; then
+  printf '%s\n' "${steps[@]}"
+  exit
+fi
+build=$1
+shift
+if [[ ! -e "$build/compile_commands.json" ]]; then
+  echo "lint: $build is not configured: run \`make configure\`" >&2
+  exit 1
+fi
+if (($#)); then
+  if [[ " ${steps[*]} " != *" $1 "* ]]; then
+    echo "lint: no step $1; steps: ${steps[*]}" >&2
+    exit 2
+  fi
+  "$@"
+else
+  for step in "${steps[@]}"; do "$step"; done
+fi

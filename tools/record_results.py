@@ -98,7 +98,7 @@ def main():
         records[tuple(record[k] for k in KEY)] = record
     lines = ",\n".join(json.dumps(records[key]) for key in sorted(records))
     RECORDS.write_text(f"[\n{lines}\n]\n" if lines else "[]\n", encoding="utf-8")
-    print(f"record_results: {len(records)} records, {len(records) - before} new; now `make readme`")
+    print(f"record_results: {len(records)} records, {len(records) - before} new; now `make facts`")
 
 
 if __name__ == "__main__":

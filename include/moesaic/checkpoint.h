@@ -60,6 +60,7 @@ class Checkpoint {
   std::shared_ptr<const Impl> impl_;
 };
 
+/// What `quantize_checkpoint` is asked for.
 struct QuantizeCheckpointOptions {
   std::string recipe;  // whose weights are written; "bf16" and "fp16" dequantise
   Int4Groups int4;
@@ -67,6 +68,7 @@ struct QuantizeCheckpointOptions {
   std::function<void(std::int64_t done, std::int64_t total, const std::string& what)> progress;
 };
 
+/// What `quantize_checkpoint` wrote.
 struct QuantizedCheckpoint {
   std::string format;  // "ModelOpt NVFP4", ...
   std::int64_t layers = 0, matrices = 0;

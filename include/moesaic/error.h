@@ -8,6 +8,7 @@
 #pragma GCC visibility push(default)
 namespace moesaic {
 
+/// Whose mistake it was, and so what may help.
 enum class ErrorKind {
   kInvalidArgument,  // the caller's input is wrong; the message says what, got, wanted
   kUnsupported,      // legal input that nothing here can serve; the message says what would work

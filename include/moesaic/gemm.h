@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The products of a layer alone: a matrix times one weight matrix, or rows of groups times their group's.
 //
-//   out[m, n] = alpha * sum_k a[m, k] * W_g[n, k] + bias_g[n]      g the group of row m; FP32 sums, one rounding
+//     out[m, n] = alpha * sum_k a[m, k] * W_g[n, k] + bias_g[n]      g the group of row m; FP32 sums, one rounding
 //
 // a is x as the recipe's activations are: 16-bit numbers, or quantised row by row as docs/numerics.md says; W as
 // stored.
@@ -20,6 +20,7 @@
 #pragma GCC visibility push(default)
 namespace moesaic {
 
+/// A product, or those of groups; immutable once given to `Gemm::create`.
 struct GemmConfig {
   int n = 0, k = 0;  // of every group's W [n, k]
   int groups = 1;

@@ -8,8 +8,10 @@
 #pragma GCC visibility push(default)
 namespace moesaic {
 
+/// How much a line matters; the default callback does not print kDebug.
 enum class LogLevel { kDebug, kNotice, kWarning };
 
+/// Gets one line, without a line break.
 using LogCallback = std::function<void(LogLevel level, std::string_view message)>;
 
 /// Replaces the log callback; an empty function restores the default. Thread-safe; the callback may be called from

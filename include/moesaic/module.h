@@ -11,7 +11,7 @@ namespace moesaic {
 
 /// Fields that are not set are taken from the environment (`moesaic doctor` prints which), then from defaults.
 struct ModuleOptions {
-  std::vector<std::string> bundles;      // zip files, searched in order; then MOESAIC_BUNDLE
+  std::vector<std::string> bundles;      // zip files, searched in order; then MOESAIC_BUNDLE, then installed packages
   std::optional<std::string> cache_dir;  // else MOESAIC_CACHE_DIR, else the XDG cache folder
   std::optional<bool> jit;               // false: a kernel that is in no bundle and not cached is an error; MOESAIC_JIT
   std::optional<std::string> nvrtc;      // path of libnvrtc; else MOESAIC_NVRTC, CUDA_HOME, the loader path, ...

@@ -2,10 +2,11 @@
 // One Mixture-of-Experts layer: configuration, weights, and the layer itself on the CPU or a GPU.
 //
 // Notation: T tokens, H hidden size, I intermediate size of one routed expert, E experts, k experts per token.
-//   logits[t,e] = sum_h x[t,h] * router[e,h] + router_bias[e]                     FP32, no rounding of operands
-//   ids[t,s], weights[t,s] = routing(logits[t,:])                                 s = 0..k-1, falling selection score
-//   h = act(x gate^T + gate_bias, x up^T + up_bias)                               FP32 until one rounding to `io`
-//   y[t,:] = sum_s weights[t,s] * (h down^T + down_bias) + shared(x[t,:])         FP32 in slot order, one rounding
+//
+//     logits[t,e] = sum_h x[t,h] * router[e,h] + router_bias[e]                   FP32, no rounding of operands
+//     ids[t,s], weights[t,s] = routing(logits[t,:])                               s = 0..k-1, falling selection score
+//     h = act(x gate^T + gate_bias, x up^T + up_bias)                             FP32 until one rounding to `io`
+//     y[t,:] = sum_s weights[t,s] * (h down^T + down_bias) + shared(x[t,:])       FP32 in slot order, one rounding
 #pragma once
 
 #include <cstddef>
@@ -78,6 +79,7 @@ const char* routing_method_name(RoutingMethod method) noexcept;
 /// True for the methods that choose by score + MoeWeights::selection_bias.
 bool has_selection_bias(RoutingMethod method) noexcept;
 
+/// A routing method with its parameters; methods that have no use for one ignore it.
 struct Routing {
   RoutingMethod method = RoutingMethod::kSoftmaxTopKRenorm;
   int n_group = 1, topk_group = 1;  // kDeepSeekV2, kDeepSeekV3

@@ -33,6 +33,7 @@ typedef enum moesaic_status {
   MOESAIC_INTERNAL = 6  // also: out of memory
 } moesaic_status;
 
+/// moesaic::ActivationKind, by number.
 typedef enum moesaic_activation {
   MOESAIC_GELU = 0,
   MOESAIC_RELU = 1,
@@ -47,6 +48,7 @@ typedef enum moesaic_activation {
   MOESAIC_SITU = 10
 } moesaic_activation;
 
+/// moesaic::RoutingMethod, by number.
 typedef enum moesaic_routing {
   MOESAIC_SOFTMAX_TOPK = 0,
   MOESAIC_SOFTMAX_TOPK_RENORM = 1,
@@ -60,6 +62,7 @@ typedef enum moesaic_routing {
   MOESAIC_HASH = 9
 } moesaic_routing;
 
+/// moesaic::GateUpOrder, by number.
 typedef enum moesaic_gate_up_order {
   MOESAIC_GATE_FIRST = 0,
   MOESAIC_UP_FIRST = 1,
@@ -67,8 +70,10 @@ typedef enum moesaic_gate_up_order {
   MOESAIC_INTERLEAVED_UP_FIRST = 3
 } moesaic_gate_up_order;
 
+/// moesaic::ReferenceMode, by number.
 typedef enum moesaic_reference_mode { MOESAIC_EXACT = 0, MOESAIC_ORACLE = 1 } moesaic_reference_mode;
 
+/// moesaic::CodeFormat, by number.
 typedef enum moesaic_code_format {
   MOESAIC_CODES_NONE = 0,  // numbers
   MOESAIC_CODES_E4M3 = 1,
@@ -77,6 +82,7 @@ typedef enum moesaic_code_format {
   MOESAIC_CODES_INT4 = 4
 } moesaic_code_format;
 
+/// moesaic::ScaleFormat, by number.
 typedef enum moesaic_scale_format {
   MOESAIC_SCALES_F32 = 0,
   MOESAIC_SCALES_BF16 = 1,
@@ -85,6 +91,7 @@ typedef enum moesaic_scale_format {
   MOESAIC_SCALES_E8M0 = 4
 } moesaic_scale_format;
 
+/// moesaic::NibbleOrder, by number.
 typedef enum moesaic_nibble_order {
   MOESAIC_NIBBLES_LINEAR = 0,
   MOESAIC_NIBBLES_WORDS_ALONG_C = 1,
@@ -92,6 +99,7 @@ typedef enum moesaic_nibble_order {
   MOESAIC_NIBBLES_AWQ = 3
 } moesaic_nibble_order;
 
+/// moesaic::QuantFormat, by number.
 typedef enum moesaic_quant_format {
   MOESAIC_NVFP4 = 0,
   MOESAIC_NVFP4_ROW = 1,
@@ -106,6 +114,7 @@ typedef enum moesaic_quant_format {
   MOESAIC_INT4 = 10
 } moesaic_quant_format;
 
+/// moesaic::ScaleLayout, by number.
 typedef enum moesaic_scale_layout {
   MOESAIC_LAYOUT_LINEAR = 0,
   MOESAIC_LAYOUT_128X4 = 1,
@@ -115,8 +124,10 @@ typedef enum moesaic_scale_layout {
 /// Order of FP32 scales of given codes, per 1 x 128: [M, ceil(k / 128)], or [ceil(k / 128), M].
 typedef enum moesaic_scale_major { MOESAIC_SCALES_K_MAJOR = 0, MOESAIC_SCALES_MN_MAJOR = 1 } moesaic_scale_major;
 
+/// moesaic::E8m0Rounding, by number.
 typedef enum moesaic_e8m0_rounding { MOESAIC_E8M0_UP = 0, MOESAIC_E8M0_FLOOR = 1 } moesaic_e8m0_rounding;
 
+/// moesaic::LogLevel, by number.
 typedef enum moesaic_log_level {
   MOESAIC_LOG_DEBUG = 0,
   MOESAIC_LOG_NOTICE = 1,
@@ -135,6 +146,8 @@ typedef struct moesaic_router moesaic_router;
 typedef struct moesaic_activation_op moesaic_activation_op;
 /// `gemm` and `grouped_gemm` on a device (moesaic::Gemm).
 typedef struct moesaic_gemm moesaic_gemm;
+/// Memory of a device, for callers without an allocator of their own.
+typedef struct moesaic_memory moesaic_memory;
 /// A checkpoint folder (moesaic::Checkpoint).
 typedef struct moesaic_checkpoint moesaic_checkpoint;
 
@@ -412,6 +425,18 @@ moesaic_status moesaic_gemm_weights_init(moesaic_gemm_weights* weights, size_t s
 /// Nothing given; alpha 1.
 moesaic_status moesaic_gemm_run_init(moesaic_gemm_run* run, size_t size);
 
+// --- memory ---------------------------------------------------------------------------------------------------------
+
+/// `bytes` of a device's memory (kDLCPU or kDLCUDA) at a multiple of 256 bytes, any content: for prepared weights,
+/// workspaces and tensors. 0 bytes are one.
+moesaic_status moesaic_memory_create(DLDevice device, size_t bytes, moesaic_memory** memory);
+/// Where the memory begins; NULL for NULL.
+void* moesaic_memory_data(const moesaic_memory* memory);
+/// NULL is legal. No work of the device may still use it: moesaic_synchronize.
+void moesaic_memory_destroy(moesaic_memory* memory);
+/// Waits for all work of a device; on the CPU there is none.
+moesaic_status moesaic_synchronize(DLDevice device);
+
 // --- weights --------------------------------------------------------------------------------------------------------
 
 /// Weights from views, all on one device; the tensors' memory must outlive the handle's use, the structs need not.
@@ -421,6 +446,9 @@ moesaic_status moesaic_weights_create(const moesaic_weight_views* views, moesaic
 /// converted and keeps views of the rest: the memory of `weights` must outlive it, the handle need not.
 moesaic_status moesaic_weights_convert(const moesaic_moe_config* config, const moesaic_weights* weights,
                                        moesaic_weights** converted);
+/// Host weights on a CUDA device: the memory under their views is copied, done on return, for every stream. The result
+/// owns the copy.
+moesaic_status moesaic_weights_to_device(const moesaic_weights* weights, DLDevice device, moesaic_weights** copy);
 /// NULL is legal.
 void moesaic_weights_destroy(moesaic_weights* weights);
 
@@ -517,6 +545,10 @@ void moesaic_quantizer_destroy(moesaic_quantizer* quantizer);
 /// Sizes of the quantised form of [rows, cols]; `sizes` was initialised.
 moesaic_status moesaic_quant_sizes_of(const moesaic_quant_spec* spec, int64_t rows, int64_t cols,
                                       moesaic_quant_sizes* sizes);
+/// The quantiser that makes a recipe's weights (moesaic::weight_spec), into a spec that was initialised. `quantized` is
+/// 0, and the spec as it was, for recipes whose weights have 16 bits.
+moesaic_status moesaic_weight_spec(const char* recipe, int32_t int4_group_size, int32_t int4_zero_points,
+                                   moesaic_quant_spec* spec, int32_t* quantized);
 /// x to codes and scales.
 moesaic_status moesaic_quantizer_quantize(const moesaic_quantizer* quantizer, const moesaic_quantize_run* run,
                                           void* stream);

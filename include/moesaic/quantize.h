@@ -44,6 +44,7 @@ enum class E8m0Rounding : std::uint8_t {
   kFloor,  // OCP MX: floor(log2 maximum) - exponent of the largest code; the maximum may saturate
 };
 
+/// A format with its options.
 struct QuantSpec {
   QuantFormat format = QuantFormat::kNvfp4;
   ScaleLayout layout = ScaleLayout::kLinear;  // other layouts: NVFP4, MXFP4, MXFP8

@@ -11,6 +11,7 @@
 #pragma GCC visibility push(default)
 namespace moesaic {
 
+/// Element types, as dtype_name says them; kU8 also holds codes and byte scales.
 enum class DType : std::uint8_t { kF64, kF32, kBF16, kF16, kI64, kI32, kU8 };
 
 /// Bytes of one element.
@@ -18,8 +19,10 @@ std::size_t dtype_size(DType dtype) noexcept;
 /// "f32", "bf16", "f16", "f64", "i64", "i32" or "u8".
 const char* dtype_name(DType dtype) noexcept;
 
+/// Where memory lies and work is done.
 enum class DeviceType : std::uint8_t { kCpu, kCuda };
 
+/// A device of this process.
 struct Device {
   DeviceType type = DeviceType::kCpu;
   int index = 0;  // CUDA device ordinal; 0 for the CPU

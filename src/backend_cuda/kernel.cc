@@ -14,21 +14,34 @@
 namespace moesaic::cuda {
 namespace {
 
+/// What to do where the driver knows less than the compiler did.
+std::string what_would_work(int driver) {
+  const std::string version = tables::cuda_version_name(driver);
+  return fmt::format(
+      "update the driver, compile with an NVRTC of CUDA {} or earlier (MOESAIC_NVRTC), or use a bundle made with one "
+      "(MOESAIC_BUNDLE)",
+      version);
+}
+
 /// A cubin needs a driver of the same major version or later; PTX needs one of the same version or later.
 void check_driver(const module::Cubin& cubin) {
   const int driver = driver_version();
   const bool ptx = module::Target{cubin.target}.is_ptx();
   const bool too_old = ptx ? cubin.cuda_version > driver : cubin.cuda_version / 1000 > driver / 1000;
   if (!too_old) return;
-  throw Error(
-      ErrorKind::kUnsupported,
-      fmt::format("{} for {} was made by {} (CUDA {}), the driver supports CUDA {}: update the driver, or compile "
-                  "with an NVRTC of CUDA {} or earlier (MOESAIC_NVRTC)",
-                  cubin.entry, cubin.target, cubin.compiler, tables::cuda_version_name(cubin.cuda_version),
-                  tables::cuda_version_name(driver), tables::cuda_version_name(driver)));
+  throw Error(ErrorKind::kUnsupported,
+              fmt::format("{} for {} was made by {} (CUDA {}), the driver supports CUDA {}: {}", cubin.entry,
+                          cubin.target, cubin.compiler, tables::cuda_version_name(cubin.cuda_version),
+                          tables::cuda_version_name(driver), what_would_work(driver)));
 }
 
-CUmodule load_image(const module::Cubin& cubin) {
+/// The answers of a driver to an image that is not for it: too new, or for another GPU.
+bool is_refusal(CUresult result) {
+  return result == CUDA_ERROR_NO_BINARY_FOR_GPU || result == CUDA_ERROR_UNSUPPORTED_PTX_VERSION ||
+         result == CUDA_ERROR_INVALID_PTX || result == CUDA_ERROR_INVALID_IMAGE;
+}
+
+CUmodule load_image(const module::Cubin& cubin, int device) {
   char log[4096] = {};
   CUjit_option options[] = {CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
   void* values[] = {log, reinterpret_cast<void*>(static_cast<std::uintptr_t>(sizeof(log) - 1))};
@@ -37,8 +50,14 @@ CUmodule load_image(const module::Cubin& cubin) {
   if (result == CUDA_SUCCESS) return module;
   const char* name = nullptr;
   driver().error_name(result, &name);
-  throw Error(ErrorKind::kCuda, fmt::format("{} for {} (made by {}) does not load: {} {}", cubin.entry, cubin.target,
-                                            cubin.compiler, name ? name : "unknown error", log));
+  const std::string failure = fmt::format("{} for {} (made by {}) does not load: {} {}", cubin.entry, cubin.target,
+                                          cubin.compiler, name ? name : "unknown error", log);
+  if (!is_refusal(result)) throw Error(ErrorKind::kCuda, failure);
+  const int driver = driver_version();
+  throw Error(ErrorKind::kUnsupported,
+              fmt::format("{}; made with CUDA {}, the driver supports CUDA {} and the GPU is SM {}: {}", failure,
+                          tables::cuda_version_name(cubin.cuda_version), tables::cuda_version_name(driver),
+                          device_info(device).sm, what_would_work(driver)));
 }
 
 /// Programmatic edges can be captured in graphs since CUDA 12.3.
@@ -53,7 +72,7 @@ Kernel Kernel::load(const module::Cubin& cubin, int device, int dynamic_smem_byt
   check_driver(cubin);
   const DeviceGuard guard(device);
   Kernel kernel;
-  CUmodule module = load_image(cubin);
+  CUmodule module = load_image(cubin, device);
   kernel.module_ = std::shared_ptr<void>(module, [device](void* loaded) {
     try {
       const DeviceGuard unload_guard(device);

@@ -17,7 +17,7 @@ class Kernel {
  public:
   Kernel() = default;
   /// Loads the image now, not at the first launch. Throws Error(kUnsupported) when the driver is older than the toolkit
-  /// that made it (names both), Error(kCuda) otherwise.
+  /// that made it, or refuses it for this GPU (names both versions, and what would work), Error(kCuda) otherwise.
   static Kernel load(const module::Cubin& cubin, int device, int dynamic_smem_bytes);
 
   /// Enqueues on `stream` (a CUstream) of the current device. `params` is the kernel's parameter struct.

@@ -16,11 +16,18 @@ namespace {
 
 constexpr std::array kVariables = {
     EnvVariable{Env::kBundle, "MOESAIC_BUNDLE", "kernel bundles (zip files, separated by ':') that are searched first"},
+    EnvVariable{Env::kBundleKey, "MOESAIC_BUNDLE_KEY",
+                "file with an Ed25519 public key (PEM); bundles that it has not signed are refused"},
+    EnvVariable{Env::kPackages, "MOESAIC_PACKAGES",
+                "off: kernel packages installed on this machine are not looked for"},
     EnvVariable{Env::kCacheDir, "MOESAIC_CACHE_DIR", "folder of the kernel cache; default: the XDG cache folder"},
     EnvVariable{
         Env::kCacheLimit, "MOESAIC_CACHE_LIMIT",
         "size of the kernel cache (bytes, or with K, M or G); kernels unused for longest are removed beyond it"},
     EnvVariable{Env::kJit, "MOESAIC_JIT", "off: never compile at run time; a missing kernel is an error"},
+    EnvVariable{Env::kCompileTimeout, "MOESAIC_COMPILE_TIMEOUT",
+                "seconds that compiling a kernel, or waiting for another process that does, may take; default: 300; "
+                "0: no limit"},
     EnvVariable{Env::kNvrtc, "MOESAIC_NVRTC",
                 "where NVRTC is: libnvrtc.so, its folder, a CUDA toolkit or a Python site folder"},
     EnvVariable{Env::kForceKernel, "MOESAIC_FORCE_KERNEL", "kernel row, or row/config, that must serve its op"},

@@ -11,9 +11,12 @@ namespace moesaic::base {
 
 enum class Env {
   kBundle,
+  kBundleKey,
+  kPackages,
   kCacheDir,
   kCacheLimit,
   kJit,
+  kCompileTimeout,
   kNvrtc,
   kForceKernel,
   kForceTarget,

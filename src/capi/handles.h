@@ -42,6 +42,12 @@ struct moesaic_gemm {
   moesaic::Gemm gemm;
 };
 
+struct moesaic_memory {
+  moesaic::Device device;
+  void* data;
+  std::shared_ptr<const void> owner;
+};
+
 struct moesaic_checkpoint {
   moesaic::Checkpoint checkpoint;
 };

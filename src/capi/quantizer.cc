@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantisers of the C interface.
+#include <optional>
+
 #include "capi/handles.h"
 #include "capi/structs.h"
 #include "capi/tensors.h"
@@ -71,6 +73,25 @@ moesaic_status moesaic_quant_sizes_of(const moesaic_quant_spec* spec, int64_t ro
     const moesaic_quant_sizes here{
         sizeof(moesaic_quant_sizes), s.code_bytes, s.scale_rows, s.scale_cols, s.scale_bytes, s.zero_bytes};
     write_struct(here, sizes, sizes->struct_size);
+  });
+}
+
+moesaic_status moesaic_weight_spec(const char* recipe, int32_t int4_group_size, int32_t int4_zero_points,
+                                   moesaic_quant_spec* spec, int32_t* quantized) {
+  constexpr const char* kOperation = "weight_spec";
+  return guarded(kOperation, [&] {
+    check_given(kOperation, "recipe", recipe, "a name of `moesaic recipes`");
+    check_given(kOperation, "quantized", quantized, "where the answer goes");
+    moesaic_quant_spec here = read_struct(kOperation, "spec", spec);
+    const std::optional<QuantSpec> wanted = weight_spec(recipe, {int4_group_size, int4_zero_points != 0});
+    *quantized = wanted ? 1 : 0;
+    if (!wanted) return;
+    here.format = static_cast<int32_t>(wanted->format);
+    here.layout = static_cast<int32_t>(wanted->layout);
+    here.e8m0 = static_cast<int32_t>(wanted->e8m0);
+    here.int4_group_size = wanted->int4.size;
+    here.int4_zero_points = wanted->int4.zero_points ? 1 : 0;
+    write_struct(here, spec, spec->struct_size);
   });
 }
 

@@ -206,10 +206,10 @@ moesaic_gemm_run defaults() {
 }
 
 Device to_device(const char* operation, DLDevice device) {
-  if (device.device_type == kDLCPU) return {DeviceType::kCpu, 0};
-  if (device.device_type == kDLCUDA && device.device_id >= 0) return {DeviceType::kCuda, device.device_id};
-  refuse(operation, "device",
-         fmt::format("DLPack device type {} number {}", static_cast<int>(device.device_type), device.device_id),
+  const std::int32_t type = device_type_of(device);
+  if (type == kDLCPU) return {DeviceType::kCpu, 0};
+  if (type == kDLCUDA && device.device_id >= 0) return {DeviceType::kCuda, device.device_id};
+  refuse(operation, "device", fmt::format("DLPack device type {} number {}", type, device.device_id),
          "kDLCPU, or kDLCUDA with a device ordinal");
 }
 

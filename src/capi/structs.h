@@ -144,6 +144,13 @@ MoeConfig to_config(const char* operation, const moesaic_moe_config* config);
 void from_config(const char* operation, const MoeConfig& config, moesaic_moe_config* out);
 /// NULL: everything from the environment.
 ModuleOptions to_modules(const char* operation, const moesaic_module_options* options);
+/// The number of a DLPack device type. A C caller's may be none of the enumerators: loading it as one is undefined.
+inline std::int32_t device_type_of(const DLDevice& device) {
+  static_assert(sizeof(device.device_type) == sizeof(std::int32_t));
+  std::int32_t number = 0;
+  std::memcpy(&number, &device.device_type, sizeof(number));
+  return number;
+}
 Device to_device(const char* operation, DLDevice device);
 
 struct QuantizerSpec {

@@ -104,10 +104,11 @@ void TensorReader::refuse(const std::string& name, const std::string& got, const
 }
 
 void TensorReader::check_device(const std::string& name, DLDevice device) {
-  const bool anywhere_cuda = device.device_type == kDLCUDAManaged;  // DLPack gives managed memory no number
-  const bool host = device.device_type == kDLCPU || device.device_type == kDLCUDAHost;
-  if (!host && !anywhere_cuda && device.device_type != kDLCUDA) {
-    refuse(name, fmt::format("on DLPack device type {}", static_cast<int>(device.device_type)),
+  const std::int32_t type = device_type_of(device);
+  const bool anywhere_cuda = type == kDLCUDAManaged;  // DLPack gives managed memory no number
+  const bool host = type == kDLCPU || type == kDLCUDAHost;
+  if (!host && !anywhere_cuda && type != kDLCUDA) {
+    refuse(name, fmt::format("on DLPack device type {}", type),
            "memory of the CPU (kDLCPU, kDLCUDAHost) or of a CUDA device (kDLCUDA, kDLCUDAManaged)");
   }
   const Device lies_on = host ? Device{} : Device{DeviceType::kCuda, anywhere_cuda ? 0 : device.device_id};

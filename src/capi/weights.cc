@@ -2,6 +2,7 @@
 // Weights and checkpoints of the C interface.
 #include <fmt/format.h>
 
+#include "backend_cuda/device_weights.h"
 #include "capi/handles.h"
 #include "capi/structs.h"
 #include "capi/tensors.h"
@@ -41,6 +42,12 @@ std::vector<ExpertWeights> read_experts(const char* operation, const moesaic_wei
   return experts;
 }
 
+void check_on_host(const char* operation, const moesaic_weights* weights) {
+  check_given(operation, "weights", weights, "a handle");
+  if (weights->device.type == DeviceType::kCpu) return;
+  refuse(operation, "weights", "on " + device_name(weights->device), "on the host");
+}
+
 }  // namespace
 }  // namespace moesaic::capi
 
@@ -73,15 +80,25 @@ moesaic_status moesaic_weights_convert(const moesaic_moe_config* config, const m
   return guarded(kOperation, [&] {
     check_given(kOperation, "converted", converted, "where the handle goes");
     *converted = nullptr;
-    check_given(kOperation, "weights", weights, "a handle");
-    if (weights->device.type != DeviceType::kCpu) {
-      refuse(kOperation, "weights", "on " + device_name(weights->device), "on the host");
-    }
+    check_on_host(kOperation, weights);
     OwnedWeights owned = convert_weights(to_config(kOperation, config), weights->weights);
     // Matrices that had the format already are views into what the first handle owns.
     auto storage = std::make_shared<std::pair<std::shared_ptr<const void>, std::shared_ptr<const void>>>(
         weights->storage, std::move(owned.storage));
     *converted = new moesaic_weights{std::move(owned.weights), Device{}, std::move(storage)};
+  });
+}
+
+moesaic_status moesaic_weights_to_device(const moesaic_weights* weights, DLDevice device, moesaic_weights** copy) {
+  constexpr const char* kOperation = "weights_to_device";
+  return guarded(kOperation, [&] {
+    check_given(kOperation, "copy", copy, "where the handle goes");
+    *copy = nullptr;
+    check_on_host(kOperation, weights);
+    const Device where = to_device(kOperation, device);
+    if (where.type != DeviceType::kCuda) refuse(kOperation, "device", device_name(where), "a CUDA device");
+    const auto there = std::make_shared<cuda::DeviceWeights>(where, weights->weights);
+    *copy = new moesaic_weights{there->views(), where, there};
   });
 }
 

@@ -40,6 +40,7 @@ void add_doctor(CLI::App& app, Action& action);
 void add_explain(CLI::App& app, Action& action);
 void add_kernels(CLI::App& app, Action& action);
 void add_models(CLI::App& app, Action& action);
+void add_package(CLI::App& app, Action& action);
 void add_quantize(CLI::App& app, Action& action);
 void add_recipes(CLI::App& app, Action& action);
 void add_run(CLI::App& app, Action& action);

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line: one verb a file, exit codes 0 (done), 1 (failed), 2 (wrong use).
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <exception>
 #include <string>
 
 #include "cli/cli.h"
 #include "module/bundle.h"
+#include "module/compile_limit.h"
 #include "moesaic/error.h"
 
 namespace {
@@ -20,7 +23,7 @@ int complain(const std::string& message, int exit_code) {
 }
 
 void add_verbs(CLI::App& app, moesaic::cli::Action& action) {
-  using namespace moesaic::cli;  // NOLINT(google-build-using-namespace): eleven names, this function only
+  using namespace moesaic::cli;  // NOLINT(google-build-using-namespace): the verbs' names, this function only
   add_doctor(app, action);
   add_archs(app, action);
   add_recipes(app, action);
@@ -29,6 +32,7 @@ void add_verbs(CLI::App& app, moesaic::cli::Action& action) {
   add_explain(app, action);
   add_compile(app, action);
   add_bundle(app, action);
+  add_package(app, action);
   add_cache(app, action);
   add_run(app, action);
   add_quantize(app, action);
@@ -42,6 +46,8 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", std::string("moesaic ") + moesaic::module::library_version());
   app.failure_message(CLI::FailureMessage::simple);
   add_verbs(app, action);
+  // Verbs that are added later would take it over.
+  app.footer(fmt::format("Exit codes: 0 done, {} failed, {} wrong use.", kFailed, kWrongUse));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -60,11 +66,18 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  int exit_code = kFailed;
   try {
-    return run(argc, argv);
+    exit_code = run(argc, argv);
   } catch (const moesaic::cli::UsageError& error) {
-    return complain(error.what(), kWrongUse);
+    exit_code = complain(error.what(), kWrongUse);
   } catch (const std::exception& error) {
-    return complain(error.what(), kFailed);
+    exit_code = complain(error.what(), kFailed);
   }
+  if (moesaic::module::compiler_hangs()) {
+    // Destructors of libnvrtc would pull the ground from under its thread.
+    std::fflush(nullptr);
+    _exit(exit_code);
+  }
+  return exit_code;
 }

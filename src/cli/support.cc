@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/text_table.h"
 #include "moesaic/error.h"
@@ -69,18 +70,20 @@ const char* mark_name(Mark mark) noexcept {
 }
 
 Mark mark_of(const tables::ArchRow& arch, int recipe, tables::Op op) {
-  Mark mark = Mark::kNone;
+  // The least of the rows that serve: which of them does depends on the shape, and a new row has not run.
+  std::optional<Mark> mark;
   const std::string recipe_name = tables::kRecipeTable[static_cast<std::size_t>(recipe)].name;
   for (const Candidate& candidate : candidates(arch, recipe, op)) {
     if (!candidate.why_not.empty()) continue;
-    mark = std::max(mark, Mark::kListed);
+    Mark of_row = Mark::kListed;
     for (const RecordedResult& result : recorded_results()) {
       if (result.sm != arch.sm || result.recipe != recipe_name || result.row != candidate.row->name) continue;
       if (result.op == tables::op_name(op))
-        mark = std::max(mark, result.status == "run" ? Mark::kRun : Mark::kCompiled);
+        of_row = std::max(of_row, result.status == "run" ? Mark::kRun : Mark::kCompiled);
     }
+    mark = mark ? std::min(*mark, of_row) : of_row;
   }
-  return mark;
+  return mark.value_or(Mark::kNone);
 }
 
 bool recipe_has_kernels(int recipe) { return has_kernel(recipe, tables::Op::kGemm); }
@@ -94,7 +97,7 @@ std::string support_matrix() {
     if (!recipe_has_kernels(recipe)) {
       std::vector<std::string> cells(header.size(), "-");
       cells[0] = name;
-      cells[1] = "layer: no kernel yet";
+      cells[1] = "layer: no kernel";
       table.add(cells);
     }
     for (const tables::Op op : tables::kAllOps) {
@@ -107,8 +110,8 @@ std::string support_matrix() {
   }
   return table.markdown() +
          "\n`run`: right results on a GPU of that SM; `compiled`: compiled for it, not run; `listed`: a kernel row "
-         "serves "
-         "it,\nnothing recorded; `-`: no kernel. Written by `moesaic explain` from docs/recorded_results.json.\n";
+         "serves it,\nnothing recorded; `-`: no kernel. Of several rows that serve, the least counts. Written by "
+         "`moesaic explain`\nfrom docs/recorded_results.json.\n";
 }
 
 }  // namespace moesaic::cli

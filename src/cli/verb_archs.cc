@@ -17,22 +17,23 @@ namespace moesaic::cli {
 namespace {
 
 // What the compiler at hand says of an architecture: "yes", or what it needs; "no NVRTC" where there is none.
-std::string compiles(const tables::ArchRow& arch, const module::Nvrtc* nvrtc) {
-  if (nvrtc == nullptr) return "no NVRTC";
-  const auto skipped = module::skipped_archs({&arch}, *nvrtc);
+std::string compiles(const tables::ArchRow& arch, const std::optional<module::CompilerFacts>& compiler) {
+  if (!compiler) return "no NVRTC";
+  const auto skipped = module::skipped_archs({&arch}, *compiler);
   return skipped.empty() ? "yes" : skipped.front().reason;
 }
 
 int print_archs(bool json) {
   const module::Maker maker({});
-  const std::shared_ptr<const module::Nvrtc> nvrtc = maker.search().file ? maker.nvrtc() : nullptr;
+  std::optional<module::CompilerFacts> compiler;
+  if (maker.search().file) compiler = maker.compiler();
   nlohmann::json rows = nlohmann::json::array();
   TextTable table(
       {"SM", "family", "exact target", "family target", "CUDA", "shared memory", "capabilities", "compiles"});
   for (const tables::ArchRow& arch : tables::kArchTable) {
     const std::string exact_cuda = tables::cuda_version_name(arch.min_cuda);
     const std::string family_cuda = tables::cuda_version_name(arch.min_cuda_family);
-    const std::string compiled = compiles(arch, nvrtc.get());
+    const std::string compiled = compiles(arch, compiler);
     rows.push_back({{"sm", arch.sm},
                     {"family", tables::family_name(arch.family)},
                     {"exact_target", arch.exact_target},

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// `moesaic bundle list|verify`: what a bundle holds, and whether this library can use it.
+// `moesaic bundle list|verify|sign`: what a bundle holds, whether this library may use it, and who vouches for it.
 #include <fmt/format.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "base/env.h"
 #include "cli/cli.h"
 #include "cli/text_table.h"
 #include "module/aot.h"
@@ -18,6 +20,7 @@ namespace {
 
 struct BundleOptions {
   std::string file;
+  std::optional<std::string> key;
   bool json = false;
 };
 
@@ -32,14 +35,18 @@ int list_bundle(const BundleOptions& options) {
                "CUDA " + tables::cuda_version_name(record.cuda_version), record.identity});
   }
   if (options.json) {
-    const nlohmann::json report = {{"file", bundle.path()},
-                                   {"moesaic", bundle.made_by()},
-                                   {"module_abi", bundle.module_abi()},
-                                   {"entries", entries}};
+    nlohmann::json report = {{"file", bundle.path()},
+                             {"moesaic", bundle.made_by()},
+                             {"module_abi", bundle.module_abi()},
+                             {"signed_by", nullptr},
+                             {"entries", entries}};
+    if (bundle.signature()) report["signed_by"] = bundle.signature()->public_key;
     fmt::print("{}\n", report.dump(2));
   } else {
-    fmt::print("{}{} kernels, made by moesaic {} with module ABI {}\n", table.aligned(), bundle.records().size(),
-               bundle.made_by(), bundle.module_abi());
+    fmt::print("{}{} kernels, made by moesaic {} with module ABI {}, {}\n", table.aligned(), bundle.records().size(),
+               bundle.made_by(), bundle.module_abi(),
+               bundle.signature() ? "signed by " + bundle.signature()->public_key + " (`bundle verify` checks it)"
+                                  : "not signed");
   }
   return 0;
 }
@@ -59,8 +66,10 @@ std::set<std::string> known_identities() {
 int verify_bundle(const BundleOptions& options) {
   const module::Bundle bundle(options.file);
   std::vector<std::string> problems = bundle.damage();
-  const std::string refusal = bundle.refusal();
-  if (!refusal.empty()) problems.push_back(refusal);
+  const auto key = options.key ? options.key : base::env_value(base::Env::kBundleKey);
+  for (const std::string& refusal : {bundle.refusal(), bundle.distrust(key)}) {
+    if (!refusal.empty()) problems.push_back(refusal);
+  }
   const std::set<std::string> known = known_identities();
   for (const module::KernelRecord& record : bundle.records()) {
     if (known.count(record.identity) != 0) continue;
@@ -81,21 +90,38 @@ int verify_bundle(const BundleOptions& options) {
   return problems.empty() ? 0 : 1;
 }
 
-void add_bundle_verb(CLI::App& parent, const char* name, const char* help, int (*run)(const BundleOptions&),
-                     Action& action) {
-  CLI::App* verb = parent.add_subcommand(name, help);
-  const auto options = std::make_shared<BundleOptions>();
-  verb->add_option("file", options->file, "The bundle")->required();
-  verb->add_flag("--json", options->json, "Print JSON");
-  verb->callback([&action, options, run] { action = [options, run] { return run(*options); }; });
+int sign_bundle(const BundleOptions& options) {
+  module::Bundle(options.file).sign(*options.key);
+  const module::Bundle bundle(options.file);
+  const std::string signer = bundle.signature()->public_key;
+  if (options.json) {
+    fmt::print("{}\n", nlohmann::json{{"file", bundle.path()}, {"signed_by", signer}}.dump(2));
+  } else {
+    fmt::print("{}: {} kernels, signed by {}\n", bundle.path(), bundle.records().size(), signer);
+  }
+  return 0;
+}
+
+std::shared_ptr<BundleOptions> add_bundle_verb(CLI::App& verb, int (*run)(const BundleOptions&), Action& action) {
+  auto options = std::make_shared<BundleOptions>();
+  verb.add_option("file", options->file, "The bundle")->required();
+  verb.add_flag("--json", options->json, "Print JSON");
+  verb.callback([&action, options, run] { action = [options, run] { return run(*options); }; });
+  return options;
 }
 
 }  // namespace
 
 void add_bundle(CLI::App& app, Action& action) {
-  CLI::App* verb = app.add_subcommand("bundle", "List or verify a bundle");
-  add_bundle_verb(*verb, "list", "What a bundle holds", list_bundle, action);
-  add_bundle_verb(*verb, "verify", "Check every kernel, and that this library can use it", verify_bundle, action);
+  CLI::App* verb = app.add_subcommand("bundle", "List, verify or sign a bundle");
+  add_bundle_verb(*verb->add_subcommand("list", "What a bundle holds"), list_bundle, action);
+  CLI::App* verify = verb->add_subcommand("verify", "Check every kernel, and that this library may use it");
+  const auto verified = add_bundle_verb(*verify, verify_bundle, action);
+  verify->add_option("--key", verified->key,
+                     "Ed25519 public key (PEM) that must have signed it; else MOESAIC_BUNDLE_KEY");
+  CLI::App* sign = verb->add_subcommand("sign", "Sign a bundle, in place of the signature that it has");
+  const auto signed_one = add_bundle_verb(*sign, sign_bundle, action);
+  sign->add_option("--key", signed_one->key, "Ed25519 private key (PEM)")->required();
 }
 
 }  // namespace moesaic::cli

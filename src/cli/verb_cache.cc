@@ -55,6 +55,7 @@ int list_cache(bool json) {
 
 int verify_cache(bool json) {
   const module::Cache cache = open_cache();
+  const std::string distrust = cache.distrust();
   nlohmann::json damaged = nlohmann::json::array();
   const auto all = cache.list();
   for (const module::CacheEntry& entry : all) {
@@ -63,13 +64,15 @@ int verify_cache(bool json) {
     if (!json) fmt::print("{}: {}\n", entry.key, entry.damage);
   }
   if (json) {
-    const nlohmann::json report = {{"folder", cache.folder()}, {"kernels", all.size()}, {"damaged", damaged}};
+    const nlohmann::json report = {
+        {"folder", cache.folder()}, {"kernels", all.size()}, {"damaged", damaged}, {"distrust", distrust}};
     fmt::print("{}\n", report.dump(2));
   } else {
+    if (!distrust.empty()) fmt::print("{}\n", distrust);
     fmt::print("{} kernels in {}, {} damaged{}\n", all.size(), cache.folder(), damaged.size(),
                damaged.empty() ? "" : " (they are made again when needed)");
   }
-  return damaged.empty() ? 0 : 1;
+  return damaged.empty() && distrust.empty() ? 0 : 1;
 }
 
 // "12h" or "30d" in seconds.

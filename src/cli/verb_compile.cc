@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `moesaic compile`: kernels ahead of time, into the cache and, with --out, into a bundle.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <memory>
@@ -10,58 +9,27 @@
 #include <vector>
 
 #include "base/fs.h"
-#include "cli/build_progress.h"
 #include "cli/cli.h"
 #include "cli/interrupt.h"
-#include "cli/kernel_masks.h"
+#include "cli/kernel_build.h"
 #include "cli/text_table.h"
 #include "module/aot.h"
 #include "moesaic/error.h"
-#include "tables/model_table.h"
 
 namespace moesaic::cli {
 namespace {
 
 struct CompileOptions {
-  std::vector<std::string> archs, recipes, ops;
-  std::string model, out;
-  int jobs = 0;
+  KernelChoice kernels;
+  std::string out, compiler = "nvrtc";
   bool list = false, ptx = false, json = false;
 };
 
-// Sizes are run-time arguments of kernels: a model only leaves out rows that cannot serve it.
-tables::Problem problem_of(const std::string& model) {
-  if (model.empty()) return {};
-  try {
-    const tables::ModelRow& row = tables::get_model(model);
-    return {0, row.hidden, row.intermediate, row.num_experts, row.top_k};
-  } catch (const Error& error) {
-    throw UsageError(error.what());
-  }
-}
-
-module::BuildRequest request_for(const CompileOptions& options) {
-  module::BuildRequest request;
-  request.archs = arch_list(options.archs);
-  request.recipes = recipe_mask(options.recipes);
-  request.ops = op_mask(options.ops);
-  request.problem = problem_of(options.model);
-  request.jobs = options.jobs;
-  if (options.ptx) request.ptx.push_back(module::portable_ptx_target());
-  return request;
-}
-
-// Minutes of compiling must not end in a file that cannot be written.
 void check_out(const std::string& out) {
-  namespace fs = std::filesystem;
   std::error_code error;
-  const std::string folder = base::folder_of(out);
-  if (!fs::is_directory(folder, error)) {
-    throw Error(ErrorKind::kIo, fmt::format("--out {}: there is no folder {}", out, folder));
-  }
-  if (fs::is_directory(out, error)) throw Error(ErrorKind::kIo, fmt::format("--out {}: it is a folder", out));
-  if (::access(folder.c_str(), W_OK) != 0) {
-    throw Error(ErrorKind::kIo, fmt::format("--out {}: folder {} is not writable", out, folder));
+  require_writable("--out", out, base::folder_of(out));
+  if (std::filesystem::is_directory(out, error)) {
+    throw Error(ErrorKind::kIo, fmt::format("--out {}: it is a folder", out));
   }
 }
 
@@ -153,21 +121,14 @@ void print_summary(const module::BuildResult& result, const CompileOptions& opti
 }
 
 int compile(const CompileOptions& options) {
-  const module::BuildRequest request = request_for(options);
+  module::BuildRequest request = request_for(options.kernels);
+  request.nvcc = options.compiler == "nvcc";
+  if (options.ptx) request.ptx.push_back(module::portable_ptx_target());
   if (options.list) return print_list(request, options.json);
   if (!options.out.empty()) check_out(options.out);
 
   const InterruptGuard guard;
-  const std::shared_ptr<BuildProgressPrinter> printer(new BuildProgressPrinter, [](BuildProgressPrinter* p) {
-    p->finish();
-    delete p;
-  });
-  const module::BuildResult result = module::build_set(
-      request, {}, [&](const module::BuildProgress& progress) { printer->show(progress); },
-      InterruptGuard::interrupted);
-  printer->finish();
-  if (result.stopped) throw Error(ErrorKind::kCompile, "compile: interrupted; kernels that were done are cached");
-
+  const module::BuildResult result = build_kernels(request, "compile");
   const std::vector<std::string> violations = result.violations();
   bool written = false;
   if (violations.empty() && !options.out.empty()) {
@@ -185,14 +146,11 @@ int compile(const CompileOptions& options) {
 void add_compile(CLI::App& app, Action& action) {
   CLI::App* verb = app.add_subcommand("compile", "Compile kernels ahead of time, into the cache or a bundle");
   const auto options = std::make_shared<CompileOptions>();
-  verb->add_option("--arch", options->archs, "Architectures by comma or blank: 90, 9.0, sm_90a, 12.0f, all, native")
-      ->required();
-  verb->add_option("--recipe", options->recipes, "Recipes by comma or blank; default: all");
-  verb->add_option("--op", options->ops, "Ops by comma or blank; default: all");
-  verb->add_option("--model", options->model, "Leave out kernels that cannot serve this model (`moesaic models`)");
+  add_kernel_choice(*verb, options->kernels);
   verb->add_option("--out", options->out, "Bundle to write; without it kernels go to the cache alone");
-  verb->add_option("--jobs", options->jobs, "Kernels compiled at once; default: by cores and free memory")
-      ->check(CLI::PositiveNumber);
+  verb->add_option("--compiler", options->compiler, "nvrtc, or nvcc: the same text with line numbers for profilers")
+      ->check(CLI::IsMember({"nvrtc", "nvcc"}))
+      ->capture_default_str();
   verb->add_flag("--ptx", options->ptx, "Add PTX for GPUs newer than the architecture table");
   verb->add_flag("--list", options->list, "Print rows and identities, compile nothing");
   verb->add_flag("--json", options->json, "Print JSON");

@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -18,7 +16,10 @@
 #include "cli/cli.h"
 #include "module/bundle.h"
 #include "module/cache.h"
+#include "module/compile_limit.h"
+#include "module/nvcc.h"
 #include "module/nvrtc_file.h"
+#include "module/packages.h"
 #include "tables/arch_table.h"
 
 namespace moesaic::cli {
@@ -55,44 +56,16 @@ json nvrtc_facts() {
           {"found_by", search.file->found_by}};
 }
 
-/// What a command prints on stdout; "" where it cannot be run.
-std::string output_of(const std::string& command) {
-  FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) return "";
-  std::string text;
-  std::array<char, 512> buffer{};
-  while (fgets(buffer.data(), static_cast<int>(buffer.size()), pipe) != nullptr) text += buffer.data();
-  pclose(pipe);
-  return text;
-}
-
-/// nvcc is a developer's second compiler: nothing of the library calls it.
 json nvcc_facts() {
-  std::vector<std::string> folders;
-  if (const auto home = base::env_value(base::Env::kCudaHome)) folders.push_back(*home + "/bin");
-  const std::string path = base::env_value(base::Env::kPath).value_or("");
-  for (std::size_t begin = 0; begin < path.size();) {
-    const std::size_t end = std::min(path.find(':', begin), path.size());
-    folders.push_back(path.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  folders.emplace_back("/usr/local/cuda/bin");
-  for (const std::string& folder : folders) {
-    const std::string file = folder + "/nvcc";
-    std::error_code ignored;
-    if (file.find('\'') != std::string::npos || !std::filesystem::exists(file, ignored)) continue;
-    const std::string text = output_of("'" + file + "' --version 2>/dev/null");
-    const std::size_t release = text.find("release ");
-    const std::string version =
-        release == std::string::npos ? "unknown" : text.substr(release + 8, text.find(',', release) - release - 8);
-    return {{"found", true}, {"path", file}, {"version", version}};
-  }
-  return {{"found", false}};
+  const auto nvcc = module::find_nvcc();
+  if (!nvcc) return {{"found", false}};
+  return {{"found", true}, {"path", nvcc->path}, {"version", tables::cuda_version_name(nvcc->version)}};
 }
 
 json cache_facts() {
   const module::Cache cache(module::cache_folder(std::nullopt));
   json facts = {{"folder", cache.folder()}, {"entries", 0}, {"damaged", 0}, {"bytes", 0}, {"limit", nullptr}};
+  facts["distrust"] = cache.distrust();
   if (const auto limit = base::env_bytes(base::Env::kCacheLimit)) facts["limit"] = *limit;
   if (cache.folder().empty()) return facts;
   for (const module::CacheEntry& entry : cache.list()) {
@@ -117,13 +90,29 @@ json bundle_facts() {
       facts["kernels"] = bundle.records().size();
       facts["bytes"] = std::filesystem::file_size(file);
       facts["made_by"] = bundle.made_by();
+      const std::string distrust = bundle.distrust(base::env_value(base::Env::kBundleKey));
       if (!bundle.refusal().empty()) facts["error"] = bundle.refusal();
+      if (!distrust.empty()) facts["error"] = distrust;
     } catch (const std::exception& error) {
       facts["error"] = error.what();
     }
     list.push_back(std::move(facts));
   }
   return list;
+}
+
+json package_facts() {
+  const std::vector<std::string> folders = module::package_folders();
+  json files = json::array();
+  for (const module::PackageFile& file : module::package_files(folders)) {
+    const module::PackageState state = module::inspect_package(file);
+    json facts = {{"file", file.path}, {"arch", file.sm}, {"kernels", state.kernels}, {"wanted", state.wanted}};
+    facts["bytes"] = state.bytes;
+    facts["made_by"] = state.made_by;
+    if (!state.why_not.empty()) facts["error"] = state.why_not;
+    files.push_back(std::move(facts));
+  }
+  return {{"folders", folders}, {"files", files}};
 }
 
 json environment_facts() {
@@ -134,6 +123,7 @@ json environment_facts() {
   base::env_switch(base::Env::kJit);  // a value that the library would refuse is said here
   base::env_switch(base::Env::kStrict);
   base::env_number(base::Env::kThreads, 1);
+  module::compile_limit();
   return facts;
 }
 
@@ -145,6 +135,7 @@ json doctor_facts() {
                 {"nvcc", nvcc_facts()},
                 {"cache", cache_facts()},
                 {"bundles", bundle_facts()},
+                {"packages", package_facts()},
                 {"environment", environment_facts()}};
   return facts;
 }
@@ -156,6 +147,13 @@ std::string nvrtc_text(const json& nvrtc) {
   return fmt::format("{} {} (by {}, build-id {})", nvrtc["version"].get<std::string>(),
                      nvrtc["path"].get<std::string>(), nvrtc["found_by"].get<std::string>(),
                      nvrtc["build_id"].get<std::string>());
+}
+
+std::string package_text(const json& package) {
+  const std::string file = package["file"];
+  if (package.contains("error")) return file + ": not used: " + package["error"].get<std::string>();
+  return fmt::format("{}: SM{}, {} of {} kernels, {}", file, package["arch"].get<int>(), package["kernels"].get<int>(),
+                     package["wanted"].get<int>(), megabytes(package["bytes"]));
 }
 
 std::string to_text(const json& facts) {
@@ -183,6 +181,7 @@ std::string to_text(const json& facts) {
   line("cache",
        fmt::format("{}: {} kernels, {} ({}), {} damaged", cache["folder"].get<std::string>(),
                    cache["entries"].get<int>(), megabytes(cache["bytes"]), limit, cache["damaged"].get<int>()));
+  if (const std::string distrust = cache["distrust"]; !distrust.empty()) line("cache", "not used: " + distrust);
   if (facts["bundles"].empty()) line("bundles", "none");
   for (const json& bundle : facts["bundles"]) {
     const std::string file = bundle["file"];
@@ -190,6 +189,8 @@ std::string to_text(const json& facts) {
                                             : fmt::format("{}: {} kernels, {}", file, bundle["kernels"].get<int>(),
                                                           megabytes(bundle["bytes"])));
   }
+  if (facts["packages"]["files"].empty()) line("packages", "none");
+  for (const json& package : facts["packages"]["files"]) line("package", package_text(package));
   for (const auto& [name, value] : facts["environment"].items())
     line("environment", name + "=" + value.get<std::string>());
   return text;
@@ -201,11 +202,20 @@ int print_doctor(bool as_json) {
   return 0;
 }
 
+/// What `--help` ends with: every environment variable that is read.
+std::string environment_help() {
+  std::string text = "Environment variables:\n";
+  for (const base::EnvVariable& variable : base::env_variables())
+    text += fmt::format("  {:<26}{}\n", variable.name, variable.meaning);
+  return text;
+}
+
 }  // namespace
 
 void add_doctor(CLI::App& app, Action& action) {
   CLI::App* verb = app.add_subcommand("doctor", "What this machine has and what is in force");
   const auto as_json = std::make_shared<bool>(false);
+  verb->footer(environment_help());
   verb->add_flag("--json", *as_json, "Print JSON");
   verb->callback([&action, as_json] { action = [as_json] { return print_doctor(*as_json); }; });
 }

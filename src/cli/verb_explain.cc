@@ -145,7 +145,7 @@ std::string to_text(const Scope& scope, int recipe) {
   std::string text;
   const bool has_layer = recipe_has_kernels(recipe);
   if (!has_layer) {
-    text = fmt::format("{}: no kernel yet for the layer on any architecture\n",
+    text = fmt::format("{}: no kernel for the layer on any architecture\n",
                        tables::kRecipeTable[static_cast<std::size_t>(recipe)].name);
   }
   for (const tables::ArchRow* arch : scope.archs) {

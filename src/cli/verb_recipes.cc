@@ -52,7 +52,7 @@ int print_recipes(bool json) {
     const tables::RecipeRow& row = tables::kRecipeTable[static_cast<std::size_t>(i)];
     rows.push_back(to_json(row, i));
     table.add({row.name, operand_name(row.activation), operand_name(row.weight),
-               fmt::format("{:g}", row.tolerance.exact_row_l2), has_kernel(i) ? "yes" : "not yet", row.checkpoints});
+               fmt::format("{:g}", row.tolerance.exact_row_l2), has_kernel(i) ? "yes" : "no", row.checkpoints});
   }
   fmt::print("{}", json ? rows.dump(2) + "\n" : table.aligned());
   return 0;

@@ -47,8 +47,8 @@ int cuda_needed_by_rows(const tables::ArchRow& arch) {
 }
 
 // Takes what the compiler cannot serve out of the request.
-std::vector<SkippedArch> drop_skipped(BuildRequest& request, const Nvrtc& nvrtc) {
-  std::vector<SkippedArch> skipped = skipped_archs(request.archs.rows, nvrtc);
+std::vector<SkippedArch> drop_skipped(BuildRequest& request, const CompilerFacts& compiler) {
+  std::vector<SkippedArch> skipped = skipped_archs(request.archs.rows, compiler);
   for (const SkippedArch& skip : skipped) {
     if (contains(request.archs.named, skip.arch)) {
       throw Error(ErrorKind::kUnsupported, fmt::format("architecture {}: {}", skip.arch->sm, skip.reason));
@@ -60,6 +60,17 @@ std::vector<SkippedArch> drop_skipped(BuildRequest& request, const Nvrtc& nvrtc)
     throw Error(ErrorKind::kUnsupported, fmt::format("compile: {}", skipped.front().reason));
   }
   return skipped;
+}
+
+std::optional<Nvcc> wanted_nvcc() {
+  auto nvcc = find_nvcc();
+  if (nvcc && nvcc->version >= kMinNvrtcVersion) return nvcc;
+  throw Error(
+      ErrorKind::kUnsupported,
+      nvcc ? fmt::format("compile: {} is nvcc {}, 12.8 or later is needed", nvcc->path,
+                         tables::cuda_version_name(nvcc->version))
+           : "compile: no nvcc in CUDA_HOME, PATH or /usr/local/cuda that runs; install a CUDA toolkit of 12.8 or "
+             "later, or compile with NVRTC");
 }
 
 }  // namespace
@@ -84,14 +95,15 @@ std::vector<PlannedKernel> plan_set(const BuildRequest& request) {
   return plan;
 }
 
-std::vector<SkippedArch> skipped_archs(const std::vector<const tables::ArchRow*>& archs, const Nvrtc& nvrtc) {
+std::vector<SkippedArch> skipped_archs(const std::vector<const tables::ArchRow*>& archs,
+                                       const CompilerFacts& compiler) {
   std::vector<SkippedArch> skipped;
   for (const tables::ArchRow* arch : archs) {
     const int needed = cuda_needed_by_rows(*arch);
-    if (nvrtc.supports(arch->sm) && nvrtc.version() >= needed) continue;
-    skipped.push_back(
-        {arch, fmt::format("needs CUDA {} or later, the NVRTC here is {}", tables::cuda_version_name(needed),
-                           tables::cuda_version_name(nvrtc.version()))});
+    const auto& known = compiler.supported;
+    if (std::find(known.begin(), known.end(), arch->sm) != known.end() && compiler.version >= needed) continue;
+    skipped.push_back({arch, fmt::format("needs CUDA {} or later, the {} here is {}", tables::cuda_version_name(needed),
+                                         compiler.product, tables::cuda_version_name(compiler.version))});
   }
   return skipped;
 }
@@ -110,13 +122,12 @@ std::vector<std::string> BuildResult::violations() const {
 BuildResult build_set(const BuildRequest& request, const ModuleOptions& modules,
                       const std::function<void(const BuildProgress&)>& progress, const std::function<bool()>& stop) {
   const auto start = std::chrono::steady_clock::now();
-  const Maker maker(modules);
-  const auto nvrtc = maker.nvrtc();
+  const Maker maker(modules, request.nvcc ? wanted_nvcc() : std::nullopt);
+  const CompilerFacts compiler = maker.compiler();
   BuildRequest possible = request;
   BuildResult result;
-  result.skipped = drop_skipped(possible, *nvrtc);
-  result.compiler =
-      fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(nvrtc->version()), maker.search().file->build_id);
+  result.skipped = drop_skipped(possible, compiler);
+  result.compiler = compiler.name;
   result.jobs = job_count(request.jobs);
   for (PlannedKernel& planned : plan_set(possible)) result.kernels.push_back({std::move(planned), nullptr});
   if (result.kernels.empty()) {

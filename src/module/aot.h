@@ -10,7 +10,7 @@
 
 #include "module/bundle.h"
 #include "module/kernel_instance.h"
-#include "module/nvrtc.h"
+#include "module/maker.h"
 #include "module/record.h"
 #include "moesaic/module.h"
 #include "tables/arch_list.h"
@@ -23,6 +23,7 @@ struct BuildRequest {
   tables::Problem problem;                 // of a model; rows that cannot serve it are left out
   std::vector<Target> ptx;                 // "compute_80": also PTX of the rows that any later GPU can run
   int jobs = 0;                            // 0: by cores and free memory
+  bool nvcc = false;                       // compile with nvcc: the same text, with line numbers for profilers
 };
 
 /// A kernel of the set and the architectures that ask for it (several where they share a target).
@@ -40,8 +41,8 @@ struct SkippedArch {
 
 /// The kernels of a request, each once; needs no compiler.
 std::vector<PlannedKernel> plan_set(const BuildRequest& request);
-/// Architectures of `archs` that a compiler of `version` with `supported` SMs cannot serve.
-std::vector<SkippedArch> skipped_archs(const std::vector<const tables::ArchRow*>& archs, const Nvrtc& nvrtc);
+/// Architectures of `archs` that a compiler cannot serve.
+std::vector<SkippedArch> skipped_archs(const std::vector<const tables::ArchRow*>& archs, const CompilerFacts& compiler);
 
 struct BuiltKernel {
   PlannedKernel planned;
@@ -56,7 +57,7 @@ struct BuildProgress {
 struct BuildResult {
   std::vector<BuiltKernel> kernels;  // in the order of the plan; empty when stopped
   std::vector<SkippedArch> skipped;
-  std::string compiler;  // "nvrtc 13.0 build-id ..."
+  std::string compiler;  // "nvrtc 13.0 build-id ...", "nvcc 13.0 build ..."
   int jobs = 0;
   double seconds = 0;
   bool stopped = false;

@@ -5,15 +5,18 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <minizip/unzip.h>
-#include <minizip/zip.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <string_view>
 
-#include "base/fs.h"
+#include "base/env.h"
+#include "base/hash.h"
+#include "base/trust.h"
+#include "module/json_integer.h"
+#include "module/zip_writer.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -21,6 +24,9 @@ namespace {
 
 constexpr int kFormat = 1;
 constexpr const char* kManifestName = "manifest.json";
+constexpr const char* kSignatureName = "manifest.sig";
+constexpr const char* kAlgorithm = "ed25519";
+constexpr std::uint64_t kMaxSignature = 4096;
 constexpr std::uint64_t kMaxManifest = 64u << 20;
 constexpr std::uint64_t kMaxImage = 256u << 20;
 constexpr std::uint64_t kMaxFiles = 100'000;
@@ -85,35 +91,89 @@ struct Bundle::Zip {
   }
 };
 
+namespace {
+
+// minizip reads the file that was opened and looked at, whatever has its name by then.
+unzFile unzip_open_file(std::FILE* file) {
+  zlib_filefunc64_def functions{};
+  fill_fopen64_filefunc(&functions);
+  functions.opaque = file;
+  functions.zopen64_file = [](voidpf opaque, const void*, int) { return opaque; };
+  return unzOpen2_64("", &functions);
+}
+
+}  // namespace
+
 Bundle::Bundle(const std::string& path) : path_(path), zip_(std::make_unique<Zip>()) {
-  if (::access(path.c_str(), R_OK) != 0) {
-    throw Error(ErrorKind::kIo, fmt::format("bundle {}: no such file, or not readable", path));
-  }
-  zip_->file = unzOpen(path.c_str());
+  // Without O_NONBLOCK a named pipe would wait for a writer for ever.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  std::FILE* file = fd < 0 ? nullptr : ::fdopen(fd, "rb");
+  if (file == nullptr) throw Error(ErrorKind::kIo, fmt::format("bundle {}: no such file, or not readable", path));
+  owner_distrust_ = base::why_untrusted(fd, path);
+  zip_->file = unzip_open_file(file);
   if (zip_->file == nullptr) throw_damaged(path, "it is not a zip file");
   zip_->scan(path);
-  const nlohmann::json manifest = nlohmann::json::parse(zip_->read(path, kManifestName, kMaxManifest), nullptr, false);
-  if (!manifest.is_object()) throw_damaged(path, "manifest.json is not JSON");
+  read_manifest();
+  read_signature();
+}
+
+void Bundle::read_manifest() {
+  const std::string text = zip_->read(path_, kManifestName, kMaxManifest);
+  manifest_sha256_ = base::sha256_hex(text);
+  const nlohmann::json manifest = nlohmann::json::parse(text, nullptr, false);
+  if (!manifest.is_object()) throw_damaged(path_, "manifest.json is not JSON");
   try {
-    const int format = manifest.at("format");
+    const int format = integer_at<int>(manifest, "format");
     if (format != kFormat) {
       throw Error(ErrorKind::kUnsupported,
-                  fmt::format("bundle {} has format {}, this library reads format {}", path, format, kFormat));
+                  fmt::format("bundle {} has format {}, this library reads format {}", path_, format, kFormat));
     }
     manifest.at("moesaic").get_to(version_);
-    manifest.at("module_abi").get_to(module_abi_);
+    module_abi_ = integer_at<int>(manifest, "module_abi");
     for (const nlohmann::json& entry : manifest.at("entries")) records_.push_back(record_from_json(entry));
   } catch (const nlohmann::json::exception& error) {
-    throw_damaged(path, fmt::format("manifest.json: {}", error.what()));
+    throw_damaged(path_, fmt::format("manifest.json: {}", error.what()));
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kIo) throw;
-    throw_damaged(path, error.what());
+    throw_damaged(path_, error.what());
   }
   for (std::size_t i = 0; i < records_.size(); ++i) {
     if (!by_identity_.emplace(records_[i].identity, i).second) {
-      throw_damaged(path, fmt::format("manifest.json lists {} twice", records_[i].identity));
+      throw_damaged(path_, fmt::format("manifest.json lists {} twice", records_[i].identity));
     }
   }
+}
+
+void Bundle::read_signature() {
+  if (zip_->positions.count(kSignatureName) == 0) return;
+  try {
+    const nlohmann::json json = nlohmann::json::parse(zip_->read(path_, kSignatureName, kMaxSignature));
+    if (json.at("algorithm") != kAlgorithm) throw_damaged(path_, "manifest.sig is not of Ed25519");
+    signature_ = base::Signature{json.at("key"), json.at("signature")};
+  } catch (const nlohmann::json::exception& error) {
+    throw_damaged(path_, fmt::format("manifest.sig: {}", error.what()));
+  }
+}
+
+// What is signed; the first words keep a signature from meaning anything elsewhere.
+std::string Bundle::signed_text() const { return "moesaic bundle, manifest SHA-256 " + manifest_sha256_; }
+
+std::string Bundle::distrust(const std::optional<std::string>& key_file) const {
+  if (!owner_distrust_.empty()) return fmt::format("bundle {} is not trusted: {}", path_, owner_distrust_);
+  if (!key_file) return {};
+  const std::string key = base::ed25519_public_key(*key_file);
+  const auto refuse = [&](const std::string& what) {
+    return fmt::format(
+        "bundle {} {}, and {} wants a signature of {} ({}): get a signed bundle, or sign it with `moesaic "
+        "bundle sign --key PRIVATE.pem {}`",
+        path_, what, base::env_name(base::Env::kBundleKey), key, *key_file, path_);
+  };
+  if (!signature_) return refuse("is not signed");
+  if (signature_->public_key != key) return refuse("is signed by " + signature_->public_key);
+  if (!base::ed25519_verifies(key, signature_->bytes, signed_text())) {
+    return refuse("has a signature that does not fit its manifest (it was altered)");
+  }
+  return {};
 }
 
 Bundle::~Bundle() = default;
@@ -122,7 +182,7 @@ std::string Bundle::refusal() const {
   if (version_ == library_version() && module_abi_ == abi::kModuleAbi) return {};
   return fmt::format(
       "bundle {} was made by moesaic {} with module ABI {}; this is {} with module ABI {}: make it again "
-      "with `moesaic compile`",
+      "with `moesaic compile`, or install the package of this version",
       path_, version_, module_abi_, library_version(), abi::kModuleAbi);
 }
 
@@ -154,7 +214,7 @@ const KernelRecord* Bundle::other_text(const KernelInstance& instance, const std
 
 std::vector<std::string> Bundle::damage() const {
   std::vector<std::string> lines;
-  std::set<std::string> known = {kManifestName};
+  std::set<std::string> known = {kManifestName, kSignatureName};
   for (const KernelRecord& record : records_) {
     known.insert(file_name(record));
     try {
@@ -169,59 +229,6 @@ std::vector<std::string> Bundle::damage() const {
   return lines;
 }
 
-namespace {
-
-// A zip file under construction; removed unless `finish` succeeds.
-class ZipWriter {
- public:
-  explicit ZipWriter(const std::string& path)
-      : path_(path),
-        temporary_(base::temporary_beside(path)),
-        file_(zipOpen(temporary_.c_str(), APPEND_STATUS_CREATE)) {
-    if (file_ == nullptr) throw Error(ErrorKind::kIo, fmt::format("write {}: the file cannot be made", path_));
-  }
-  ZipWriter(const ZipWriter&) = delete;
-  ZipWriter& operator=(const ZipWriter&) = delete;
-  ~ZipWriter() {
-    if (file_ != nullptr) zipClose(file_, nullptr);
-    if (!finished_) ::unlink(temporary_.c_str());
-  }
-
-  void add(const std::string& name, const char* bytes, std::size_t size) {
-    zip_fileinfo info{};
-    info.dosDate = 1u << 21 | 1u << 16;  // 1980-01-01, the oldest there is: equal content gives equal bytes
-    require(zipOpenNewFileInZip(file_, name.c_str(), &info, nullptr, 0, nullptr, 0, nullptr, 0, 0) == ZIP_OK);
-    require(zipWriteInFileInZip(file_, bytes, static_cast<unsigned>(size)) == ZIP_OK);
-    require(zipCloseFileInZip(file_) == ZIP_OK);
-  }
-
-  bool finish(const std::function<bool()>& stop) {
-    const int status = zipClose(file_, nullptr);
-    file_ = nullptr;
-    require(status == ZIP_OK);
-    const int fd = ::open(temporary_.c_str(), O_RDONLY | O_CLOEXEC);
-    const bool synced = fd >= 0 && ::fsync(fd) == 0;
-    if (fd >= 0) ::close(fd);
-    require(synced);
-    if (stop && stop()) return false;
-    require(std::rename(temporary_.c_str(), path_.c_str()) == 0);
-    finished_ = true;
-    base::sync_folder(base::folder_of(path_));
-    return true;
-  }
-
- private:
-  void require(bool ok) const {
-    if (!ok) throw Error(ErrorKind::kIo, fmt::format("write {}: failed (disk full?)", path_));
-  }
-
-  std::string path_, temporary_;
-  zipFile file_;
-  bool finished_ = false;
-};
-
-}  // namespace
-
 bool write_bundle(const std::string& path, const std::vector<BundleItem>& items, const std::function<bool()>& stop) {
   nlohmann::json manifest = {{"format", kFormat}, {"moesaic", library_version()}, {"module_abi", abi::kModuleAbi}};
   nlohmann::json& entries = manifest["entries"] = nlohmann::json::array();
@@ -231,10 +238,33 @@ bool write_bundle(const std::string& path, const std::vector<BundleItem>& items,
     if (files.emplace(file_name(record), item.cubin.get()).second) entries.push_back(to_json(record));
   }
   ZipWriter zip(path);
-  const std::string text = manifest.dump(1);
-  zip.add(kManifestName, text.data(), text.size());
-  for (const auto& [name, cubin] : files) zip.add(name, cubin->image.data(), cubin->image.size());
+  zip.store(kManifestName, manifest.dump(1));
+  for (const auto& [name, cubin] : files) zip.store(name, {cubin->image.data(), cubin->image.size()});
   return zip.finish(stop);
+}
+
+void Bundle::sign(const std::string& private_key_file) const {
+  const std::vector<std::string> lines = damage();
+  if (!lines.empty()) throw_damaged(path_, lines.front());
+  const base::Signature signature = base::ed25519_sign(private_key_file, signed_text());
+  const nlohmann::json json = {
+      {"algorithm", kAlgorithm}, {"key", signature.public_key}, {"signature", signature.bytes}};
+  ZipWriter zip(path_);
+  const std::lock_guard lock(mutex_);
+  zip.store(kManifestName, zip_->read(path_, kManifestName, kMaxManifest));
+  zip.store(kSignatureName, json.dump(1));
+  std::set<std::string> names;
+  for (const KernelRecord& record : records_) names.insert(file_name(record));
+  for (const std::string& name : names) zip.store(name, zip_->read(path_, name, kMaxImage));
+  zip.finish();
+}
+
+std::unique_ptr<Bundle> open_bundle(const std::string& path) {
+  auto bundle = std::make_unique<Bundle>(path);
+  std::string refusal = bundle->distrust(base::env_value(base::Env::kBundleKey));
+  if (refusal.empty()) refusal = bundle->refusal();
+  if (!refusal.empty()) throw Error(ErrorKind::kUnsupported, refusal);
+  return bundle;
 }
 
 }  // namespace moesaic::module

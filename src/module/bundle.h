@@ -2,7 +2,9 @@
 // A bundle: one zip file with manifest.json and the kernels, stored, as <identity>.cubin (or .ptx).
 //
 // manifest.json = {"format": 1, "moesaic": version, "module_abi": n, "entries": [record of module/record.h, ...]}.
-// A bundle may come from anywhere: sizes are limited, names are made from identities only, bytes must have their hash.
+// A signed one also has manifest.sig = {"algorithm": "ed25519", "key": hex, "signature": hex}, of the manifest's
+// SHA-256. A bundle may come from anywhere: sizes are limited, names are made from identities only, bytes must have
+// their hash.
 #pragma once
 
 #include <functional>
@@ -13,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "base/ed25519.h"
 #include "module/record.h"
 
 namespace moesaic::module {
@@ -36,6 +39,14 @@ class Bundle {
 
   /// Why this library does not use it: made by another version or for another module ABI; "": it does.
   std::string refusal() const;
+  /// Why its kernels must not be run: another user could have written the file (base/trust.h), or the signature is not
+  /// that of the public key in `key_file` (nullopt: none is wanted); "": they may. Throws Error of the key file.
+  std::string distrust(const std::optional<std::string>& key_file) const;
+  /// Who signed it, or says so: nothing is checked. nullopt: nobody.
+  const std::optional<base::Signature>& signature() const noexcept { return signature_; }
+  /// Writes the file again with a signature by a private key. Throws Error: kIo (damaged, not writable), of the key
+  /// file.
+  void sign(const std::string& private_key_file) const;
   /// The kernel of an identity, its bytes checked, or nullopt. Throws Error(kIo) on damaged bytes.
   std::optional<Cubin> get(const std::string& identity) const;
   /// The record of the same kernel made from another text: same entry and target, other identity. For messages.
@@ -46,15 +57,24 @@ class Bundle {
  private:
   struct Zip;
   std::string read(const KernelRecord& record) const;
+  void read_manifest();
+  void read_signature();
+  std::string signed_text() const;
 
   std::string path_;
   std::unique_ptr<Zip> zip_;
   mutable std::mutex mutex_;
   std::string version_;
   int module_abi_ = 0;
+  std::string owner_distrust_, manifest_sha256_;
+  std::optional<base::Signature> signature_;
   std::vector<KernelRecord> records_;
   std::map<std::string, std::size_t> by_identity_;
 };
+
+/// A bundle whose kernels are to be run. Throws Error: kIo (missing, damaged), kUnsupported (made by another version,
+/// writable by others, not signed as MOESAIC_BUNDLE_KEY wants).
+std::unique_ptr<Bundle> open_bundle(const std::string& path);
 
 /// A kernel to be written, with what it was made from.
 struct BundleItem {

@@ -15,6 +15,8 @@
 
 #include "base/env.h"
 #include "base/hash.h"
+#include "base/trust.h"
+#include "module/json_integer.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -29,8 +31,9 @@ constexpr const char* kImageName = "/kernel.cubin";
 constexpr const char* kMetaName = "/meta.json";
 
 KernelRecord read_record(const std::string& entry) {
-  const nlohmann::json meta = nlohmann::json::parse(base::read_file(entry + kMetaName, kMaxMeta), nullptr, false);
-  if (!meta.is_object() || meta.value("format", 0) != kFormat) {
+  const nlohmann::json meta =
+      nlohmann::json::parse(base::read_trusted_file(entry + kMetaName, kMaxMeta), nullptr, false);
+  if (!meta.is_object() || integer_at<int>(meta, "format") != kFormat) {
     throw Error(ErrorKind::kIo, "meta.json is not that of a cache entry");
   }
   const nlohmann::json& record = meta.at("record");
@@ -42,7 +45,7 @@ KernelRecord read_record(const std::string& entry) {
 
 Cubin read_entry(const std::string& entry, KernelRecord& record) {
   record = read_record(entry);
-  return restore(record, base::read_file(entry + kImageName, kMaxImage), Origin::kCache);
+  return restore(record, base::read_trusted_file(entry + kImageName, kMaxImage), Origin::kCache);
 }
 
 bool is_hex(const std::string& text, std::size_t size) {
@@ -131,15 +134,24 @@ std::optional<Cubin> Cache::lookup(const std::string& key, const std::string& id
   return std::nullopt;
 }
 
-std::optional<base::FileLock> Cache::lock(const std::string& key) const {
+std::string Cache::distrust() const {
+  const std::string why = base::why_untrusted(folder_);
+  return why.empty() ? why : fmt::format("kernel cache '{}' is not trusted: {}", folder_, why);
+}
+
+std::optional<base::FileLock> Cache::lock(const std::string& key, const std::function<bool()>& give_up) const {
   if (folder_.empty()) return std::nullopt;
   // Twice: `clear` in another process may remove the empty folder in between.
   for (int attempt = 0; attempt < 2; ++attempt) {
-    std::error_code error;
-    fs::create_directories(shelf(key), error);
-    if (auto lock = base::FileLock::acquire(path(key) + ".lock")) return lock;
+    base::make_folders(shelf(key));
+    if (auto lock = base::FileLock::acquire(path(key) + ".lock", give_up)) return lock;
   }
   return std::nullopt;
+}
+
+std::string Cache::lock_holder(const std::string& key) const {
+  const std::string file = path(key) + ".lock";
+  return fmt::format("{} holds {}", base::FileLock::holder(file), file);
 }
 
 std::string Cache::store(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
@@ -152,7 +164,7 @@ std::string Cache::store(const std::string& key, const KernelInstance& instance,
     for_each_on_shelf(shelf(key), [&](const std::string& item, const std::string& name) {
       if (lock.keeps_others_out() && name.rfind(key + ".tmp.", 0) == 0) fs::remove_all(item, error);
     });
-    fs::create_directories(temporary);
+    base::make_folders(temporary);
     const nlohmann::json record = to_json(make_record(instance, cubin));
     const nlohmann::json meta = {{"format", kFormat}, {"sha256", base::sha256_hex(record.dump())}, {"record", record}};
     base::write_file_synced(temporary + kImageName, {cubin.image.data(), cubin.image.size()});

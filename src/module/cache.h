@@ -41,9 +41,14 @@ class Cache {
 
   /// The kernel of a key; nullopt where it is missing or damaged, then `damage` (if not null) says how.
   std::optional<Cubin> lookup(const std::string& key, const std::string& identity, std::string* damage) const;
-  /// Waits for the lock of a key; nullopt where the cache cannot be written. It keeps nobody out on a file system
-  /// without locks: several may then store the same entry, and one of them wins.
-  std::optional<base::FileLock> lock(const std::string& key) const;
+  /// Why its folder is not used: others may write to it (base/trust.h), with what to do; "": it is.
+  std::string distrust() const;
+  /// Waits for the lock of a key, asking `give_up` meanwhile (base::FileLock); nullopt where that said yes or the cache
+  /// cannot be written. It keeps nobody out on a file system without locks: several may then store the same entry, and
+  /// one of them wins.
+  std::optional<base::FileLock> lock(const std::string& key, const std::function<bool()>& give_up = {}) const;
+  /// Who holds the lock of a key right now, and its file; for messages.
+  std::string lock_holder(const std::string& key) const;
   /// Writes an entry, replacing what is there, with what `lock` gave for the key. Returns why it failed, or "".
   std::string store(const std::string& key, const KernelInstance& instance, const Cubin& cubin,
                     const base::FileLock& lock) const;

@@ -6,20 +6,27 @@
 
 #include <chrono>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/env.h"
 #include "base/log.h"
 #include "module/build_id.h"
+#include "module/compile_limit.h"
 #include "module/ptxas_log.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
 
-Maker::Maker(const ModuleOptions& options)
+Maker::Maker(const ModuleOptions& options, std::optional<Nvcc> nvcc)
     : nvrtc_path_(options.nvrtc),
+      nvcc_(std::move(nvcc)),
       cache_(cache_folder(options.cache_dir)),
-      limit_(base::env_bytes(base::Env::kCacheLimit)) {}
+      limit_(base::env_bytes(base::Env::kCacheLimit)),
+      time_limit_(compile_limit()) {
+  cache_refusal_ = cache_.distrust();
+  if (!cache_refusal_.empty()) cache_ = Cache("");
+}
 
 const NvrtcSearch& Maker::search() const {
   std::call_once(searched_, [this] { search_ = find_nvrtc(nvrtc_path_); });
@@ -36,32 +43,48 @@ std::shared_ptr<const Nvrtc> Maker::nvrtc() const {
   return Nvrtc::load(*search().file);
 }
 
+CompilerFacts Maker::compiler() const {
+  if (nvcc_) {
+    return {fmt::format("nvcc {} build {}", tables::cuda_version_name(nvcc_->version), nvcc_->build), "nvcc",
+            nvcc_->version, nvcc_->supported};
+  }
+  const auto loaded = nvrtc();
+  return {fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(loaded->version()), search().file->build_id),
+          "NVRTC", loaded->version(), loaded->supported_archs()};
+}
+
+std::vector<std::string> Maker::flags(const Target& target) const {
+  return nvcc_ ? nvcc_flags(target) : compile_flags(target);
+}
+
 std::string Maker::key(const KernelInstance& instance, const std::string& identity) const {
-  return cache_key(identity, search().file->build_id, compile_flags(instance.target));
+  return cache_key(identity, nvcc_ ? "nvcc " + nvcc_->build : search().file->build_id, flags(instance.target));
 }
 
 std::optional<Cubin> Maker::find(const KernelInstance& instance, const std::string& identity) const {
-  if (!search().file) return std::nullopt;
+  if (!has_compiler()) return std::nullopt;
   return cache_.lookup(key(instance, identity), identity, nullptr);
 }
 
 void Maker::hold(const KernelInstance& instance, const std::string& identity) const {
-  if (search().file) cache_.hold(key(instance, identity));
+  if (has_compiler()) cache_.hold(key(instance, identity));
 }
 
 Cubin Maker::make(const KernelInstance& instance, const std::string& identity) const {
-  if (!search().file) nvrtc();  // throws
+  if (!has_compiler()) nvrtc();  // throws
   const std::string entry_key = key(instance, identity);
   if (auto found = cache_.lookup(entry_key, identity, nullptr)) return *std::move(found);
 
-  const auto lock = cache_.lock(entry_key);
+  std::optional<Cubin> from_another;
+  const auto lock = wait_for_lock(instance, identity, entry_key, from_another);
+  if (from_another) return *std::move(from_another);
   if (!lock) {
     Cubin cubin = compile(instance, identity);
     std::call_once(warned_, [this] {
-      base::log_warning(fmt::format(
-          "kernel cache '{}' cannot be written: kernels are kept in memory only; MOESAIC_CACHE_DIR can name "
-          "a folder that can be",
-          cache_.folder()));
+      const std::string why =
+          cache_refusal_.empty() ? fmt::format("kernel cache '{}' cannot be written", cache_.folder()) : cache_refusal_;
+      base::log_warning(
+          fmt::format("{}; kernels are kept in memory only; MOESAIC_CACHE_DIR can name another folder", why));
     });
     return cubin;
   }
@@ -77,6 +100,22 @@ Cubin Maker::make(const KernelInstance& instance, const std::string& identity) c
   return cubin;
 }
 
+std::optional<base::FileLock> Maker::wait_for_lock(const KernelInstance& instance, const std::string& identity,
+                                                   const std::string& key, std::optional<Cubin>& from_another) const {
+  const auto start = std::chrono::steady_clock::now();
+  return cache_.lock(key, [&] {
+    from_another = cache_.lookup(key, identity, nullptr);
+    if (from_another) return true;
+    if (time_limit_.count() == 0 || std::chrono::steady_clock::now() - start < time_limit_) return false;
+    throw Error(
+        ErrorKind::kCompile,
+        fmt::format("kernel {} for {}: another process has been compiling it for {} s (MOESAIC_COMPILE_TIMEOUT; 0: "
+                    "no limit): {}; end it if it hangs, or name another cache folder (MOESAIC_CACHE_DIR) or a "
+                    "bundle (MOESAIC_BUNDLE)",
+                    entry_name(instance), instance.target.name, time_limit_.count(), cache_.lock_holder(key)));
+  });
+}
+
 namespace {
 
 // What a broken compiler gives must not stay in the cache, where it would fail at every load from then on.
@@ -85,23 +124,23 @@ void check_image(const KernelInstance& instance, const std::vector<char>& image,
   const bool sound = ptx ? std::string_view(image.data(), image.size()).find(entry_name(instance)) != std::string::npos
                          : elf_code_bytes(image.data(), image.size()) > 0;
   if (sound) return;
-  throw Error(
-      ErrorKind::kCompile,
-      fmt::format("kernel {} for {}: NVRTC {} gave {} bytes that are no {}; install it again, or name another one "
-                  "in MOESAIC_NVRTC",
-                  entry_name(instance), instance.target.name, compiler, image.size(), ptx ? "PTX" : "cubin"));
+  throw Error(ErrorKind::kCompile,
+              fmt::format("kernel {} for {}: {} gave {} bytes that are no {}; install it again, or name another one "
+                          "in MOESAIC_NVRTC",
+                          entry_name(instance), instance.target.name, compiler, image.size(), ptx ? "PTX" : "cubin"));
 }
 
 }  // namespace
 
 Cubin Maker::compile(const KernelInstance& instance, const std::string& identity) const {
-  const auto compiler = nvrtc();
+  const CompilerFacts facts = compiler();
   const auto start = std::chrono::steady_clock::now();
-  NvrtcOutput output = compiler->compile(instance);
+  NvrtcOutput output =
+      nvcc_ ? compile_with_nvcc(*nvcc_, instance, time_limit_) : compile_within(time_limit_, nvrtc(), instance);
   Cubin cubin;
   cubin.facts = read_ptxas_log(output.log);
   cubin.facts.compile_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  check_image(instance, output.image, search().file->path);
+  check_image(instance, output.image, fmt::format("{} {}", facts.product, nvcc_ ? nvcc_->path : search().file->path));
   if (!instance.target.is_ptx()) {
     cubin.facts.code_bytes = elf_code_bytes(output.image.data(), output.image.size());
   }
@@ -109,10 +148,9 @@ Cubin Maker::compile(const KernelInstance& instance, const std::string& identity
   cubin.entry = entry_name(instance);
   cubin.identity = identity;
   cubin.target = instance.target.name;
-  cubin.compiler =
-      fmt::format("nvrtc {} build-id {}", tables::cuda_version_name(compiler->version()), search().file->build_id);
-  cubin.cuda_version = compiler->version();
-  cubin.flags = compile_flags(instance.target);
+  cubin.compiler = facts.name;
+  cubin.cuda_version = facts.version;
+  cubin.flags = flags(instance.target);
   cubin.origin = Origin::kCompiled;
   return cubin;
 }

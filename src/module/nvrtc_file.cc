@@ -2,6 +2,7 @@
 // The search for libnvrtc: a list of (how, folders) that is walked until one holds a library that is new enough.
 #include "module/nvrtc_file.h"
 
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <glob.h>
 
@@ -148,6 +149,17 @@ std::vector<std::string> python_prefixes() {
   return prefixes;
 }
 
+// The folder that the package with this library (or executable) lies in, where NVRTC's package may lie beside it: the
+// site folder of an environment that need be neither activated nor on PATH.
+std::string own_site_folder() {
+  Dl_info info{};
+  const bool known = ::dladdr(reinterpret_cast<const void*>(&find_nvrtc), &info) != 0 && info.dli_fname != nullptr;
+  const std::string name = known ? info.dli_fname : "";
+  // An executable is known by argv[0], which need be no path.
+  const std::string file = name.find('/') == std::string::npos ? "/proc/self/exe" : name;
+  return base::folder_of(base::folder_of(base::real_path(file)));
+}
+
 std::vector<std::string> site_folders() {
   std::vector<std::string> folders;
   const auto add = [&folders](const std::string& pattern) {
@@ -221,6 +233,12 @@ NvrtcSearch find_nvrtc(const std::optional<std::string>& given) {
     if (searcher.search(library_folders(*home), fmt::format("CUDA_HOME ({})", *home))) return searcher.result;
   } else {
     searcher.result.passed_over.emplace_back("CUDA_HOME: not set");
+  }
+  const std::string own = own_site_folder();
+  std::error_code error;
+  if (fs::is_directory(own + "/nvidia", error) &&
+      searcher.search_site(own, fmt::format("beside this library ({})", own))) {
+    return searcher.result;
   }
   if (searcher.search(loader_folders(), "loader path")) return searcher.result;
   if (searcher.search(library_folders("/usr/local/cuda"), "/usr/local/cuda")) return searcher.result;

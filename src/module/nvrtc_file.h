@@ -28,8 +28,8 @@ struct NvrtcSearch {
 inline constexpr int kMinNvrtcVersion = 12080;
 
 /// Searches, in order: `given` or MOESAIC_NVRTC, which alone is used when set (libnvrtc itself, its folder, a toolkit
-/// or a Python site folder); CUDA_HOME; the loader path; /usr/local/cuda; site folders of the Python in use. Libraries
-/// older than 12.8 are passed over.
+/// or a Python site folder); CUDA_HOME; the Python site folder that this library is installed in; the loader path;
+/// /usr/local/cuda; site folders of the Python in use. Libraries older than 12.8 are passed over.
 NvrtcSearch find_nvrtc(const std::optional<std::string>& given);
 
 }  // namespace moesaic::module

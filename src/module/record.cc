@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/hash.h"
+#include "module/json_integer.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -22,11 +23,11 @@ nlohmann::json to_json(const KernelFacts& facts) {
 
 KernelFacts facts_from_json(const nlohmann::json& json) {
   KernelFacts facts;
-  json.at("registers").get_to(facts.registers);
-  json.at("stack_bytes").get_to(facts.stack_bytes);
-  json.at("spill_bytes").get_to(facts.spill_bytes);
-  json.at("static_smem_bytes").get_to(facts.static_smem_bytes);
-  json.at("code_bytes").get_to(facts.code_bytes);
+  facts.registers = integer_at<int>(json, "registers");
+  facts.stack_bytes = integer_at<int>(json, "stack_bytes");
+  facts.spill_bytes = integer_at<int>(json, "spill_bytes");
+  facts.static_smem_bytes = integer_at<int>(json, "static_smem_bytes");
+  facts.code_bytes = integer_at<int>(json, "code_bytes");
   json.at("compile_seconds").get_to(facts.compile_seconds);
   json.at("complaints").get_to(facts.complaints);
   return facts;
@@ -81,10 +82,10 @@ KernelRecord record_from_json(const nlohmann::json& json) {
     json.at("op").get_to(record.op);
     json.at("target").get_to(record.target);
     json.at("entry").get_to(record.entry);
-    json.at("size").get_to(record.size);
+    record.size = integer_at<std::uint64_t>(json, "size");
     json.at("sha256").get_to(record.sha256);
     json.at("compiler").get_to(record.compiler);
-    json.at("cuda_version").get_to(record.cuda_version);
+    record.cuda_version = integer_at<int>(json, "cuda_version");
     json.at("flags").get_to(record.flags);
     record.facts = facts_from_json(json.at("facts"));
   } catch (const nlohmann::json::exception& error) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bundles, cache, NVRTC: in this order, each kernel once per store.
+// Bundles, packages, cache, NVRTC: in this order, each kernel once per store.
 #include "module/store.h"
 
 #include <fmt/format.h>
@@ -15,6 +15,7 @@
 #include "module/bundle.h"
 #include "module/jobs.h"
 #include "module/maker.h"
+#include "module/packages.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -58,38 +59,41 @@ std::string describe(const KernelInstance& instance) {
 struct Store::Impl {
   explicit Impl(const ModuleOptions& options) : maker(options) {
     jit = options.jit ? *options.jit : base::env_switch(base::Env::kJit).value_or(true);
-    for (const std::string& path : bundle_paths(options)) {
-      bundles.push_back(std::make_unique<Bundle>(path));
-      const std::string refusal = bundles.back()->refusal();
-      if (!refusal.empty()) throw Error(ErrorKind::kUnsupported, refusal);
-    }
+    for (const std::string& path : bundle_paths(options)) bundles.push_back(open_bundle(path));
   }
 
-  std::optional<Cubin> find(const KernelInstance& instance, const std::string& id) const {
+  std::optional<Cubin> find(const KernelInstance& instance, const std::string& id) {
     for (const auto& bundle : bundles) {
       if (auto found = bundle->get(id)) return found;
     }
+    if (auto found = packages.find(instance, id)) return found;
     auto cached = maker.find(instance, id);
     if (cached) maker.hold(instance, id);
     return cached;
   }
 
-  [[noreturn]] void throw_missing(const KernelInstance& instance, const std::string& id) const {
-    std::string seen;
+  // What bundles and packages say of a kernel that they do not give, for messages.
+  std::string seen(const KernelInstance& instance, const std::string& id) {
+    std::string text;
     for (const auto& bundle : bundles) {
       const bool stale = bundle->other_text(instance, id) != nullptr;
-      seen += fmt::format("; bundle {}: {}", bundle->path(),
+      text += fmt::format("; bundle {}: {}", bundle->path(),
                           stale ? "has it made from another kernel text" : "does not have it");
     }
-    if (!maker.search().file) seen += "; no NVRTC here, so the cache cannot be looked up";
-    throw Error(
-        ErrorKind::kUnsupported,
-        fmt::format("kernel {} is in no bundle and not cached, and compiling is off (MOESAIC_JIT){}; add it with "
-                    "`{}`",
-                    describe(instance), seen, command_for(instance)));
+    text += packages.why_not(instance, id);
+    if (!maker.cache_refusal().empty()) text += fmt::format("; the cache is not used: {}", maker.cache_refusal());
+    return text;
   }
 
-  Cubin make(const KernelInstance& instance, const std::string& id) const {
+  [[noreturn]] void throw_missing(const KernelInstance& instance, const std::string& id) {
+    const char* no_cache = maker.search().file ? "" : "; no NVRTC here, so the cache cannot be looked up";
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("kernel {} is in no bundle, no package and not cached, and compiling is off "
+                            "(MOESAIC_JIT){}{}; add it with `{}`",
+                            describe(instance), seen(instance, id), no_cache, command_for(instance)));
+  }
+
+  Cubin make(const KernelInstance& instance, const std::string& id) {
     if (!jit) throw_missing(instance, id);
     for (const auto& bundle : bundles) {
       if (bundle->other_text(instance, id) == nullptr) continue;
@@ -97,11 +101,12 @@ struct Store::Impl {
           fmt::format("bundle {} has {} made from another kernel text: not used", bundle->path(), describe(instance)));
     }
     if (!maker.search().file) {
-      throw Error(ErrorKind::kUnsupported,
-                  fmt::format("kernel {} is in no bundle and cannot be compiled here: no NVRTC 12.8 or later was found "
-                              "({}); add it to a bundle elsewhere with `{}`, or install NVRTC (pip install "
-                              "nvidia-cuda-nvrtc)",
-                              describe(instance), maker.search().why_none(), command_for(instance)));
+      throw Error(
+          ErrorKind::kUnsupported,
+          fmt::format("kernel {} is in no bundle, no package and cannot be compiled here: no NVRTC 12.8 or later "
+                      "was found ({}){}; add it to a bundle elsewhere with `{}`, or install NVRTC (pip install "
+                      "nvidia-cuda-nvrtc)",
+                      describe(instance), maker.search().why_none(), seen(instance, id), command_for(instance)));
     }
     Cubin cubin = maker.make(instance, id);
     maker.hold(instance, id);
@@ -162,6 +167,7 @@ struct Store::Impl {
   Maker maker;
   bool jit = true;
   std::vector<std::unique_ptr<Bundle>> bundles;
+  Packages packages;
   std::mutex mutex;  // of kernels
   std::map<std::string, std::shared_future<CubinPointer>> kernels;
 };

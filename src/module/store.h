@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// (row, config, target) -> cubin bytes: bundles, then the cache on disk, then NVRTC.
+// (row, config, target) -> cubin bytes: bundles, then installed packages, then the cache on disk, then NVRTC.
 #pragma once
 
 #include <memory>

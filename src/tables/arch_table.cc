@@ -39,6 +39,13 @@ consteval bool targets_fit() {
   return true;
 }
 
+consteval bool families_are_counted() {
+  std::uint32_t seen = 0;
+  for (const ArchRow& row : kArchTable) seen |= family_bit(row.family);
+  return seen == kAllFamilies;
+}
+
+static_assert(families_are_counted(), "kAllFamilies must be the families that rows have");
 static_assert(rows_ascend(), "architecture rows must ascend: no SM twice");
 static_assert(targets_fit(), "a row's exact target must be its own, its family target that of a member of its family");
 
@@ -56,6 +63,14 @@ constexpr CapabilityName kCapabilityNames[] = {
     {kFp4Convert, "fp4_convert"},
     {kFp8Convert, "fp8_convert"},
 };
+
+consteval bool capabilities_have_names() {
+  std::uint32_t named = 0, had = 0;
+  for (const CapabilityName& name : kCapabilityNames) named |= name.bit;
+  for (const ArchRow& row : kArchTable) had |= row.caps;
+  return (had & ~named) == 0;
+}
+static_assert(capabilities_have_names(), "a capability of a row has no name");
 
 }  // namespace
 

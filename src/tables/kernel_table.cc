@@ -268,8 +268,16 @@ constexpr KernelRow tiled_16_row(const char* name, std::uint32_t recipes, std::s
 }
 
 // Families whose exact targets have the e2m1 conversion; their rows are twins of the portable ones.
-constexpr std::uint32_t kFp4ConvertFamilies =
-    family_bit(Family::kSm100) | family_bit(Family::kSm107) | family_bit(Family::kSm110);
+constexpr std::uint32_t families_with(Capability capability, bool has) {
+  std::uint32_t families = 0;
+  for (const ArchRow& arch : kArchTable) {
+    if (((arch.caps & capability) != 0) == has) families |= family_bit(arch.family);
+  }
+  return families;
+}
+constexpr std::uint32_t kFp4ConvertFamilies = families_with(kFp4Convert, true);
+static_assert((kFp4ConvertFamilies & families_with(kFp4Convert, false)) == 0,
+              "members of a family must agree on the e2m1 conversion, or its rows need two families");
 
 constexpr KernelRow format_row(const char* name, Op op, std::uint32_t formats, const char* source, const char* body,
                                const char* params, std::span<const KernelConfig> configs) {

@@ -29,8 +29,7 @@ enum class Op : std::uint8_t {
 };
 inline constexpr std::array kAllOps = {Op::kPrepare, Op::kProjection, Op::kRouting,  Op::kGemm,       Op::kWeightedSum,
                                        Op::kOperand, Op::kActivation, Op::kQuantize, Op::kDequantize, Op::kSwizzle};
-/// "prepare", "projection", "routing", "gemm", "weighted_sum", "operand", "activation", "quantize", "dequantize",
-/// "swizzle".
+/// "prepare", "weighted_sum", ...: the names that `moesaic kernels` prints.
 const char* op_name(Op op) noexcept;
 /// True for the ops of Quantizer, which a recipe of 16-bit operands has no use for.
 constexpr bool is_quantizer_op(Op op) { return op >= Op::kQuantize; }

@@ -126,6 +126,12 @@ QuantSizes quant_sizes(const QuantSpec& spec, std::int64_t rows, std::int64_t co
                             "positive multiple of {}",
                             rows, cols, quant_format_name(spec.format), multiple));
   }
+  // 4 PB of codes, and no product below comes near the end of 64 bits.
+  constexpr std::int64_t kMostElements = std::int64_t{1} << 52;
+  if (rows > kMostElements / cols) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("quantise: shape [{}, {}] has more than {} elements", rows, cols, kMostElements));
+  }
   QuantSizes sizes{};
   sizes.code_bytes = rows * cols * code_bits(traits.codes) / 8;
   // A tensor's scale exists even when the tensor has no rows.

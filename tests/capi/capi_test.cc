@@ -90,6 +90,16 @@ TEST_F(CapiTest, QuantizersOfEveryFormat) {
   }
 }
 
+TEST_F(CapiTest, MemoryOfTheLibrary) { capi_memory(&data); }
+
+TEST_F(CapiTest, FormatsOfRecipesWeights) {
+  for (const char* recipe :
+       {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", "mxfp8", "bf16_mxfp4", "nvfp4", "bf16_int4", "fp8_int4"}) {
+    const std::optional<QuantSpec> wanted = weight_spec(recipe, {64, true});
+    EXPECT_EQ(capi_weight_format(recipe, 64, 1), wanted ? static_cast<int>(wanted->format) : -1) << recipe;
+  }
+}
+
 TEST_F(CapiTest, ScalesInAnotherLayout) {
   constexpr int kRows = 130, kCols = 5;
   std::vector<std::uint8_t> linear(kRows * kCols);

@@ -128,6 +128,9 @@ void capi_wrong_router_arguments(capi_data* data);
 /// data->x as [T, columns] through an activation; out [T, I] f32.
 void capi_activation(capi_data* data, int kind, int order, float limit, int64_t outputs, float* out);
 void capi_wrong_activation_arguments(capi_data* data);
+void capi_memory(capi_data* data);
+/// The format of a recipe's weights, -1 for 16 bits.
+int capi_weight_format(const char* recipe, int group, int zero_points);
 void capi_texts(void);
 void capi_struct_sizes(void);
 void capi_null_pointers(void);

@@ -12,7 +12,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "base/fs.h"
 #include "command.h"
 #include "tests/module/nvrtc_versions.h"
 #include "tests/support/temporary_folder.h"
@@ -83,6 +85,28 @@ TEST_F(CliBuild, KernelsReportsWhatTheCompilerMade) {
     EXPECT_GT(kernel["facts"]["code_bytes"], 0);
   }
   EXPECT_EQ(facts("kernels --target compute_80 --op weighted_sum")["kernels"].size(), report["kernels"].size());
+}
+
+TEST_F(CliBuild, PackagesHoldTheKernelsOfOneArchitectureEach) {
+  MOESAIC_NEED_NVRTC();
+  const std::string command = "package --arch 90,120 --op weighted_sum --format zip --output " + folder.path();
+  const json packages = facts(command)["packages"];
+  ASSERT_EQ(packages.size(), 2u);
+  std::vector<std::string> contents;
+  for (const json& package : packages) {
+    const std::string file = package["file"], target = "sm_" + package["arch"].get<std::string>();
+    contents.push_back(base::read_file(file, 1 << 24));
+    const json entries = facts("bundle list " + file)["entries"];
+    EXPECT_EQ(entries.size(), package["kernels"].get<std::size_t>());
+    for (const json& entry : entries) EXPECT_EQ(entry["target"], target);
+    EXPECT_TRUE(facts("bundle verify " + file)["sound"].get<bool>());
+  }
+  // Compiled again: the same bytes.
+  EXPECT_GT(facts("cache clear")["removed"], 0);
+  EXPECT_EQ(facts(command)["packages"], packages);
+  for (std::size_t i = 0; i < packages.size(); ++i) {
+    EXPECT_EQ(base::read_file(packages[i]["file"], 1 << 24), contents[i]) << packages[i]["file"];
+  }
 }
 
 TEST_F(CliBuild, InterruptLeavesNoBundleAndKeepsWhatWasDone) {

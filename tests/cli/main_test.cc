@@ -11,7 +11,7 @@ namespace moesaic::testing {
 namespace {
 
 const char* const kVerbs[] = {"doctor",  "archs",  "recipes", "kernels", "models", "explain",
-                              "compile", "bundle", "cache",   "run",     "bench"};
+                              "compile", "bundle", "package", "cache",   "run",    "bench"};
 
 int lines(const std::string& text) { return static_cast<int>(std::count(text.begin(), text.end(), '\n')); }
 

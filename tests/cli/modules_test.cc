@@ -2,13 +2,17 @@
 // archs, kernels, compile, bundle and cache as far as they go without a compiler.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "command.h"
+#include "module/bundle.h"
 #include "tables/arch_table.h"
 #include "tables/kernel_table.h"
+#include "tests/module/fake_cubin.h"
+#include "tests/support/key_pair.h"
 #include "tests/support/temporary_folder.h"
 
 namespace moesaic::testing {
@@ -64,7 +68,7 @@ TEST(Compile, ListNeedsNoCompiler) {
 TEST(Compile, WrongUseIsExitCodeTwo) {
   for (const char* arguments :
        {"compile", "compile --arch 91", "compile --arch 90 --recipe bf17", "compile --arch 90 --op x",
-        "compile --arch 90 --model x", "compile --arch 90 --jobs 0"}) {
+        "compile --arch 90 --model x", "compile --arch 90 --jobs 0", "compile --arch 90 --compiler clang"}) {
     const CommandResult result = run_cli(arguments, kNoNvrtc);
     EXPECT_EQ(result.exit_code, 2) << arguments;
     EXPECT_NE(result.err, "") << arguments;
@@ -95,6 +99,96 @@ TEST(Bundle, FilesThatAreNoBundleFail) {
     EXPECT_EQ(run_cli(command + (folder / "none.zip")).exit_code, 1);
     EXPECT_EQ(run_cli(command).exit_code, 2);
   }
+}
+
+TEST(Bundle, SignedOnesAreVerifiedByTheirKey) {
+  const TemporaryFolder folder;
+  const KeyPair pair(folder / "key"), other(folder / "other");
+  const std::string file = folder / "kernels.zip";
+  const module::KernelInstance instance = small_instance();
+  ASSERT_TRUE(module::write_bundle(file, {{instance, std::make_shared<module::Cubin>(fake_cubin(instance, "image"))}}));
+  const std::string verify = "bundle verify " + file + " --key ";
+  EXPECT_TRUE(facts("bundle list " + file)["signed_by"].is_null());
+  EXPECT_EQ(run_cli("bundle verify " + file).exit_code, 0);
+  const CommandResult none = run_cli(verify + pair.public_file);
+  EXPECT_EQ(none.exit_code, 1);
+  EXPECT_NE(none.out.find("is not signed"), std::string::npos) << none.out;
+
+  EXPECT_EQ(run_cli("bundle sign " + file).exit_code, 2) << "without a key";
+  EXPECT_EQ(run_cli("bundle sign " + file + " --key " + pair.public_file).exit_code, 1);
+  const json signed_by = facts("bundle sign " + file + " --key " + pair.private_file)["signed_by"];
+  EXPECT_EQ(facts("bundle list " + file)["signed_by"], signed_by);
+  EXPECT_EQ(run_cli(verify + pair.public_file).exit_code, 0);
+  EXPECT_EQ(run_cli("bundle verify " + file, "MOESAIC_BUNDLE_KEY=" + pair.public_file).exit_code, 0);
+  for (const CommandResult& wrong : {run_cli(verify + other.public_file),
+                                     run_cli("bundle verify " + file, "MOESAIC_BUNDLE_KEY=" + other.public_file)}) {
+    EXPECT_EQ(wrong.exit_code, 1);
+    EXPECT_NE(wrong.out.find("is signed by " + signed_by.get<std::string>()), std::string::npos) << wrong.out;
+  }
+  const std::string environment = "MOESAIC_BUNDLE=" + file + " MOESAIC_BUNDLE_KEY=" + other.public_file;
+  EXPECT_NE(run_cli("doctor", environment).out.find("is signed by"), std::string::npos);
+}
+
+TEST(Package, KeySignsTheBundleInIt) {
+  const TemporaryFolder folder;
+  const KeyPair pair(folder / "key");
+  const std::string file = folder / "kernels.zip";
+  std::vector<module::BundleItem> items;
+  const std::uint32_t op = 1u << static_cast<unsigned>(tables::Op::kWeightedSum);
+  for (const module::KernelInstance& instance : module::instances_for(*tables::find_arch(90), ~0u, op)) {
+    module::Cubin cubin = fake_cubin(instance, "image");
+    cubin.facts.complaints.clear();
+    items.push_back({instance, std::make_shared<module::Cubin>(cubin)});
+  }
+  ASSERT_TRUE(module::write_bundle(file, items));
+  const std::string package =
+      "package --arch 90 --op weighted_sum --format zip --bundle " + file + " --output " + folder.path() + " --key ";
+  EXPECT_EQ(run_cli(package + pair.public_file).exit_code, 1);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 3) << "keys and bundle alone";
+  const std::string made = facts(package + pair.private_file)["packages"][0]["file"];
+  EXPECT_EQ(run_cli("bundle verify " + made + " --key " + pair.public_file).exit_code, 0);
+}
+
+TEST(Bundle, VerifyAndDoctorNameWhatOthersMayWrite) {
+  const TemporaryFolder folder;
+  const std::string file = folder / "kernels.zip", environment = "MOESAIC_CACHE_DIR=" + folder.path();
+  ASSERT_TRUE(module::write_bundle(file, {}));
+  EXPECT_EQ(run_cli("bundle verify " + file).exit_code, 0);
+  EXPECT_EQ(run_cli("cache verify", environment).exit_code, 0);
+  std::filesystem::permissions(file, std::filesystem::perms(0666));
+  std::filesystem::permissions(folder.path(), std::filesystem::perms(0777));
+  const CommandResult bundle = run_cli("bundle verify " + file), cache = run_cli("cache verify", environment);
+  EXPECT_EQ(bundle.exit_code, 1);
+  EXPECT_NE(bundle.out.find("chmod go-w"), std::string::npos) << bundle.out;
+  EXPECT_EQ(cache.exit_code, 1);
+  EXPECT_NE(cache.out.find("chmod -R go-w"), std::string::npos) << cache.out;
+  EXPECT_NE(run_cli("doctor", environment).out.find("not used: kernel cache"), std::string::npos);
+}
+
+TEST(Compile, NvccIsAskedForByName) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directories(folder / "bin");
+  std::ofstream(folder / "bin/nvcc")
+      << "#!/bin/sh\necho 'release 12.4, V12.4.1'; echo 'Build cuda_12.4.r12.4/compiler.1_0'\n";
+  std::filesystem::permissions(folder / "bin/nvcc", std::filesystem::perms(0755));
+  const std::string environment = "CUDA_HOME=" + folder.path() + " MOESAIC_NVRTC=/nowhere";
+  const CommandResult result = run_cli("compile --arch 90 --compiler nvcc", environment);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find(folder / "bin/nvcc is nvcc 12.4, 12.8 or later"), std::string::npos) << result.err;
+  const json nvcc = json::parse(run_cli("doctor --json", environment).out)["nvcc"];
+  EXPECT_EQ(nvcc["version"], "12.4");
+  EXPECT_EQ(nvcc["path"], folder / "bin/nvcc");
+}
+
+TEST(Compile, CompilerThatHangsEndsWithAMessage) {
+  const TemporaryFolder folder;
+  const CommandResult result =
+      run_cli("compile --arch 80 --op prepare --recipe bf16 --jobs 2", "MOESAIC_NVRTC=" MOESAIC_FAKE_NVRTC
+                                                                       " MOESAIC_FAKE_NVRTC=hang "
+                                                                       "MOESAIC_COMPILE_TIMEOUT=1 MOESAIC_CACHE_DIR=" +
+                                                                           (folder / "cache"));
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find("hangs: not compiled within 1 s"), std::string::npos) << result.err;
 }
 
 TEST(Cache, EmptyOneIsSound) {

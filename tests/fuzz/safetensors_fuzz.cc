@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Any bytes as a safetensors file: an Error, or a file whose every tensor can be found, viewed and read to its end.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +9,7 @@
 
 #include "checkpoint/safetensors.h"
 #include "checkpoint/tensor_argument.h"
+#include "fuzz/memory_file.h"
 #include "moesaic/error.h"
 
 namespace {
@@ -19,12 +17,9 @@ namespace {
 using moesaic::Error;
 using moesaic::checkpoint::SafetensorsFile;
 
-// Files in memory have paths, too.
 std::string memory_file(const std::uint8_t* data, std::size_t size) {
-  static const int fd = memfd_create("safetensors", MFD_CLOEXEC);
-  const bool written = fd >= 0 && ftruncate(fd, 0) == 0 && pwrite(fd, data, size, 0) == static_cast<ssize_t>(size);
-  if (!written) std::abort();
-  return "/proc/self/fd/" + std::to_string(fd);
+  static const moesaic::testing::MemoryFile file;
+  return file.hold({reinterpret_cast<const char*>(data), size});
 }
 
 void demand(bool holds) {

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
-from check_docs import declarations, function_name  # noqa: E402
+from check_docs import declarations, public_name  # noqa: E402
 from source_tree import code_files, read, without_comments  # noqa: E402
 
 C_HEADER = "include/moesaic/moesaic.h"
@@ -35,8 +35,9 @@ def declared():
         classes |= set(CLASS.findall(read(path)))
         constants |= set(CONSTANT.findall(read(path)))
         for _, statement, _, access in declarations(read(path).splitlines()):
-            name = function_name(statement)
-            if name and access == "public" and statement.endswith(";") and "std::function<" not in statement:
+            name = public_name(statement)
+            if name and access == "public" and statement.endswith(";") and "std::function<" not in statement \
+                    and name not in types:
                 functions.add(name)
     return c_functions, types, classes, functions, constants
 

@@ -7,7 +7,9 @@
 #include <fstream>
 #include <thread>
 
+#include "base/fs.h"
 #include "module/cache.h"
+#include "module/compile_limit.h"
 #include "module/store.h"
 #include "tests/module/child.h"
 #include "tests/module/fake_cubin.h"
@@ -73,24 +75,98 @@ TEST_F(BrokenCompiler, CrashEndsItsProcessAndBlocksNobody) {
   expect_recovery(instance);
 }
 
-// There is no time limit: the compiler runs in the process. Another kernel does not wait, and ending the process
-// frees those that do.
-TEST_F(BrokenCompiler, HangBlocksItsKernelAloneAndOnlyWhileItsProcessLives) {
-  const Child hanging([&] {
-    setenv("MOESAIC_FAKE_NVRTC", "hang", 1);
-    Store(options()).get(instance);
-    return 0;
-  });
-  const auto lock_is_there = [&] {
+// ---- hanging --------------------------------------------------------------------------------------------------------
+
+struct HangingCompiler : BrokenCompiler {
+  // A process that hangs over the kernel for ever, once it holds the lock.
+  Child begin_hanging() const {
+    Child hanging([&] {
+      setenv("MOESAIC_FAKE_NVRTC", "hang", 1);
+      setenv("MOESAIC_COMPILE_TIMEOUT", "0", 1);
+      Store(options()).get(instance);
+      return 0;
+    });
+    for (int i = 0; i < 5000 && !lock_is_held(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    EXPECT_TRUE(lock_is_held());
+    return hanging;
+  }
+  bool lock_is_held() const {
     std::error_code error;
     for (fs::recursive_directory_iterator item(folder / "cache", error), end; !error && item != end;
          item.increment(error)) {
-      if (item->path().extension() == ".lock") return true;
+      if (item->path().extension() != ".lock") continue;
+      return base::FileLock::holder(item->path().string()).rfind("process ", 0) == 0;
     }
     return false;
-  };
-  for (int i = 0; i < 2000 && !lock_is_there(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  ASSERT_TRUE(lock_is_there());
+  }
+  static void expect_all_in_child(const std::function<void()>& body) {
+    const Child child([&] {
+      body();
+      return ::testing::Test::HasFailure() ? 1 : 0;
+    });
+    EXPECT_EQ(child.wait(), 0);
+  }
+};
+
+TEST_F(HangingCompiler, IsGivenUpAndTheProcessCompilesNoMore) {
+  const KernelInstance cached = small_instance("sm_86"), other = small_instance("sm_90");
+  expect_recovery(instance);
+  ASSERT_EQ(Child([&] { return Store(options()).get(cached)->image.empty() ? 1 : 0; }).wait(), 0);
+  expect_all_in_child([&] {
+    const ScopedEnv mode("MOESAIC_FAKE_NVRTC", "hang"), limit("MOESAIC_COMPILE_TIMEOUT", "1");
+    Store store(options());
+    expect_error(ErrorKind::kCompile,
+                 {entry_name(instance), "sm_80", "hangs", "within 1 s", "MOESAIC_COMPILE_TIMEOUT", "MOESAIC_NVRTC"},
+                 [&] { store.get(instance); });
+    EXPECT_FALSE(lock_is_held());
+    EXPECT_TRUE(compiler_hangs());
+    const auto start = std::chrono::steady_clock::now();
+    expect_error(ErrorKind::kCompile,
+                 {"sm_90", "still hangs", entry_name(instance) + " for sm_80", "start the process"},
+                 [&] { store.get(other); });
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(500)) << "it does not hang again";
+    EXPECT_EQ(store.get(cached)->origin, Origin::kCache);
+  });
+  EXPECT_EQ(Cache(folder / "cache").list().size(), 1u);
+  expect_recovery(instance);
+}
+
+TEST_F(HangingCompiler, ThatWasOnlySlowServesAgain) {
+  expect_all_in_child([&] {
+    const ScopedEnv limit("MOESAIC_COMPILE_TIMEOUT", "1");
+    Store store(options());
+    {
+      const ScopedEnv mode("MOESAIC_FAKE_NVRTC", "late");
+      expect_error(ErrorKind::kCompile, {"hangs"}, [&] { store.get(instance); });
+    }
+    for (int i = 0; i < 5000 && compiler_hangs(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    EXPECT_EQ(store.get(instance)->origin, Origin::kCompiled);
+  });
+}
+
+TEST_F(HangingCompiler, OfAnotherProcessIsNotWaitedForForEver) {
+  const Child hanging = begin_hanging();
+  expect_all_in_child([&] {
+    const ScopedEnv limit("MOESAIC_COMPILE_TIMEOUT", "1");
+    expect_error(ErrorKind::kCompile,
+                 {entry_name(instance), "sm_80", "another process", "1 s", "MOESAIC_COMPILE_TIMEOUT",
+                  "process " + std::to_string(hanging.pid) + " on host", ".lock", "MOESAIC_CACHE_DIR"},
+                 [&] { Store(options()).get(instance); });
+    EXPECT_FALSE(compiler_hangs());
+  });
+  EXPECT_EQ(hanging.end_by_kill(), 128 + SIGKILL);
+}
+
+TEST_F(HangingCompiler, LimitIsANumberOfSeconds) {
+  for (const char* wrong : {"-1", "1.5", "5m", "99999999999"}) {
+    const ScopedEnv limit("MOESAIC_COMPILE_TIMEOUT", wrong);
+    expect_error(ErrorKind::kInvalidArgument, {"MOESAIC_COMPILE_TIMEOUT", wrong}, [&] { Store store(options()); });
+  }
+}
+
+// Another kernel does not wait, and ending the process frees those that do.
+TEST_F(HangingCompiler, BlocksItsKernelAloneAndOnlyWhileItsProcessLives) {
+  const Child hanging = begin_hanging();
   const Child other([&] { return Store(options()).get(small_instance("sm_90"))->image.empty() ? 1 : 0; });
   EXPECT_EQ(other.wait(), 0);
   const Child waiting([&] { return Store(options()).get(instance)->image.empty() ? 1 : 0; });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A libnvrtc.so that compiles nothing, at once or never: what it does is told by MOESAIC_FAKE_NVRTC ("", fail, garbage,
-// crash, hang, slow). Its "cubins" are its own bytes, a sound ELF file, and the name of the program.
+// crash, hang, slow: 3 ms, late: 2 s). Its "cubins" are its own bytes, a sound ELF file, and the name of the program.
 #pragma GCC visibility push(default)
 #include <nvrtc.h>
 #pragma GCC visibility pop
@@ -70,6 +70,7 @@ nvrtcResult nvrtcCompileProgram(nvrtcProgram program, int count, const char* con
   const std::string what = mode();
   if (what == "crash") raise(SIGSEGV);
   if (what == "slow") usleep(3000);
+  if (what == "late") usleep(2'000'000);
   while (what == "hang") pause();
   if (what == "fail") {
     program->log = "fake.cu(1): error: this compiler fails";

@@ -124,7 +124,7 @@ TEST_F(HostileDisk, DamagedEntryOfAReadOnlyCacheIsCompiledInMemory) {
 bool mount_small_disk(const std::string& at) {
   fs::create_directories(at);
   return unshare(CLONE_NEWNS) == 0 && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
-         mount("small", at.c_str(), "tmpfs", 0, "size=1m") == 0;
+         mount("small", at.c_str(), "tmpfs", 0, "size=1m,mode=0755") == 0;
 }
 
 void fill(const std::string& path) {

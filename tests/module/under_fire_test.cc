@@ -155,6 +155,7 @@ TEST_F(UnderFire, ProcessesKilledWhileWritingABundleLeaveTheOldOrTheNew) {
     EXPECT_TRUE(image == images[0] || image == images[1]) << i;
     EXPECT_TRUE(write(images[i % 2])) << i;
     EXPECT_EQ(image_of(*Bundle(path).get(id)), images[i % 2]) << i;
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1) << "what the killed left is swept, " << i;
   }
 }
 

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// `moesaic package`: the kernels of each architecture as a package that the library finds where it is installed.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/cli.h"
+#include "cli/interrupt.h"
+#include "cli/kernel_build.h"
+#include "cli/package_writer.h"
+#include "cli/text_table.h"
+#include "module/aot.h"
+#include "module/bundle.h"
+#include "moesaic/error.h"
+
+namespace moesaic::cli {
+namespace {
+
+struct PackageOptions {
+  KernelChoice kernels;
+  std::string bundle, key, output = ".";
+  PackageFormat format = PackageFormat::kZip;
+  bool json = false;
+};
+
+/// The kernels of each architecture, and why others have none.
+struct Sets {
+  std::vector<KernelPackage> packages;
+  std::vector<module::SkippedArch> skipped;
+};
+
+std::vector<module::PlannedKernel> plan_of(const module::BuildRequest& request, const tables::ArchRow& arch) {
+  module::BuildRequest one = request;
+  one.archs.rows = {&arch};
+  return module::plan_set(one);
+}
+
+void add_kernel(KernelPackage& package, const module::KernelInstance& instance, module::Cubin cubin) {
+  cubin.facts.compile_seconds = 0;  // equal kernels, equal packages
+  package.kernels.push_back({instance, std::make_shared<const module::Cubin>(std::move(cubin))});
+}
+
+// An architecture is whole or refused: a package that lacks kernels would be noticed where nothing can make them.
+std::optional<KernelPackage> from_bundle(const module::Bundle& bundle, const module::BuildRequest& request,
+                                         const tables::ArchRow& arch) {
+  KernelPackage package{arch.sm, {}, {}, {}};
+  const std::vector<module::PlannedKernel> plan = plan_of(request, arch);
+  const module::PlannedKernel* lacking = nullptr;
+  for (const module::PlannedKernel& planned : plan) {
+    auto cubin = bundle.get(planned.identity);
+    if (cubin) {
+      add_kernel(package, planned.instance, *std::move(cubin));
+    } else if (lacking == nullptr) {
+      lacking = &planned;
+    }
+  }
+  if (lacking == nullptr) return package;
+  const auto& named = request.archs.named;
+  if (package.kernels.empty() && std::find(named.begin(), named.end(), &arch) == named.end()) return std::nullopt;
+  const bool stale = bundle.other_text(lacking->instance, lacking->identity) != nullptr;
+  throw Error(
+      ErrorKind::kUnsupported,
+      fmt::format("package: bundle {} lacks {} of {} kernels for {}, the first is {} ({}); name fewer with "
+                  "--recipe, --op or --model, or leave --bundle out",
+                  bundle.path(), plan.size() - package.kernels.size(), plan.size(), arch.sm,
+                  module::entry_name(lacking->instance), stale ? "made from another kernel text" : "not there"));
+}
+
+Sets sets_of_bundle(const std::string& path, const module::BuildRequest& request) {
+  const std::unique_ptr<module::Bundle> bundle = module::open_bundle(path);
+  Sets sets;
+  for (const tables::ArchRow* arch : request.archs.rows) {
+    if (auto package = from_bundle(*bundle, request, *arch)) {
+      sets.packages.push_back(*std::move(package));
+    } else {
+      sets.skipped.push_back({arch, fmt::format("bundle {} has no kernel for it", path)});
+    }
+  }
+  return sets;
+}
+
+Sets sets_by_compiling(const module::BuildRequest& request) {
+  const module::BuildResult result = build_kernels(request, "package");
+  Sets sets;
+  sets.skipped = result.skipped;
+  for (const tables::ArchRow* arch : request.archs.rows) {
+    KernelPackage package{arch->sm, {}, {}, {}};
+    for (const module::BuiltKernel& kernel : result.kernels) {
+      const auto& archs = kernel.planned.archs;
+      if (std::find(archs.begin(), archs.end(), arch) == archs.end()) continue;
+      add_kernel(package, kernel.planned.instance, *kernel.cubin);
+    }
+    if (!package.kernels.empty()) sets.packages.push_back(std::move(package));
+  }
+  return sets;
+}
+
+void refuse_violations(const KernelPackage& package) {
+  for (const module::BundleItem& item : package.kernels) {
+    const auto& complaints = item.cubin->facts.complaints;
+    if (complaints.empty()) continue;
+    throw Error(ErrorKind::kUnsupported, fmt::format("package: must not ship: {} for {}: {}", item.cubin->entry,
+                                                     item.cubin->target, fmt::join(complaints, "; ")));
+  }
+}
+
+std::string contents_of(const KernelPackage& package) {
+  module::BuildRequest all;
+  all.archs.rows = {tables::find_arch(package.sm)};
+  const std::size_t whole = module::plan_set(all).size();
+  const std::size_t here = package.kernels.size();
+  return here == whole ? fmt::format("All {} kernels.", whole)
+                       : fmt::format("A selection: {} of {} kernels.", here, whole);
+}
+
+int write_packages(const PackageOptions& options) {
+  const module::BuildRequest request = request_for(options.kernels);
+  require_writable("--output", options.output, options.output);
+  const InterruptGuard guard;
+  Sets sets = options.bundle.empty() ? sets_by_compiling(request) : sets_of_bundle(options.bundle, request);
+  for (const KernelPackage& package : sets.packages) refuse_violations(package);
+  if (sets.packages.empty()) throw Error(ErrorKind::kUnsupported, "package: no kernels: " + sets.skipped.at(0).reason);
+
+  nlohmann::json files = nlohmann::json::array(), skipped = nlohmann::json::array();
+  TextTable table({"  SM", "kernels", "bytes", "package"});
+  for (KernelPackage& package : sets.packages) {
+    if (InterruptGuard::interrupted()) throw Error(ErrorKind::kIo, "package: interrupted; what was written is whole");
+    package.contents = contents_of(package);
+    package.key = options.key;
+    const std::string path = write_package(options.format, package, options.output);
+    const std::uintmax_t bytes = std::filesystem::file_size(path);
+    files.push_back(
+        {{"arch", std::to_string(package.sm)}, {"kernels", package.kernels.size()}, {"bytes", bytes}, {"file", path}});
+    table.add({fmt::format("{:4}", package.sm), std::to_string(package.kernels.size()), std::to_string(bytes), path});
+  }
+  std::string skipped_lines;
+  for (const module::SkippedArch& skip : sets.skipped) {
+    skipped.push_back({{"arch", std::to_string(skip.arch->sm)}, {"reason", skip.reason}});
+    skipped_lines += fmt::format("skipped {}: {}\n", skip.arch->sm, skip.reason);
+  }
+  if (options.json) {
+    fmt::print("{}\n", nlohmann::json{{"packages", files}, {"skipped", skipped}}.dump(2));
+  } else {
+    fmt::print("{}{}", table.aligned(), skipped_lines);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_package(CLI::App& app, Action& action) {
+  CLI::App* verb =
+      app.add_subcommand("package", "A package of kernels for each architecture, for machines with a driver");
+  const auto options = std::make_shared<PackageOptions>();
+  const std::map<std::string, PackageFormat> formats = {
+      {"zip", PackageFormat::kZip}, {"deb", PackageFormat::kDeb}, {"wheel", PackageFormat::kWheel}};
+  add_kernel_choice(*verb, options->kernels);
+  verb->add_option("--format", options->format, "zip (a bundle by itself), deb (for Debian), wheel (for Python)")
+      ->required()
+      ->transform(CLI::CheckedTransformer(formats));
+  verb->add_option("--bundle", options->bundle, "Take the kernels from this bundle; without it they are compiled");
+  verb->add_option("--key", options->key, "Sign the bundles with this Ed25519 private key (PEM)");
+  verb->add_option("--output", options->output, "Folder to write to; default: the current one");
+  verb->add_flag("--json", options->json, "Print JSON");
+  verb->callback([&action, options] { action = [options] { return write_packages(*options); }; });
+}
+
+}  // namespace moesaic::cli

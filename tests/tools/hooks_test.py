@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One list of checks: the hooks of .pre-commit-config.yaml are the steps of tools/lint.sh, and CI runs `make lint`."""
+
+import pathlib
+import re
+import subprocess
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+class Hooks(unittest.TestCase):
+    def lint(self, *arguments):
+        return subprocess.run([ROOT / "tools/lint.sh", *arguments], capture_output=True, text=True)
+
+    def test_hooks_are_the_steps_of_lint(self):
+        steps = self.lint("--steps").stdout.split()
+        self.assertIn("rules", steps)
+        self.assertEqual(re.findall(r"^ +entry: (.*)$", read(".pre-commit-config.yaml"), re.MULTILINE),
+                         [f"tools/lint.sh build {step}" for step in steps])
+        self.assertEqual(re.findall(r"^ +- id: (.*)$", read(".pre-commit-config.yaml"), re.MULTILINE), steps)
+
+    def test_make_lint_and_ci_run_them_all(self):
+        recipe = read("Makefile").partition("\nlint:")[2].partition("\n\n")[0]
+        self.assertIn("@tools/lint.sh $(BUILD)\n", recipe + "\n")
+        self.assertRegex(read(".ci/run"), r"(?m)^step lint$")
+
+    def test_a_step_that_is_none(self):
+        done = self.lint(str(ROOT), "everything")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertRegex(done.stderr, "is not configured|no step everything")
+
+
+if __name__ == "__main__":
+    unittest.main()
