@@ -101,33 +101,26 @@ __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// Operand lists: "%0, %1, ..." by tens, and the registers behind them by eights.
+// Operand lists: "%0, %1, ..." by tens, and the registers behind them.
 #define MOESAIC_TEN(t) \
   "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9"
-#define MOESAIC_LIST_4 "%0, %1, %2, %3"
-#define MOESAIC_LIST_8 MOESAIC_LIST_4 ", %4, %5, %6, %7"
+#define MOESAIC_LIST_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define MOESAIC_LIST_16 MOESAIC_TEN() ", %10, %11, %12, %13, %14, %15"
 #define MOESAIC_LIST_24 MOESAIC_TEN() ", " MOESAIC_TEN(1) ", %20, %21, %22, %23"
 #define MOESAIC_LIST_32 MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", %30, %31"
 #define MOESAIC_LIST_48 \
   MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", %40, %41, %42, %43, %44, %45, %46, %47"
-#define MOESAIC_SIXTY \
-  MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", " MOESAIC_TEN(4) ", " MOESAIC_TEN(5)
-#define MOESAIC_LIST_64 MOESAIC_SIXTY ", %60, %61, %62, %63"
-#define MOESAIC_NINETY MOESAIC_SIXTY ", " MOESAIC_TEN(6) ", " MOESAIC_TEN(7) ", " MOESAIC_TEN(8)
-#define MOESAIC_LIST_96 MOESAIC_NINETY ", %90, %91, %92, %93, %94, %95"
-#define MOESAIC_LIST_128 \
-  MOESAIC_NINETY ", " MOESAIC_TEN(9) ", " MOESAIC_TEN(10) ", " MOESAIC_TEN(11) ", %120, %121, %122, %123, %124, "      \
-                                                                                "%125, %126, %127"
-#define MOESAIC_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define MOESAIC_D8(i) MOESAIC_D4(i), MOESAIC_D4(i + 4)
+#define MOESAIC_LIST_64 \
+  MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", " MOESAIC_TEN(4) ", " MOESAIC_TEN(5) ", " \
+                "%60, %61, %62, %63"
+#define MOESAIC_D8(i)                                                                                         \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
 #define MOESAIC_D16(i) MOESAIC_D8(i), MOESAIC_D8(i + 8)
 #define MOESAIC_D24(i) MOESAIC_D16(i), MOESAIC_D8(i + 16)
 #define MOESAIC_D32(i) MOESAIC_D16(i), MOESAIC_D16(i + 16)
 #define MOESAIC_D48(i) MOESAIC_D32(i), MOESAIC_D16(i + 32)
 #define MOESAIC_D64(i) MOESAIC_D32(i), MOESAIC_D32(i + 32)
-#define MOESAIC_D96(i) MOESAIC_D64(i), MOESAIC_D32(i + 64)
-#define MOESAIC_D128(i) MOESAIC_D64(i), MOESAIC_D64(i + 64)
 #define MOESAIC_WGMMA(n, type, count, a_index, b_index, keep_index)                                      \
   asm volatile("{\n\t.reg .pred keep;\n\tsetp.ne.b32 keep, %" #keep_index                                \
                ", 0;\n\t"                                                                                \
@@ -147,15 +140,13 @@ __device__ __forceinline__ void give_registers() {
 template <int kIo, int kTokens, int kSums>
 __device__ __forceinline__ void wgmma(float (&d)[kSums], u64 a, u64 b, int keep) {
   static_assert(kSums >= kTokens / 2);
-  MOESAIC_WGMMA_CASE(8, 4, 4, 5, 6)
+  static_assert(kTokens == 16 || kTokens == 32 || kTokens == 48 || kTokens == 64 || kTokens == 96 || kTokens == 128);
   MOESAIC_WGMMA_CASE(16, 8, 8, 9, 10)
   MOESAIC_WGMMA_CASE(48, 24, 24, 25, 26)
   MOESAIC_WGMMA_CASE(32, 16, 16, 17, 18)
   MOESAIC_WGMMA_CASE(64, 32, 32, 33, 34)
   MOESAIC_WGMMA_CASE(96, 48, 48, 49, 50)
   MOESAIC_WGMMA_CASE(128, 64, 64, 65, 66)
-  MOESAIC_WGMMA_CASE(192, 96, 96, 97, 98)
-  MOESAIC_WGMMA_CASE(256, 128, 128, 129, 130)
 }
 
 #undef MOESAIC_WGMMA_CASE

@@ -33,7 +33,7 @@ using StreamSums = float[StreamShape<kConfig>::kRowBlocks][StreamShape<kConfig>:
 struct LaneWeights {
   const char *codes, *scales;
   const unsigned char* zeros;
-  int unit_stride;  // bytes
+  int unit_stride;  // bytes, of 16-bit weights; the others' is a constant, which takes no register
 };
 
 /// Operands of one unit. Scale words: one of e4m3 and e2m1; int4: those of both halves, and four zero points.
@@ -84,7 +84,6 @@ __device__ __forceinline__ void load_unit(const abi::GemmParams& p,
   const bool inside = unit < p.units;
 #pragma unroll
   for (int r = 0; r < Shape::kRowBlocks; ++r) {
-    // 16-bit row blocks lie together; the others' stride is a constant, which takes no register.
     const int stride = kConfig.weights == abi::kWeights16 ? weights[r].unit_stride : abi::unit_bytes(kConfig.weights);
     const long long offset = static_cast<long long>(unit) * stride;
     const bool valid = inside && weights[r].codes != nullptr;
@@ -271,11 +270,11 @@ __device__ __forceinline__ LaneWeights lane_weights(const abi::GemmParams& p, in
   if (block >= p.row_blocks) return {nullptr, nullptr, nullptr, 0};
   const int lane = threadIdx.x % 32;
   const long long index = static_cast<long long>(expert) * p.row_blocks + block;
-  LaneWeights places{static_cast<const char*>(p.weights), nullptr, nullptr, abi::unit_bytes(kWeights)};
+  LaneWeights places{static_cast<const char*>(p.weights), nullptr, nullptr, 0};
   if constexpr (kWeights == abi::kWeights16) {
     places.codes += static_cast<long long>(expert) * p.row_blocks * p.units * abi::kBlockBytes +
                     abi::block_offset(block, p.units) + abi::swizzled_piece(lane);
-    places.unit_stride *= abi::blocks_together(block, p.row_blocks);
+    places.unit_stride = abi::blocks_together(block, p.row_blocks) * abi::kBlockBytes;
   } else {
     places.codes += index * p.units * abi::unit_bytes(kWeights) + lane * 16;
   }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/fs.h"
+#include "base/hash.h"
 #include "moesaic/error.h"
 
 namespace moesaic::base {
@@ -25,11 +26,7 @@ using Key = std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)>;
 using Context = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 using Bytes = std::vector<unsigned char>;
 
-std::string to_hex(const Bytes& bytes) {
-  std::string text;
-  for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
-  return text;
-}
+std::string_view text_of(const Bytes& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
 // Empty where the text is no hex digits of `size` bytes.
 Bytes from_hex(const std::string& text, std::size_t size) {
@@ -69,7 +66,7 @@ std::string public_hex(const Key& key) {
   if (EVP_PKEY_get_raw_public_key(key.get(), raw.data(), &size) != 1 || size != raw.size()) {
     throw Error(ErrorKind::kInternal, "Ed25519: libcrypto gives no public key");
   }
-  return to_hex(raw);
+  return to_hex(text_of(raw));
 }
 
 const unsigned char* bytes_of(std::string_view text) { return reinterpret_cast<const unsigned char*>(text.data()); }
@@ -86,7 +83,7 @@ Signature ed25519_sign(const std::string& private_key_file, std::string_view mes
       size != bytes.size()) {
     throw Error(ErrorKind::kInternal, "Ed25519: libcrypto refused to sign");
   }
-  return {public_hex(key), to_hex(bytes)};
+  return {public_hex(key), to_hex(text_of(bytes))};
 }
 
 std::string ed25519_public_key(const std::string& public_key_file) {

@@ -40,15 +40,6 @@ struct Fd {
   }
 };
 
-void write_all(int fd, std::string_view bytes, const std::string& path) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) throw_io("write", path, errno);
-    bytes.remove_prefix(static_cast<std::size_t>(written));
-  }
-}
-
 std::atomic<int> lock_error_for_test{0};
 
 // flock that goes on after signals; false: errno says why.
@@ -109,6 +100,15 @@ std::string read_file(const std::string& path, std::uint64_t max_bytes) { return
 
 std::string read_trusted_file(const std::string& path, std::uint64_t max_bytes) {
   return read_whole(path, max_bytes, true);
+}
+
+void write_all(int fd, std::string_view bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) throw_io("write", path, errno);
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+  }
 }
 
 void write_file_synced(const std::string& path, std::string_view bytes) {

@@ -14,6 +14,8 @@ namespace moesaic::base {
 /// The bytes of a file. Throws Error(kIo): missing, unreadable, no regular file, or larger than `max_bytes`.
 std::string read_file(const std::string& path, std::uint64_t max_bytes);
 
+/// Writes all of it to an open file; `path` is its name for messages. Throws Error(kIo).
+void write_all(int fd, std::string_view bytes, const std::string& path);
 /// Writes and fsyncs a new or truncated file. Throws Error(kIo).
 void write_file_synced(const std::string& path, std::string_view bytes);
 /// Makes a folder's entries durable; ignores file systems that cannot.

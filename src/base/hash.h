@@ -8,6 +8,9 @@
 
 namespace moesaic::base {
 
+/// Two lower-case hex digits for each byte.
+std::string to_hex(std::string_view bytes);
+
 /// Hashes parts; `add` also hashes the length, so that ("ab", "c") and ("a", "bc") differ. `add_raw` does not.
 class Sha256 {
  public:

@@ -23,11 +23,16 @@ namespace {
 
 constexpr std::uint64_t kMaxOutput = 64 << 20;
 
+std::vector<char*> pointers_to(const std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  for (const std::string& word : words) pointers.push_back(const_cast<char*>(word.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
 // A process of a group of its own, so that what it starts can be ended with it. Returns an error number.
-int start(const std::vector<std::string>& words, const std::string& folder, int output, pid_t& pid) {
-  std::vector<char*> arguments;
-  for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
-  arguments.push_back(nullptr);
+int start(const std::vector<std::string>& words, const std::string& folder, int output, char* const* settings,
+          pid_t& pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
   posix_spawn_file_actions_init(&actions);
@@ -38,7 +43,8 @@ int start(const std::vector<std::string>& words, const std::string& folder, int 
   posix_spawn_file_actions_addchdir_np(&actions, folder.c_str());
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
   posix_spawnattr_setpgroup(&attributes, 0);
-  const int error = ::posix_spawn(&pid, arguments[0], &actions, &attributes, arguments.data(), environ);
+  const auto arguments = pointers_to(words);
+  const int error = ::posix_spawnp(&pid, arguments[0], &actions, &attributes, arguments.data(), settings);
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   return error;
@@ -59,8 +65,8 @@ int wait_for(pid_t pid, std::chrono::seconds limit) {
 
 }  // namespace
 
-CommandOutcome run_command(const std::vector<std::string>& words, const std::string& folder,
-                           std::chrono::seconds limit) {
+CommandOutcome run_command(const std::vector<std::string>& words, const std::string& folder, std::chrono::seconds limit,
+                           const std::optional<std::vector<std::string>>& environment) {
   const int output = ::memfd_create("output", MFD_CLOEXEC);
   const auto fail = [&](int error) {
     if (output >= 0) ::close(output);
@@ -68,7 +74,9 @@ CommandOutcome run_command(const std::vector<std::string>& words, const std::str
   };
   if (output < 0) fail(errno);
   pid_t pid = -1;
-  if (const int error = start(words, folder, output, pid); error != 0) fail(error);
+  const std::vector<char*> settings = environment ? pointers_to(*environment) : std::vector<char*>();
+  const int error = start(words, folder, output, environment ? settings.data() : environ, pid);
+  if (error != 0) fail(error);
   int status = wait_for(pid, limit);
   CommandOutcome outcome;
   if (status == -1) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,9 +15,10 @@ struct CommandOutcome {
   std::string output;   // of stdout and stderr
 };
 
-/// Runs `words` (the program's path first) in `folder` with this process' environment and no input. `limit` 0: none.
-/// Throws Error(kIo): it cannot be started.
-CommandOutcome run_command(const std::vector<std::string>& words, const std::string& folder,
-                           std::chrono::seconds limit);
+/// Runs `words` (the program first: its path, or a name that PATH leads to) in `folder` with this process' environment,
+/// or with these settings ("NAME=value") and no others, and no input. `limit` 0: none. Throws Error(kIo): it cannot be
+/// started.
+CommandOutcome run_command(const std::vector<std::string>& words, const std::string& folder, std::chrono::seconds limit,
+                           const std::optional<std::vector<std::string>>& environment = {});
 
 }  // namespace moesaic::base

@@ -66,14 +66,7 @@ TemporaryFile::~TemporaryFile() {
   ::close(fd_);
 }
 
-void TemporaryFile::write(std::string_view bytes) const {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd_, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) throw_io(path_, "write");
-    bytes.remove_prefix(static_cast<std::size_t>(written));
-  }
-}
+void TemporaryFile::write(std::string_view bytes) const { write_all(fd_, bytes, path_); }
 
 void TemporaryFile::publish() {
   if (::fsync(fd_) != 0) throw_io(path_, "fsync");

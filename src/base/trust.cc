@@ -21,7 +21,8 @@ Ownership ownership_of(const struct stat& status) {
   ownership.user = ::geteuid();
   ownership.user_group = ::getegid();
   struct stat home {};
-  const auto folder = env_value(Env::kHome);
+  // Whose it is counts for root alone.
+  const auto folder = ownership.user == 0 ? env_value(Env::kHome) : std::nullopt;
   if (folder && ::stat(folder->c_str(), &home) == 0) ownership.home_owner = home.st_uid;
   return ownership;
 }

@@ -2,22 +2,21 @@
 // The three formats of kernel packages.
 #include "cli/package_writer.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/evp.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
+#include <chrono>
 #include <filesystem>
 #include <utility>
 
 #include "base/env.h"
 #include "base/fs.h"
 #include "base/hash.h"
+#include "base/process.h"
+#include "base/temporary_folder.h"
 #include "cli/package_texts.h"
 #include "module/packages.h"
 #include "module/zip_writer.h"
@@ -30,21 +29,7 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxBundle = 4ull << 30;
 
-/// A folder that is removed with all it holds.
-class Staging {
- public:
-  explicit Staging(std::string path) : path_(std::move(path)) { fs::create_directory(path_); }
-  ~Staging() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
+using base::TemporaryFolder;
 
 std::string summary(const KernelPackage& package) {
   return fmt::format("GPU kernels of Moesaic for SM {}.{}", package.sm / 10, package.sm % 10);
@@ -75,49 +60,39 @@ std::string gzip(std::string_view text) {
   return out;
 }
 
-std::string md5_hex(std::string_view bytes) {
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+/// Empty where libcrypto does not have this hash.
+std::string digest_of(std::string_view bytes, const EVP_MD* hash) {
+  std::string digest(EVP_MAX_MD_SIZE, '\0');
   unsigned size = 0;
-  if (EVP_Digest(bytes.data(), bytes.size(), digest.data(), &size, EVP_md5(), nullptr) != 1) {
-    throw Error(ErrorKind::kUnsupported, "package: libcrypto gives no MD5 here, which Debian packages list");
-  }
-  std::string hex;
-  for (unsigned i = 0; i < size; ++i) hex += fmt::format("{:02x}", digest[i]);
-  return hex;
+  auto* out = reinterpret_cast<unsigned char*>(digest.data());
+  if (EVP_Digest(bytes.data(), bytes.size(), out, &size, hash, nullptr) != 1) size = 0;
+  digest.resize(size);
+  return digest;
 }
 
-/// Runs dpkg-deb; throws with what it printed unless it succeeds.
-void run_dpkg_deb(std::vector<std::string> arguments, const std::string& log) {
-  arguments.insert(arguments.begin(), "dpkg-deb");
+std::string md5_hex(std::string_view bytes) {
+  const std::string digest = digest_of(bytes, EVP_md5());
+  if (!digest.empty()) return base::to_hex(digest);
+  throw Error(ErrorKind::kUnsupported, "package: libcrypto gives no MD5 here, which Debian packages list");
+}
+
+/// Builds `target` of the folder `root`; throws with what dpkg-deb printed unless it succeeds.
+void run_dpkg_deb(const std::string& root, const std::string& target) {
   // One thread: xz divides the data by the number of threads, and other pieces are other bytes.
-  std::vector<std::string> environment = {"LC_ALL=C", "DPKG_DEB_THREADS_MAX=1",
-                                          fmt::format("SOURCE_DATE_EPOCH={}", kReleaseTime)};
-  environment.push_back("PATH=" + base::env_value(base::Env::kPath).value_or("/usr/bin:/bin"));
-  const auto pointers = [](std::vector<std::string>& words) {
-    std::vector<char*> list;
-    for (std::string& word : words) list.push_back(word.data());
-    list.push_back(nullptr);
-    return list;
-  };
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_adddup2(&actions, 1, 2);
-  pid_t child = 0;
-  const int failure =
-      posix_spawnp(&child, "dpkg-deb", &actions, nullptr, pointers(arguments).data(), pointers(environment).data());
-  posix_spawn_file_actions_destroy(&actions);
-  if (failure != 0) {
+  const std::vector<std::string> settings = {"LC_ALL=C", "DPKG_DEB_THREADS_MAX=1",
+                                             fmt::format("SOURCE_DATE_EPOCH={}", kReleaseTime),
+                                             "PATH=" + base::env_value(base::Env::kPath).value_or("/usr/bin:/bin")};
+  base::CommandOutcome outcome;
+  try {
+    outcome = base::run_command({"dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, target}, ".",
+                                std::chrono::seconds(0), settings);
+  } catch (const Error& error) {
     throw Error(ErrorKind::kUnsupported,
                 fmt::format("package: dpkg-deb cannot be run ({}): Debian packages are made on a system that has it "
                             "(dpkg); --format zip and wheel need nothing",
-                            std::strerror(failure)));
+                            error.what()));
   }
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
-  throw Error(ErrorKind::kIo, fmt::format("package: dpkg-deb failed: {}", base::read_file(log, 1 << 20)));
+  if (outcome.exit_code != 0) throw Error(ErrorKind::kIo, "package: dpkg-deb failed: " + outcome.output);
 }
 
 std::string control_file(const KernelPackage& package, const std::string& name, std::uint64_t bytes) {
@@ -140,8 +115,9 @@ std::string control_file(const KernelPackage& package, const std::string& name, 
 }
 
 /// The tree that the package installs, with what Debian wants of every package.
-void write_tree(const Staging& staging, const KernelPackage& package, const std::string& name) {
-  const std::string bundle = fmt::format("usr/share/moesaic/kernels/{}.zip", module::package_arch_name(package.sm));
+void write_tree(const TemporaryFolder& staging, const KernelPackage& package, const std::string& name) {
+  const std::string bundle =
+      fmt::format("{}/{}.zip", module::kSystemPackageFolder.substr(1), module::package_arch_name(package.sm));
   const std::string doc = fmt::format("usr/share/doc/{}", name);
   for (const std::string& folder : {std::string("DEBIAN"), base::folder_of(bundle), doc}) {
     fs::create_directories(staging / ("root/" + folder));
@@ -166,54 +142,51 @@ void write_tree(const Staging& staging, const KernelPackage& package, const std:
 }
 
 std::string write_deb(const KernelPackage& package, const std::string& folder) {
-  const std::string name = "moesaic-kernels-" + module::package_arch_name(package.sm);
+  const std::string name = module::package_name(package.sm);
   std::string path = fmt::format("{}/{}_{}_all.deb", folder, name, module::library_version());
-  const Staging staging(base::temporary_beside(path));
+  const auto staging = TemporaryFolder::beside(path);
   write_tree(staging, package, name);
   const std::string made = staging / "package.deb";
-  run_dpkg_deb({"--root-owner-group", "-Zxz", "--build", staging / "root", made}, staging / "log");
+  run_dpkg_deb(staging / "root", made);
   base::move_file_synced(made, path);
   return path;
 }
 
 // ---- Python ----
 
-/// Base64 with the letters of URLs and without padding, as RECORD has it.
-std::string base64(std::string_view hex) {
-  constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-  const auto value = [](char digit) { return static_cast<unsigned>(digit <= '9' ? digit - '0' : digit - 'a' + 10); };
-  std::string text;
-  unsigned bits = 0, count = 0;
-  for (const char digit : hex) {
-    bits = bits << 4 | value(digit);
-    count += 4;
-    if (count < 6) continue;
-    count -= 6;
-    text += kLetters[bits >> count & 63u];
-  }
-  if (count > 0) text += kLetters[bits << (6 - count) & 63u];
+/// SHA-256 in base64 with the letters of URLs and without padding, as RECORD has it.
+std::string record_hash(std::string_view bytes) {
+  const std::string digest = digest_of(bytes, EVP_sha256());
+  if (digest.empty()) throw Error(ErrorKind::kInternal, "package: libcrypto gives no SHA-256");
+  std::array<unsigned char, 2 * EVP_MAX_MD_SIZE> letters{};
+  EVP_EncodeBlock(letters.data(), reinterpret_cast<const unsigned char*>(digest.data()),
+                  static_cast<int>(digest.size()));
+  std::string text = reinterpret_cast<const char*>(letters.data());
+  text.erase(text.find_last_not_of('=') + 1);
+  std::replace(text.begin(), text.end(), '+', '-');
+  std::replace(text.begin(), text.end(), '/', '_');
   return text;
 }
 
 std::string write_wheel(const KernelPackage& package, const std::string& folder) {
   const std::string arch = module::package_arch_name(package.sm);
-  const std::string name = "moesaic_kernels_" + arch, version = module::library_version();
+  const std::string name = module::package_python_name(package.sm), version = module::library_version();
   std::string path = fmt::format("{}/{}-{}-py3-none-any.whl", folder, name, version);
   const std::string info = fmt::format("{}-{}.dist-info/", name, version);
-  const Staging staging(base::temporary_beside(path));
+  const auto staging = TemporaryFolder::beside(path);
   write_signed_bundle(staging / "bundle.zip", package);
   const std::string line = fmt::format("{}. {}", summary(package), package.contents);
   const std::vector<std::pair<std::string, std::string>> files = {
       {name + "/__init__.py", fmt::format("\"\"\"{}\"\"\"\n", line)},
       {fmt::format("{}/{}.zip", name, arch), base::read_file(staging / "bundle.zip", kMaxBundle)},
       {info + "METADATA", fmt::format("Metadata-Version: 2.1\n"
-                                      "Name: moesaic-kernels-{}\n"
+                                      "Name: {}\n"
                                       "Version: {}\n"
                                       "Summary: {}\n"
                                       "License: Apache-2.0\n"
                                       "License-File: LICENSE\n"
                                       "Requires-Python: >=3\n",
-                                      arch, version, line)},
+                                      module::package_name(package.sm), version, line)},
       {info + "WHEEL", fmt::format("Wheel-Version: 1.0\n"
                                    "Generator: moesaic {}\n"
                                    "Root-Is-Purelib: true\n"
@@ -225,7 +198,7 @@ std::string write_wheel(const KernelPackage& package, const std::string& folder)
   std::string record;
   for (const auto& [file, bytes] : files) {
     wheel.deflate(file, bytes);
-    record += fmt::format("{},sha256={},{}\n", file, base64(base::sha256_hex(bytes)), bytes.size());
+    record += fmt::format("{},sha256={},{}\n", file, record_hash(bytes), bytes.size());
   }
   wheel.deflate(info + "RECORD", record + info + "RECORD,,\n");
   wheel.finish();
@@ -238,9 +211,8 @@ std::string write_package(PackageFormat format, const KernelPackage& package, co
   try {
     if (format == PackageFormat::kDeb) return write_deb(package, folder);
     if (format == PackageFormat::kWheel) return write_wheel(package, folder);
-    std::string path = fmt::format("{}/moesaic-kernels-{}-{}.zip", folder, module::package_arch_name(package.sm),
-                                   module::library_version());
-    const Staging staging(base::temporary_beside(path));
+    std::string path = fmt::format("{}/{}-{}.zip", folder, module::package_name(package.sm), module::library_version());
+    const auto staging = TemporaryFolder::beside(path);
     write_signed_bundle(staging / "bundle.zip", package);
     base::move_file_synced(staging / "bundle.zip", path);
     return path;

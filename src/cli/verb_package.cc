@@ -104,10 +104,8 @@ Sets sets_by_compiling(const module::BuildRequest& request) {
 
 void refuse_violations(const KernelPackage& package) {
   for (const module::BundleItem& item : package.kernels) {
-    const auto& complaints = item.cubin->facts.complaints;
-    if (complaints.empty()) continue;
-    throw Error(ErrorKind::kUnsupported, fmt::format("package: must not ship: {} for {}: {}", item.cubin->entry,
-                                                     item.cubin->target, fmt::join(complaints, "; ")));
+    const std::string violation = module::violation_of(*item.cubin);
+    if (!violation.empty()) throw Error(ErrorKind::kUnsupported, "package: must not ship: " + violation);
   }
 }
 

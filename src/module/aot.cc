@@ -111,10 +111,8 @@ std::vector<SkippedArch> skipped_archs(const std::vector<const tables::ArchRow*>
 std::vector<std::string> BuildResult::violations() const {
   std::vector<std::string> lines;
   for (const BuiltKernel& kernel : kernels) {
-    const KernelFacts& facts = kernel.cubin->facts;
-    if (facts.complaints.empty()) continue;
-    lines.push_back(
-        fmt::format("{} for {}: {}", kernel.cubin->entry, kernel.cubin->target, fmt::join(facts.complaints, "; ")));
+    std::string line = violation_of(*kernel.cubin);
+    if (!line.empty()) lines.push_back(std::move(line));
   }
   return lines;
 }

@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <stdlib.h>  // NOLINT(modernize-deprecated-headers): mkdtemp
 
 #include <charconv>
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include "base/env.h"
 #include "base/fs.h"
 #include "base/process.h"
+#include "base/temporary_folder.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -24,29 +24,10 @@ using base::Env;
 constexpr std::chrono::seconds kAnswerLimit{30};  // for --version, also on a machine that is busy
 constexpr std::uint64_t kMaxImage = 256u << 20;
 
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string name = (fs::temp_directory_path() / "moesaic-nvcc-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw Error(ErrorKind::kIo, fmt::format("make folder {}: failed", name));
-    path_ = name;
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  ~ScratchFolder() {
-    std::error_code error;
-    fs::remove_all(path_, error);
-  }
-  const std::string& path() const noexcept { return path_; }
-  void write(const std::string& name, const std::string& text) const {
-    const std::string file = path_ + "/" + name;
-    base::make_folders(base::folder_of(file));
-    base::write_file_synced(file, text);
-  }
-
- private:
-  std::string path_;
-};
+void write_text(const std::string& file, const std::string& text) {
+  base::make_folders(base::folder_of(file));
+  base::write_file_synced(file, text);
+}
 
 // What stands between `before` and the next of `ends`; "" where `before` does not occur.
 std::string word_after(const std::string& text, const std::string& before, const char* ends) {
@@ -104,10 +85,10 @@ std::vector<std::string> nvcc_flags(const Target& target) {
 }
 
 NvrtcOutput compile_with_nvcc(const Nvcc& nvcc, const KernelInstance& instance, std::chrono::seconds limit) {
-  const ScratchFolder scratch;
-  for (const SourceText& header : program_headers(instance)) scratch.write(header.path, header.text);
+  const auto scratch = base::TemporaryFolder::of_system("nvcc");
+  for (const SourceText& header : program_headers(instance)) write_text(scratch / header.path, header.text);
   const std::string source = entry_name(instance) + ".cu", image = "kernel";
-  scratch.write(source, main_text(instance));
+  write_text(scratch / source, main_text(instance));
   std::vector<std::string> words = nvcc_flags(instance.target);
   words.insert(words.begin(), nvcc.path);
   for (const std::string& word : {std::string("-I."), std::string("-o"), image, source}) words.push_back(word);
@@ -124,7 +105,7 @@ NvrtcOutput compile_with_nvcc(const Nvcc& nvcc, const KernelInstance& instance, 
                 fmt::format("{}: {} ended with {}:\n{}", kernel, nvcc.path, outcome.exit_code, outcome.output));
   }
   NvrtcOutput output;
-  const std::string bytes = base::read_file(scratch.path() + "/" + image, kMaxImage);
+  const std::string bytes = base::read_file(scratch / image, kMaxImage);
   output.image.assign(bytes.begin(), bytes.end());
   if (instance.target.is_ptx()) output.image.push_back('\0');
   output.log = std::move(outcome.output);

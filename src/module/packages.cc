@@ -24,7 +24,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kFilePrefix = "moesaic-kernels-", kPythonPrefix = "moesaic_kernels_", kArch = "sm";
 constexpr const char* kBelowPrefix = "share/moesaic/kernels";  // cubins do not depend on the machine's own processor
-constexpr const char* kSystemFolder = "/usr/share/moesaic/kernels";
 
 std::mutex& state_mutex() {
   static std::mutex mutex;
@@ -110,6 +109,8 @@ std::string other_text(const std::string& path) {
 }  // namespace
 
 std::string package_arch_name(int sm) { return fmt::format("{}{}", kArch, sm); }
+std::string package_name(int sm) { return fmt::format("{}{}", kFilePrefix, package_arch_name(sm)); }
+std::string package_python_name(int sm) { return fmt::format("{}{}", kPythonPrefix, package_arch_name(sm)); }
 
 int package_sm(std::string_view file_name) {
   constexpr std::string_view kZip = ".zip";
@@ -149,7 +150,7 @@ std::vector<std::string> package_folders() {
     if (folders_for_test()) return *folders_for_test();
   }
   std::vector<std::string> folders = package_folders_of(own_file());
-  add_folder(folders, kSystemFolder);
+  add_folder(folders, kSystemPackageFolder);
   return folders;
 }
 
@@ -259,7 +260,7 @@ std::string Packages::why_not(const KernelInstance& instance, const std::string&
   if (!text.empty() || instance.target.is_ptx()) return text;
   std::string names;
   for (const tables::ArchRow* arch : archs_of(instance.target)) {
-    names += fmt::format("{}{}{}", names.empty() ? "" : " or ", kFilePrefix, package_arch_name(arch->sm));
+    names += (names.empty() ? "" : " or ") + package_name(arch->sm);
   }
   return names.empty() ? "" : fmt::format("; no package {} is installed", names);
 }

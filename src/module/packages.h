@@ -20,6 +20,12 @@ namespace moesaic::module {
 
 /// "sm90": how packages, and the files in them, name an architecture.
 std::string package_arch_name(int sm);
+/// "moesaic-kernels-sm90", of zip files, Debian and Python packages; and "moesaic_kernels_sm90", the Python package's
+/// folder and the first part of its wheel's name.
+std::string package_name(int sm);
+std::string package_python_name(int sm);
+/// Where all programs of a system look for packages.
+inline constexpr std::string_view kSystemPackageFolder = "/usr/share/moesaic/kernels";
 /// The SM that a file's name says; 0: it is not the name of a package.
 int package_sm(std::string_view file_name);
 
@@ -27,7 +33,7 @@ int package_sm(std::string_view file_name);
 /// whose bin or lib folder it is in, moesaic_kernels_* beside a Python package folder "moesaic", and those of the
 /// prefix's Python folders.
 std::vector<std::string> package_folders_of(const std::string& file);
-/// Those of the file that holds this code, then /usr/share/moesaic/kernels; none where MOESAIC_PACKAGES is off.
+/// Those of the file that holds this code, then kSystemPackageFolder; none where MOESAIC_PACKAGES is off.
 std::vector<std::string> package_folders();
 /// For tests: these folders and no others; nullopt: the real ones again.
 void set_package_folders_for_test(std::optional<std::vector<std::string>> folders);

@@ -47,6 +47,11 @@ const char* origin_name(Origin origin) noexcept {
   return "unknown";
 }
 
+std::string violation_of(const Cubin& cubin) {
+  if (cubin.facts.complaints.empty()) return {};
+  return fmt::format("{} for {}: {}", cubin.entry, cubin.target, fmt::join(cubin.facts.complaints, "; "));
+}
+
 KernelRecord make_record(const KernelInstance& instance, const Cubin& cubin) {
   KernelRecord record;
   record.identity = cubin.identity;

@@ -36,6 +36,9 @@ struct Cubin {
   Origin origin = Origin::kCompiled;
 };
 
+/// "ENTRY for TARGET: REASONS" of a kernel that must not ship; "" of one that may.
+std::string violation_of(const Cubin& cubin);
+
 /// Everything about a kernel but its bytes.
 struct KernelRecord {
   std::string identity, row, config, op, target, entry;

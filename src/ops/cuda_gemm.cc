@@ -85,7 +85,7 @@ class Launches {
     p.out_type = source_type(run_.out.dtype);
     p.out_cols = c_.n;
     p.out_stride = c_.n;
-    chain_.launch(kernel, gemm_grid(gemm_, p, w_.max_tiles, sm_count_), abi::threads(gemm_), p, gemm_.cluster);
+    launch_gemm(chain_, kernel, gemm_, p, w_.max_tiles, sm_count_);
   }
 
  private:

@@ -29,13 +29,16 @@ void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, c
   p.units = abi::div_up(k, abi::unit_k(form.weights));
 }
 
-cuda::Grid gemm_grid(const abi::KernelConfig& config, const abi::GemmParams& p, int max_tiles, int sm_count) {
+void launch_gemm(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi::KernelConfig& config,
+                 const abi::GemmParams& p, int max_tiles, int sm_count) {
   const int tiles = p.tiles != nullptr ? max_tiles : abi::div_up(p.rows, config.tile_tokens);
   const int columns = abi::div_up(p.row_blocks, config.tile_rows / abi::kBlockRows);
-  const unsigned blocks = static_cast<unsigned>(tiles) * static_cast<unsigned>(columns);
-  if (!abi::is_persistent(config)) return {blocks};
-  const auto resident = static_cast<unsigned>(sm_count * config.min_blocks / config.cluster);  // clusters
-  return {std::min(blocks, resident) * static_cast<unsigned>(config.cluster)};
+  unsigned blocks = static_cast<unsigned>(tiles) * static_cast<unsigned>(columns);
+  if (abi::is_persistent(config)) {
+    const auto resident = static_cast<unsigned>(sm_count * config.min_blocks / config.cluster);  // clusters
+    blocks = std::min(blocks, resident) * static_cast<unsigned>(config.cluster);
+  }
+  chain.launch(kernel, {blocks}, abi::threads(config), p, config.cluster);
 }
 
 }  // namespace moesaic::ops

@@ -12,7 +12,8 @@ namespace moesaic::ops {
 void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, const void* prepared, int k,
                  abi::GemmParams& params);
 
-/// Of a GEMM whose list of tiles, where it has one, is at most `max_tiles` long, on a device of `sm_count` SMs.
-cuda::Grid gemm_grid(const abi::KernelConfig& config, const abi::GemmParams& params, int max_tiles, int sm_count);
+/// Enqueues a GEMM whose list of tiles, where it has one, is at most `max_tiles` long, on a device of `sm_count` SMs.
+void launch_gemm(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi::KernelConfig& config,
+                 const abi::GemmParams& params, int max_tiles, int sm_count);
 
 }  // namespace moesaic::ops

@@ -268,7 +268,7 @@ class Launches {
   }
 
   void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p) const {
-    chain_.launch(kernel, gemm_grid(config, p, w_.max_tiles, sm_count_), abi::threads(config), p, config.cluster);
+    ops::launch_gemm(chain_, kernel, config, p, w_.max_tiles, sm_count_);
   }
 
   void sum(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
