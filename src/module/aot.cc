@@ -20,13 +20,20 @@ bool contains(const std::vector<const tables::ArchRow*>& rows, const tables::Arc
   return std::find(rows.begin(), rows.end(), row) != rows.end();
 }
 
+// The PTX of an architecture alone, "compute_90a" of "sm_90a": for tests, which can run it without that GPU.
+bool is_exact_ptx(const Target& target, const tables::ArchRow& arch) {
+  return target.is_ptx() && sm_of(target) == arch.sm && target.name.ends_with('a') &&
+         std::string_view(arch.exact_target).ends_with('a');
+}
+
 // PTX outlives its architecture only where it uses nothing of it alone: baseline rows.
 std::vector<KernelInstance> ptx_instances(const Target& target, const BuildRequest& request) {
   std::vector<KernelInstance> instances;
   for (const tables::ArchRow& arch : tables::kArchTable) {
-    if (target.name != fmt::format("compute_{}", arch.sm)) continue;
+    const bool exact = is_exact_ptx(target, arch);
+    if (!exact && target.name != fmt::format("compute_{}", arch.sm)) continue;
     for (KernelInstance& instance : instances_of(arch, request.recipes, request.ops, request.problem)) {
-      if (instance.row->code_kind != tables::CodeKind::kBaseline) continue;
+      if (!exact && instance.row->code_kind != tables::CodeKind::kBaseline) continue;
       instance.target = target;
       instances.push_back(instance);
     }
