@@ -13,5 +13,6 @@ if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --onl
   exit 1
 fi
 for wheel in "$work"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$work/tree"; done
+find "$work/tree" -path '*/bin/*' -type f -exec chmod +x {} +  # zipfile forgets it
 rm -rf "$folder"
 mv "$work/tree" "$folder"

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/cli.h"
@@ -25,10 +25,23 @@ namespace {
 
 struct PackageOptions {
   KernelChoice kernels;
-  std::string bundle, key, output = ".";
-  PackageFormat format = PackageFormat::kZip;
+  std::string bundle, key, output = ".", format;
   bool json = false;
 };
+
+const std::pair<const char*, PackageFormat> kFormats[] = {
+    {"zip", PackageFormat::kZip}, {"deb", PackageFormat::kDeb}, {"wheel", PackageFormat::kWheel}};
+
+std::vector<std::string> format_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, format] : kFormats) names.emplace_back(name);
+  return names;
+}
+
+PackageFormat format_called(const std::string& name) {
+  return std::find_if(std::begin(kFormats), std::end(kFormats), [&](const auto& one) { return one.first == name; })
+      ->second;
+}
 
 /// The kernels of each architecture, and why others have none.
 struct Sets {
@@ -132,7 +145,7 @@ int write_packages(const PackageOptions& options) {
     if (InterruptGuard::interrupted()) throw Error(ErrorKind::kIo, "package: interrupted; what was written is whole");
     package.contents = contents_of(package);
     package.key = options.key;
-    const std::string path = write_package(options.format, package, options.output);
+    const std::string path = write_package(format_called(options.format), package, options.output);
     const std::uintmax_t bytes = std::filesystem::file_size(path);
     files.push_back(
         {{"arch", std::to_string(package.sm)}, {"kernels", package.kernels.size()}, {"bytes", bytes}, {"file", path}});
@@ -157,12 +170,10 @@ void add_package(CLI::App& app, Action& action) {
   CLI::App* verb =
       app.add_subcommand("package", "A package of kernels for each architecture, for machines with a driver");
   const auto options = std::make_shared<PackageOptions>();
-  const std::map<std::string, PackageFormat> formats = {
-      {"zip", PackageFormat::kZip}, {"deb", PackageFormat::kDeb}, {"wheel", PackageFormat::kWheel}};
   add_kernel_choice(*verb, options->kernels);
   verb->add_option("--format", options->format, "zip (a bundle by itself), deb (for Debian), wheel (for Python)")
       ->required()
-      ->transform(CLI::CheckedTransformer(formats));
+      ->check(CLI::IsMember(format_names()));
   verb->add_option("--bundle", options->bundle, "Take the kernels from this bundle; without it they are compiled");
   verb->add_option("--key", options->key, "Sign the bundles with this Ed25519 private key (PEM)");
   verb->add_option("--output", options->output, "Folder to write to; default: the current one");

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <sstream>
 #include <string>
 
 #include "command.h"
@@ -14,6 +16,21 @@ const char* const kVerbs[] = {"doctor",  "archs",  "recipes", "kernels", "models
                               "compile", "bundle", "package", "cache",   "run",    "bench"};
 
 int lines(const std::string& text) { return static_cast<int>(std::count(text.begin(), text.end(), '\n')); }
+
+// Calls `look` with every verb below `above`, in the words that name it, as the helps list them.
+void for_each_verb(const std::string& above, const std::function<void(const std::string&)>& look) {
+  const std::string help = run_cli(above + " --help").out, title = "\nSubcommands:\n";
+  const std::size_t begin = help.find(title);
+  if (begin == std::string::npos) return;
+  std::istringstream listed(help.substr(begin + title.size()));
+  for (std::string line; std::getline(listed, line);) {
+    // Neither a description that goes on nor what stands behind the list.
+    if (line.rfind("  ", 0) != 0 || line[2] == ' ') continue;
+    const std::string verb = above + " " + line.substr(2, line.find(' ', 2) - 2);
+    look(verb);
+    for_each_verb(verb, look);
+  }
+}
 
 TEST(CommandLine, HelpNamesEveryVerb) {
   const CommandResult help = run_cli("--help");
@@ -28,6 +45,21 @@ TEST(CommandLine, EveryVerbHasHelp) {
     EXPECT_EQ(help.exit_code, 0) << verb;
     EXPECT_NE(help.out.find("--help"), std::string::npos) << verb;
   }
+}
+
+// The values of an option are the words that one writes.
+TEST(CommandLine, NoHelpShowsTheNumberOfAnEnumerator) {
+  const CommandResult package = run_cli("package --help");
+  EXPECT_NE(package.out.find("--format TEXT:{zip,deb,wheel} REQUIRED\n"), std::string::npos) << package.out;
+  EXPECT_EQ(run_cli("package --format 1").exit_code, 2);
+  int helps = 0;
+  for_each_verb("", [&](const std::string& verb) {
+    const CommandResult help = run_cli(verb + " --help");
+    EXPECT_EQ(help.out.find("ENUM"), std::string::npos) << help.out;
+    EXPECT_EQ(help.out.find("->"), std::string::npos) << help.out;
+    ++helps;
+  });
+  EXPECT_GT(helps, 15) << "verbs of verbs among them";
 }
 
 TEST(CommandLine, VersionIsOneLine) {

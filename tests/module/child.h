@@ -47,7 +47,7 @@ struct Child {
   }
 };
 
-/// Children wait at it, and all start once it opens.
+/// Processes wait at it, and all go on once the one on its other side opens it.
 class StartingGate {
  public:
   StartingGate() {
@@ -56,14 +56,14 @@ class StartingGate {
   StartingGate(const StartingGate&) = delete;
   StartingGate& operator=(const StartingGate&) = delete;
   ~StartingGate() { close(ends_[0]); }
-  /// In a child: returns when the parent has opened (or died).
+  /// Returns when the other side has opened (or died).
   void wait() const {
     close(ends_[1]);
     char unused = 0;
     while (read(ends_[0], &unused, 1) > 0) {
     }
   }
-  /// In the parent, once.
+  /// Once.
   void open() const { close(ends_[1]); }
 
  private:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A libnvrtc.so that compiles nothing, at once or never: what it does is told by MOESAIC_FAKE_NVRTC ("", fail, garbage,
-// crash, hang, slow: 3 ms, late: 2 s). Its "cubins" are its own bytes, a sound ELF file, and the name of the program.
+// crash, hang, slow: 3 ms, "until PATH": until that file is there). Its "cubins" are its own bytes, a sound ELF file,
+// and the name of the program.
 #pragma GCC visibility push(default)
 #include <nvrtc.h>
 #pragma GCC visibility pop
@@ -70,7 +71,8 @@ nvrtcResult nvrtcCompileProgram(nvrtcProgram program, int count, const char* con
   const std::string what = mode();
   if (what == "crash") raise(SIGSEGV);
   if (what == "slow") usleep(3000);
-  if (what == "late") usleep(2'000'000);
+  const std::string until = "until ";
+  while (what.rfind(until, 0) == 0 && access(what.c_str() + until.size(), F_OK) != 0) usleep(1000);
   while (what == "hang") pause();
   if (what == "fail") {
     program->log = "fake.cu(1): error: this compiler fails";

@@ -84,7 +84,7 @@ TEST_F(StoreCompile, KilledCompilingProcessBlocksNobody) {
   });
   // Killed while it holds the lock of some kernel.
   std::string held;
-  for (int i = 0; i < 2000 && held.empty(); ++i) {
+  for (int i = 0; i < 30'000 && held.empty(); ++i) {
     std::error_code error;
     for (fs::recursive_directory_iterator item(folder.path(), error), end; !error && item != end;
          item.increment(error)) {
@@ -95,14 +95,13 @@ TEST_F(StoreCompile, KilledCompilingProcessBlocksNobody) {
   ASSERT_FALSE(held.empty());
   EXPECT_EQ(child.end_by_kill(), 128 + SIGKILL);
 
-  const auto start = std::chrono::steady_clock::now();
+  // One that waits for ever ends with an error by MOESAIC_COMPILE_TIMEOUT.
   const Child next([this] {
     Store store(options());
     for (const KernelInstance& other : instances_for(*tables::find_arch(90), ~0u, 1u)) store.get(other);
     return 0;
   });
   EXPECT_EQ(next.wait(), 0);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
   for (const CacheEntry& entry : Cache(folder / "cache").list()) EXPECT_EQ(entry.damage, "");
 }
 

@@ -3,8 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <random>
-#include <thread>
 
 #include "module/cache.h"
 #include "tests/module/child.h"
@@ -15,7 +13,6 @@
 namespace moesaic::module {
 namespace {
 
-using testing::Child;
 using testing::kNvrtc13;
 using testing::small_instances;
 using testing::TemporaryFolder;
@@ -38,16 +35,10 @@ TEST_F(UnderFireCompile, TwoHundredProcessesCompileEachKernelOnce) {
 
 TEST_F(UnderFireCompile, ProcessesKilledWhileCompilingBlockAndBreakNothing) {
   MOESAIC_NEED_NVRTC();
-  std::mt19937 engine(1);
-  std::uniform_int_distribution<int> milliseconds(50, 500);
+  testing::RandomDelays delays;
   for (int i = 0; i < 8; ++i) {
-    Cache(folder / "cache").clear();
-    const auto get_all = [&] { return Store(options()).get_all(small_instances(), 1).size() == 10 ? 0 : 1; };
-    const Child victim(get_all);
-    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds(engine)));
-    victim.end_by_kill();
-    EXPECT_EQ(Child(get_all).wait(), 0);
-    for (const CacheEntry& entry : Cache(folder / "cache").list()) EXPECT_EQ(entry.damage, "");
+    SCOPED_TRACE(i);
+    testing::expect_next_gets_all_after_kill(options(), delays, std::chrono::milliseconds(500));
   }
 }
 

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// What ptxas made of the 16-bit GEMMs: products of the shapes meant, under way together, and little beside them.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "module/store.h"
+#include "tests/module/fake_cubin.h"
+#include "tests/module/nvrtc_versions.h"
+#include "tests/support/machine_code.h"
+#include "tests/support/temporary_folder.h"
+
+namespace moesaic::module {
+namespace {
+
+using testing::count;
+using testing::Instruction;
+using testing::Instructions;
+using testing::MachineCode;
+
+struct Kernel {
+  abi::KernelConfig config;
+  std::shared_ptr<const Cubin> cubin;
+  MachineCode code;
+};
+
+struct MachineCodeCompile : ::testing::TestWithParam<const char*> {
+  testing::TemporaryFolder folder;
+
+  Kernel compile_one(const tables::KernelRow& row, int config, const char* target) const {
+    const auto cubin =
+        Store(testing::compiling_options(folder / "cache", testing::kNvrtc13)).get({&row, config, {target}});
+    return {row.configs[static_cast<std::size_t>(config)], cubin, testing::disassemble(cubin->image)};
+  }
+  // Every configuration of a row.
+  std::vector<Kernel> compile(const char* row_name, const char* target) const {
+    const tables::KernelRow& row = *tables::find_kernel(row_name);
+    std::vector<Kernel> kernels;
+    for (std::size_t i = 0; i < row.configs.size(); ++i) {
+      kernels.push_back(compile_one(row, static_cast<int>(i), target));
+    }
+    return kernels;
+  }
+};
+
+void expect_no_local_memory(const MachineCode& code) {
+  EXPECT_GT(code.all().size(), 500u);
+  EXPECT_EQ(count(code.all(), "LDL"), 0u);
+  EXPECT_EQ(count(code.all(), "STL"), 0u);
+}
+
+// ---- wgmma ----------------------------------------------------------------------------------------------------------
+
+// Widths that are compiled: a quarter, half, three quarters and all of a block's tokens.
+std::vector<int> widths(const abi::KernelConfig& config) {
+  const int quarter = abi::block_tokens(config) / 4;
+  return {quarter, 2 * quarter, 3 * quarter, 4 * quarter};
+}
+
+std::string product(const abi::KernelConfig& config, int tokens) {
+  return "HGMMA.64x" + std::to_string(tokens) + "x16.F32" + (config.io == abi::kIoBf16 ? ".BF16" : "");
+}
+
+// Of a stage with 16 of K and all 64 rows of a warpgroup at a time.
+std::size_t products_of_stage(const abi::KernelConfig& config) {
+  const int warpgroups = config.warps_rows / 4;
+  return static_cast<std::size_t>(config.tile_k / 16 * (config.tile_rows / warpgroups / 64));
+}
+
+// What a warpgroup does with so many columns: a stage, with the one before still under way; at the end maybe half a
+// stage; the wait for all. Where ptxas serialises, every product is a group of its own with a wait behind it.
+std::string meant(const abi::KernelConfig& config, int tokens) {
+  std::string steps;
+  for (const std::size_t products : {products_of_stage(config), products_of_stage(config) / 2}) {
+    steps += "arrive\n";
+    for (std::size_t i = 0; i < products; ++i) {
+      steps += product(config, tokens) + (i + 1 == products ? " ends group\n" : "\n");
+    }
+    steps += "wait 1\n";
+  }
+  return steps + "wait 0\n";
+}
+
+// The same of the machine code, cut behind each wait for all; in alphabetical order.
+std::vector<std::string> done(const MachineCode& code) {
+  std::vector<std::string> parts(1);
+  for (const Instruction& one : code.all()) {
+    if (one.is("WARPGROUP.ARRIVE")) parts.back() += "arrive\n";
+    if (one.is("HGMMA")) {
+      parts.back() += one.opcode + (one.text.find("gsb0") != std::string::npos ? " ends group\n" : "\n");
+    }
+    if (!one.is("WARPGROUP.DEPBAR")) continue;
+    parts.back() += "wait " + std::to_string(one.last_number()) + "\n";
+    if (one.last_number() == 0) parts.emplace_back();
+  }
+  EXPECT_EQ(parts.back(), "") << "products that nobody waits for";
+  parts.pop_back();
+  std::sort(parts.begin(), parts.end());
+  return parts;
+}
+
+std::vector<std::string> all_meant(const abi::KernelConfig& config) {
+  std::vector<std::string> parts;
+  for (const int tokens : widths(config)) parts.push_back(meant(config, tokens));
+  std::sort(parts.begin(), parts.end());
+  return parts;
+}
+
+// No fence of the whole GPU among them: that of an arrival with .release.cluster took two thirds of the time.
+void expect_one_stage_a_turn(const Kernel& kernel) {
+  for (const int tokens : widths(kernel.config)) {
+    SCOPED_TRACE(tokens);
+    const Instructions loop = kernel.code.main_loop(product(kernel.config, tokens));
+    EXPECT_EQ(count(loop, "HGMMA"), products_of_stage(kernel.config));
+    EXPECT_EQ(count(loop, "MEMBAR"), count(loop, "MEMBAR.ALL.CTA"));
+  }
+}
+
+// Those that load give registers, those that multiply take them, and nobody has more than there are.
+void expect_registers_handed_over(const Kernel& kernel) {
+  unsigned long taken = 0, kept = 0;
+  for (const Instruction& one : kernel.code.all()) {
+    if (one.is("USETMAXREG.TRY_ALLOC")) taken += one.last_number();
+    if (one.is("USETMAXREG.DEALLOC")) kept += one.last_number();
+  }
+  EXPECT_EQ(count(kernel.code.all(), "USETMAXREG"), 2u);
+  const auto at_first = static_cast<unsigned long>(kernel.cubin->facts.registers);
+  EXPECT_GT(taken, at_first);
+  EXPECT_LT(kept, at_first);
+  EXPECT_GT(kept, 0u);
+  const auto& c = kernel.config;
+  EXPECT_LE(static_cast<unsigned long>(c.warps_rows) * taken + static_cast<unsigned long>(c.warps_load) * kept,
+            static_cast<unsigned long>(abi::threads(c)) / 32 * at_first);
+}
+
+void expect_weights_shared_by_clusters_alone(const Kernel& kernel) {
+  EXPECT_GT(count(kernel.code.all(), "UBLKCP"), 0u);
+  for (const Instruction& one : kernel.code.all()) {
+    if (!one.is("UBLKCP")) continue;
+    EXPECT_EQ(one.opcode.find(".MULTICAST") != std::string::npos, kernel.config.cluster > 1) << one.text;
+  }
+}
+
+struct WgmmaCompile : MachineCodeCompile {};
+
+TEST_P(WgmmaCompile, EveryConfigurationMultipliesAsMeant) {
+  MOESAIC_NEED_NVRTC();
+  MOESAIC_NEED_DISASSEMBLER();
+  for (const Kernel& kernel : compile(GetParam(), "sm_90a")) {
+    SCOPED_TRACE(kernel.cubin->entry);
+    EXPECT_EQ(done(kernel.code), all_meant(kernel.config));
+    expect_no_local_memory(kernel.code);
+    expect_one_stage_a_turn(kernel);
+    expect_registers_handed_over(kernel);
+    expect_weights_shared_by_clusters_alone(kernel);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, WgmmaCompile, ::testing::Values("sm90_wgmma_bf16", "sm90_wgmma_fp16"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// Who touches a sum while its products are under way makes ptxas end each of them before the next. That must show.
+TEST_F(WgmmaCompile, SerialisedProductsAreSeen) {
+  MOESAIC_NEED_NVRTC();
+  MOESAIC_NEED_DISASSEMBLER();
+  const std::string source = "kernels/sm90/gemm_wgmma.cuh", commit = "  ptx::wgmma_commit();\n";
+  std::string text;
+  for (const SourceText& part : source_closure(source)) {
+    if (part.path == source) text = part.text;
+  }
+  const std::size_t at = text.find(commit);
+  ASSERT_NE(at, std::string::npos);
+  override_source_for_test(source, text.insert(at, "  sums[0][0] += 1.0f;\n"));
+  const Kernel kernel = compile_one(*tables::find_kernel("sm90_wgmma_bf16"), 0, "sm_90a");
+  override_source_for_test(source, "");
+  EXPECT_NE(done(kernel.code), all_meant(kernel.config));
+  EXPECT_GT(count(kernel.code.all(), "WARPGROUP.ARRIVE"), 2 * widths(kernel.config).size());
+}
+
+// ---- mma.sync, tiled ------------------------------------------------------------------------------------------------
+
+// Instructions beside products in the loop, as they were when it was last measured (docs/performance-log.md), and a few
+// more: addresses that land in no register pairs, or operands in no runs of registers, take dozens.
+std::size_t most_beside_products(const abi::KernelConfig& config) {
+  constexpr std::size_t kFew = 4;
+  switch (config.tile_tokens) {
+    case 32:
+      return 94 + kFew;
+    case 64:
+      return 109 + kFew;
+    case 128:
+      return 87 + kFew;
+    default:
+      ADD_FAILURE() << "no limit for tiles of " << config.tile_tokens << " tokens";
+      return 0;
+  }
+}
+constexpr std::size_t kMostMoves = 2;  // there is at most one
+
+struct TiledCompile : MachineCodeCompile {};
+
+TEST_P(TiledCompile, LoopOf16BitWeightsHasLittleBesideProducts) {
+  MOESAIC_NEED_NVRTC();
+  MOESAIC_NEED_DISASSEMBLER();
+  for (const Kernel& kernel : compile(GetParam(), "sm_80")) {
+    SCOPED_TRACE(kernel.cubin->entry);
+    const auto& c = kernel.config;
+    const int products =
+        c.tile_tokens / 8 * (c.tile_rows / 16) * (c.tile_k / 16) / (c.warps_tokens * c.warps_rows * c.warps_k);
+    const Instructions loop = kernel.code.main_loop("HMMA");
+    EXPECT_EQ(count(loop, "HMMA.16816.F32"), static_cast<std::size_t>(products));
+    EXPECT_EQ(count(kernel.code.all(), "HMMA"), static_cast<std::size_t>(products)) << "all of them are in the loop";
+    EXPECT_LE(loop.size() - count(loop, "HMMA"), most_beside_products(c));
+    EXPECT_LE(count(loop, "MOV") + count(loop, "IMAD.MOV"), kMostMoves);
+    expect_no_local_memory(kernel.code);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, TiledCompile, ::testing::Values("warp_tiled_bf16", "warp_tiled_fp16"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace moesaic::module
