@@ -40,6 +40,9 @@ int cuDriverGetVersion(int* version) { return *version = number("MOESAIC_FAKE_DR
 int cuDeviceGetCount(int* count) { return *count = 1, 0; }
 int cuDeviceGet(int* device, int index) { return *device = index, 0; }
 int cuDeviceGetName(char* name, int size, int) { return std::strncpy(name, "fake", static_cast<std::size_t>(size)), 0; }
+int cuDeviceGetPCIBusId(char* name, int size, int) {
+  return std::strncpy(name, "0000:3b:00.0", static_cast<std::size_t>(size)), 0;
+}
 // Compute capability 9.0: attributes 75 and 76.
 int cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? 9 : which == 76 ? 0 : 1, 0; }
 int cuDeviceTotalMem_v2(std::size_t* bytes, int) { return *bytes = std::size_t{1} << 30, 0; }
@@ -80,6 +83,9 @@ MOESAIC_NOTHING(cuGraphInstantiateWithFlags)
 MOESAIC_NOTHING(cuGraphLaunch)
 MOESAIC_NOTHING(cuGraphExecDestroy)
 MOESAIC_NOTHING(cuGraphDestroy)
+MOESAIC_NOTHING(cuGraphGetRootNodes)
+MOESAIC_NOTHING(cuGraphDestroyNode)
+MOESAIC_NOTHING(cuGraphKernelNodeGetParams_v2)
 MOESAIC_NOTHING(cuEventCreate)
 MOESAIC_NOTHING(cuEventRecord)
 MOESAIC_NOTHING(cuEventSynchronize)
