@@ -51,6 +51,7 @@ def layer_series(result):
     if result.get("top_k"):
         title += f", top {result['top_k']}"
     name = result.get("recipe") or result.get("method") or "route"
+    name = " ".join(filter(None, [result.get("peer"), name]))
     by_routing = {}
     for p in result["points"]:
         routing = p.get("routing") or result.get("routing") or "uniform"
@@ -63,7 +64,7 @@ def product_series(result):
     """Of `bench gemm`: (panel, x axis, series, points), once."""
     title = f"{result['groups']} x W [{result['n']}, {result['k']}] on {result['device']}"
     points = [Point(p["rows"], p["time_us"], p["floor_us"]) for p in result["points"]]
-    yield title, "rows", result["recipe"], points
+    yield title, "rows", " ".join(filter(None, [result.get("peer"), result["recipe"]])), points
 
 
 def quantizer_series(result):
