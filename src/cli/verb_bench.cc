@@ -60,6 +60,8 @@ nlohmann::json to_json(const BenchOptions& o, const BenchResult& r) {
          {"weight_tb_per_s", p.weight_bytes / p.time.us / 1e6},
          {"tflop_per_s", p.flops / p.time.us / 1e6},
          {"kernels", p.kernels}});
+    add_conditions(p.conditions, points.back());
+    if (o.shares) points.back()["launches"] = launches_json(p);
   }
   nlohmann::json report = {{"model", o.model},
                            {"recipe", o.recipe},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cuBLASLt on host memory: products of the layouts that it was given, column by column, by plain loops over bf16
-// numbers. It advises two algorithms and one that cannot be used. MOESAIC_FAKE_CUBLAS=N: create answers status N.
+// numbers; large ones are not computed. It advises two algorithms and one that cannot be used. MOESAIC_FAKE_CUBLAS=N:
+// create answers status N.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -92,6 +93,7 @@ int cublasLtMatmul(void*, void* desc, const float* alpha, const void* a, const L
   if (a_layout->rows != b_layout->rows || a_layout->cols != d_layout->rows || b_layout->cols != d_layout->cols) {
     return kInvalid;
   }
+  if (d_layout->rows * d_layout->cols * a_layout->rows > 1 << 16) return 0;
   for (std::int64_t col = 0; col < d_layout->cols; ++col) {
     for (std::int64_t row = 0; row < d_layout->rows; ++row) {
       float sum = 0;
