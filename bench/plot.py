@@ -44,22 +44,27 @@ def documents(text, name):
 
 
 def layer_series(result):
-    """Of `bench moe` and `bench route`: (panel, x axis, series, points), once."""
+    """Of `bench moe` and `bench route`: (panel, x axis, series, points) for every kind of routing."""
     title = result.get("model", "routing")
     if result.get("experts"):
         title += f", {result['experts']} experts"
     if result.get("top_k"):
         title += f", top {result['top_k']}"
     name = result.get("recipe") or result.get("method") or "route"
-    points = [Point(p["tokens"], p["time_us"], p.get("floor_us") or None) for p in result["points"]]
-    yield f"{title} on {result['device']}", "tokens", name, points
+    name = " ".join(filter(None, [result.get("peer"), name]))
+    by_routing = {}
+    for p in result["points"]:
+        routing = p.get("routing") or result.get("routing") or "uniform"
+        by_routing.setdefault(routing, []).append(Point(p["tokens"], p["time_us"], p.get("floor_us") or None))
+    for routing, points in by_routing.items():
+        yield f"{title} on {result['device']}", "tokens", name + ("" if routing == "uniform" else f" {routing}"), points
 
 
 def product_series(result):
     """Of `bench gemm`: (panel, x axis, series, points), once."""
     title = f"{result['groups']} x W [{result['n']}, {result['k']}] on {result['device']}"
     points = [Point(p["rows"], p["time_us"], p["floor_us"]) for p in result["points"]]
-    yield title, "rows", result["recipe"], points
+    yield title, "rows", " ".join(filter(None, [result.get("peer"), result["recipe"]])), points
 
 
 def quantizer_series(result):

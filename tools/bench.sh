@@ -6,16 +6,16 @@
 set -euo pipefail
 moesaic=$1
 device=${2:-$(ls /dev/nvidia[0-9]* >/dev/null 2>&1 && echo cuda:0 || echo cpu)}
-tokens=1,8,64,512,4096,8192
-if [[ "$device" == cpu ]]; then tokens=1,8,64; fi
+narrower=()
+if [[ "$device" == cpu ]]; then narrower=(--tokens 1,8,64); fi
 out=$(dirname "$moesaic")/bench
 mkdir -p "$out"
 for model in mixtral-8x7b qwen3-30b-a3b; do
-  "$moesaic" bench moe --model "$model" --recipe bf16 --tokens "$tokens" --device "$device" --json >"$out/$model.json"
+  "$moesaic" bench moe --model "$model" --recipe bf16 "${narrower[@]}" --device "$device" --json >"$out/$model.json"
   python3 - "$out/$model.json" <<'PY'
 import json, sys
 r = json.load(open(sys.argv[1]))
-print(f"\n{r['model']} {r['recipe']} on {r['device']}: read {r['read_tb_per_s']:.3f} TB/s, copy {r['copy_tb_per_s']:.3f} TB/s")
+print(f"\n{r['model']} {r['recipe']} on {r['device']}: read {r['read_tb_per_s']:.3f} TB/s, copy {r['copy_tb_per_s']:.3f} TB/s{'; FAULTY: ' + '; '.join(r['faults']) if r['faulty'] else ''}")
 print("  tokens       us  floor us  of floor   TB/s  TFLOP/s")
 for p in r["points"]:
     print(f"  {p['tokens']:6d} {p['time_us']:8.1f} {p['floor_us']:9.1f} {100 * p['fraction_of_floor']:8.0f}% {p['weight_tb_per_s']:6.2f} {p['tflop_per_s']:8.1f}")

@@ -10,8 +10,8 @@ namespace moesaic::cuda {
 
 struct DeviceInfo {
   int index = 0;
-  std::string name;
-  int sm = 0;  // 10 * major + minor
+  std::string name, pci_bus_id;  // the latter as "0000:3b:00.0"
+  int sm = 0;                    // 10 * major + minor
   int sm_count = 0;
   std::size_t l2_bytes = 0, memory_bytes = 0;
   int memory_clock_khz = 0, memory_bus_bits = 0;

@@ -27,6 +27,62 @@ void check_range(std::size_t size, std::size_t bytes, std::size_t offset) {
 // stream would see the old content.
 void wait_for_copy() { MOESAIC_CU(stream_synchronize, nullptr); }
 
+/// What `enqueue` puts on the stream.
+class CapturedGraph {
+ public:
+  CapturedGraph(const Stream& stream, const std::function<void(void*)>& enqueue) {
+    auto* const cu_stream = static_cast<CUstream>(stream.get());
+    MOESAIC_CU(stream_begin_capture, cu_stream, CU_STREAM_CAPTURE_MODE_GLOBAL);
+    try {
+      enqueue(stream.get());
+    } catch (...) {
+      driver().stream_end_capture(cu_stream, &graph_);
+      destroy();
+      throw;
+    }
+    MOESAIC_CU(stream_end_capture, cu_stream, &graph_);
+  }
+  ~CapturedGraph() { destroy(); }
+  CapturedGraph(const CapturedGraph&) = delete;
+  CapturedGraph& operator=(const CapturedGraph&) = delete;
+
+  CUgraph get() const noexcept { return graph_; }
+
+  /// Its nodes, first to last. Edges of launches that wait in the kernel carry data, which older queries refuse.
+  std::vector<CUgraphNode> chain() const {
+    if (driver().graph_dependent_nodes == nullptr || driver().function_name == nullptr) {
+      throw Error(ErrorKind::kUnsupported, "launches of a graph: the driver is older than CUDA 12.3; update it");
+    }
+    std::size_t count = 0;
+    MOESAIC_CU(graph_root_nodes, graph_, nullptr, &count);
+    std::vector<CUgraphNode> nodes;
+    while (count > 0) {
+      if (count != 1) {
+        throw Error(ErrorKind::kInternal,
+                    fmt::format("launches of a graph: {} side by side behind launch {}", count, nodes.size()));
+      }
+      CUgraphNode next = nullptr;
+      CUgraphEdgeData edge{};
+      if (nodes.empty()) {
+        MOESAIC_CU(graph_root_nodes, graph_, &next, &count);
+      } else {
+        MOESAIC_CU(graph_dependent_nodes, nodes.back(), &next, &edge, &count);
+      }
+      nodes.push_back(next);
+      count = 0;
+      MOESAIC_CU(graph_dependent_nodes, next, nullptr, nullptr, &count);
+    }
+    return nodes;
+  }
+
+ private:
+  void destroy() noexcept {
+    if (graph_ != nullptr) driver().graph_destroy(graph_);
+    graph_ = nullptr;
+  }
+  CUgraph graph_ = nullptr;
+};
+
 }  // namespace
 
 DeviceBuffer::DeviceBuffer(Device device, std::size_t bytes) : device_(device), size_(bytes) {
@@ -127,23 +183,19 @@ void Stream::synchronize() const {
   MOESAIC_CU(stream_synchronize, static_cast<CUstream>(stream_));
 }
 
-Graph::Graph(Device device, const Stream& stream, const std::function<void(void*)>& enqueue) : device_(device) {
+Graph::Graph(Device device, const Stream& stream, const std::function<void(void*)>& enqueue, int launches)
+    : device_(device) {
   const DeviceGuard guard(device.index);
-  auto* const cu_stream = static_cast<CUstream>(stream.get());
-  MOESAIC_CU(stream_begin_capture, cu_stream, CU_STREAM_CAPTURE_MODE_GLOBAL);
-  CUgraph graph = nullptr;
-  try {
-    enqueue(stream.get());
-  } catch (...) {
-    driver().stream_end_capture(cu_stream, &graph);
-    if (graph != nullptr) driver().graph_destroy(graph);
-    throw;
+  const CapturedGraph captured(stream, enqueue);
+  if (launches >= 0) {
+    const std::vector<CUgraphNode> chain = captured.chain();
+    // From the last one on, so that what is left is a chain all the time.
+    for (std::size_t i = chain.size(); i > static_cast<std::size_t>(launches); --i) {
+      MOESAIC_CU(graph_destroy_node, chain[i - 1]);
+    }
   }
-  MOESAIC_CU(stream_end_capture, cu_stream, &graph);
   CUgraphExec exec = nullptr;
-  const CUresult result = driver().graph_instantiate(&exec, graph, 0);
-  driver().graph_destroy(graph);
-  check(result, "graph_instantiate");
+  MOESAIC_CU(graph_instantiate, &exec, captured.get(), 0);
   exec_ = exec;
 }
 
@@ -153,6 +205,21 @@ Graph::~Graph() {
 
 void Graph::launch(const Stream& stream) const {
   MOESAIC_CU(graph_launch, static_cast<CUgraphExec>(exec_), static_cast<CUstream>(stream.get()));
+}
+
+std::vector<std::string> launched_kernels(Device device, const Stream& stream,
+                                          const std::function<void(void*)>& enqueue) {
+  const DeviceGuard guard(device.index);
+  const CapturedGraph captured(stream, enqueue);
+  std::vector<std::string> names;
+  for (CUgraphNode node : captured.chain()) {
+    CUDA_KERNEL_NODE_PARAMS params{};
+    MOESAIC_CU(graph_kernel_params, node, &params);
+    const char* name = nullptr;
+    MOESAIC_CU(function_name, &name, params.func);
+    names.emplace_back(name);
+  }
+  return names;
 }
 
 Timer::Timer(Device device) : device_(device) {

@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "moesaic/tensor.h"
 
@@ -78,7 +80,8 @@ class Stream {
 /// What `enqueue` puts on the stream, captured as a CUDA graph.
 class Graph {
  public:
-  Graph(Device device, const Stream& stream, const std::function<void(void* stream)>& enqueue);
+  /// `launches`: only the first so many of them, where all together are one chain; below 0: all.
+  Graph(Device device, const Stream& stream, const std::function<void(void* stream)>& enqueue, int launches = -1);
   ~Graph();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
@@ -88,6 +91,11 @@ class Graph {
   Device device_;
   void* exec_ = nullptr;
 };
+
+/// Entry names of the kernels that `enqueue` launches, where they are one chain, in order. Nothing is run. Throws
+/// Error(kUnsupported) with a driver that cannot tell.
+std::vector<std::string> launched_kernels(Device device, const Stream& stream,
+                                          const std::function<void(void* stream)>& enqueue);
 
 /// Microseconds on the device between two points of a stream.
 class Timer {

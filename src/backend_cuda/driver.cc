@@ -11,8 +11,13 @@ namespace moesaic::cuda {
 namespace {
 
 template <typename Function>
-void resolve(void* library, const char* name, Function& function) {
+void resolve_optional(void* library, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(library, name));
+}
+
+template <typename Function>
+void resolve(void* library, const char* name, Function& function) {
+  resolve_optional(library, name, function);
   if (function == nullptr) {
     throw Error(ErrorKind::kCuda,
                 fmt::format("the CUDA driver (libcuda.so.1) has no {}: a driver for CUDA 12 or later is needed", name));
@@ -27,6 +32,7 @@ void resolve_devices(void* lib, Driver& d) {
   resolve(lib, "cuDeviceGetName", d.device_name);
   resolve(lib, "cuDeviceGetAttribute", d.device_attribute);
   resolve(lib, "cuDeviceTotalMem_v2", d.device_memory);
+  resolve(lib, "cuDeviceGetPCIBusId", d.device_pci_bus_id);
   resolve(lib, "cuDevicePrimaryCtxRetain", d.primary_retain);
   resolve(lib, "cuCtxPushCurrent_v2", d.context_push);
   resolve(lib, "cuCtxPopCurrent_v2", d.context_pop);
@@ -63,6 +69,11 @@ void resolve_streams(void* lib, Driver& d) {
   resolve(lib, "cuGraphLaunch", d.graph_launch);
   resolve(lib, "cuGraphExecDestroy", d.graph_exec_destroy);
   resolve(lib, "cuGraphDestroy", d.graph_destroy);
+  resolve(lib, "cuGraphGetRootNodes", d.graph_root_nodes);
+  resolve(lib, "cuGraphDestroyNode", d.graph_destroy_node);
+  resolve(lib, "cuGraphKernelNodeGetParams_v2", d.graph_kernel_params);
+  resolve_optional(lib, "cuGraphNodeGetDependentNodes_v2", d.graph_dependent_nodes);
+  resolve_optional(lib, "cuFuncGetName", d.function_name);
   resolve(lib, "cuEventCreate", d.event_create);
   resolve(lib, "cuEventRecord", d.event_record);
   resolve(lib, "cuEventSynchronize", d.event_synchronize);

@@ -17,6 +17,7 @@ struct Driver {
   CUresult (*device_name)(char*, int, CUdevice);
   CUresult (*device_attribute)(int*, CUdevice_attribute, CUdevice);
   CUresult (*device_memory)(std::size_t*, CUdevice);
+  CUresult (*device_pci_bus_id)(char*, int, CUdevice);
   CUresult (*primary_retain)(CUcontext*, CUdevice);
   CUresult (*context_push)(CUcontext);
   CUresult (*context_pop)(CUcontext*);
@@ -48,6 +49,12 @@ struct Driver {
   CUresult (*graph_launch)(CUgraphExec, CUstream);
   CUresult (*graph_exec_destroy)(CUgraphExec);
   CUresult (*graph_destroy)(CUgraph);
+  CUresult (*graph_root_nodes)(CUgraph, CUgraphNode*, std::size_t*);
+  CUresult (*graph_destroy_node)(CUgraphNode);
+  CUresult (*graph_kernel_params)(CUgraphNode, CUDA_KERNEL_NODE_PARAMS*);
+  // Those of CUDA 12.3; nullptr with an older driver, which runs everything but Graph's look into a capture.
+  CUresult (*graph_dependent_nodes)(CUgraphNode, CUgraphNode*, CUgraphEdgeData*, std::size_t*);
+  CUresult (*function_name)(const char**, CUfunction);
   CUresult (*event_create)(CUevent*, unsigned);
   CUresult (*event_record)(CUevent, CUstream);
   CUresult (*event_synchronize)(CUevent);

@@ -52,22 +52,24 @@ struct CpuRun {
 };
 
 /// `wide`: the same shape with 16-bit weights, run in turns so that both see the same machine; nullptr: none.
-BenchPoint measure_point(const CpuLayer& bench, const CpuLayer* wide, int tokens, MemoryRates& rates) {
+BenchPoint measure_point(const CpuLayer& bench, const CpuLayer* wide, int tokens, const BenchRouting& routing,
+                         MemoryRates& rates) {
   const MoeConfig& c = bench.layer.config();
   CpuRun run(bench, tokens);
   std::optional<CpuRun> wide_run;
   if (wide != nullptr) wide_run.emplace(*wide, tokens);
   std::vector<double> times, wide_times;
-  for (int seed = 0; seed < kBenchRoutings + 1; ++seed) {
-    const std::vector<float> logits = bench_logits(tokens, c.num_experts, seed);
+  for (int seed = -1; seed < kBenchRoutings; ++seed) {  // the first is the warm-up
+    const std::vector<float> logits = bench_logits(routing, tokens, c.num_experts, std::max(seed, 0));
     rates.measure();
     const double us = run.time_us(logits), wide_us = wide_run ? wide_run->time_us(logits) : 0.0;
-    if (seed == 0) continue;  // warm-up
+    if (seed < 0) continue;
     times.push_back(us);
     wide_times.push_back(wide_us);
   }
   BenchPoint p;
   p.tokens = tokens;
+  p.routing = routing;
   // Medians: every routing touches about as much, and other programs of the machine only ever add time.
   p.time = bench_time(times);
   p.bf16_us = median(wide_times);
@@ -91,12 +93,12 @@ BenchResult bench_moe_cpu(const BenchOptions& o) {
   MemoryRates rates;
   BenchResult result;
   for (const int tokens : o.tokens) {
-    result.points.push_back(measure_point(bench, wide ? &*wide : nullptr, tokens, rates));
+    for (const BenchRouting& routing : o.routings) {
+      result.points.push_back(measure_point(bench, wide ? &*wide : nullptr, tokens, routing, rates));
+    }
   }
   result.ceilings = rates.ceilings();
-  for (BenchPoint& point : result.points) {
-    fill_floor(config, result.ceilings, mean_touched(config, point.tokens), point);
-  }
+  for (BenchPoint& point : result.points) fill_floor(config, result.ceilings, point);
   return result;
 }
 

@@ -53,8 +53,6 @@ Ceilings measure_ceilings(Device device, const ModuleOptions& modules, const cud
   Ceilings c;
   c.device =
       fmt::format("{} (cuda:{}, SM{}.{}, {} SMs)", info.name, info.index, info.sm / 10, info.sm % 10, info.sm_count);
-  const tables::ArchRow* arch = tables::find_arch(info.sm);
-  c.matrix_flops_per_us = arch != nullptr ? arch->matrix_flops_per_us : 0;
   const std::size_t bytes = std::min<std::size_t>(std::size_t{2} << 30, info.memory_bytes / 8);
   DeviceBuffer source(device, bytes), target(device, bytes), never(device, 4);
   source.fill(0x3c);
@@ -74,19 +72,30 @@ Ceilings measure_ceilings(Device device, const ModuleOptions& modules, const cud
   return c;
 }
 
+GraphRuns::GraphRuns(Device device, const cuda::Stream& stream, int runs,
+                     const std::function<void(int run, void* stream)>& enqueue)
+    : stream_(stream),
+      runs_(runs),
+      graph_(device, stream,
+             [&](void* s) {
+               const cuda::DeviceGuard guard(device.index);
+               for (int i = 0; i < runs; ++i) enqueue(i, s);
+             }),
+      timer_(device) {}
+
+double GraphRuns::replay_us() {
+  timer_.start(stream_);
+  graph_.launch(stream_);
+  return timer_.stop_us(stream_);
+}
+
 std::vector<double> graph_us(Device device, const cuda::Stream& stream, int runs,
                              const std::function<void(int run, void* stream)>& enqueue) {
-  const cuda::Graph graph(device, stream, [&](void* s) {
-    const cuda::DeviceGuard guard(device.index);
-    for (int i = 0; i < runs; ++i) enqueue(i, s);
-  });
-  cuda::Timer timer(device);
+  GraphRuns graph(device, stream, runs, enqueue);
   std::vector<double> times;
-  for (int i = 0; i < kGraphRepeats + 2; ++i) {
-    timer.start(stream);
-    graph.launch(stream);
-    const double us = timer.stop_us(stream) / runs;
-    if (i >= 2) times.push_back(us);
+  for (int i = 0; i < kGraphRepeats + kWarmUps; ++i) {
+    const double us = graph.replay_us() / runs;
+    if (i >= kWarmUps) times.push_back(us);
   }
   return times;
 }

@@ -6,6 +6,7 @@
 
 #include "cli/bench_cpu.h"
 #include "cli/bench_weights.h"
+#include "moesaic/quantize.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic::cli {
@@ -35,6 +36,11 @@ GemmBenchPoint measure(const Gemm& gemm, const AlignedBytes& prepared, int rows,
 }
 
 }  // namespace
+
+std::string why_no_peer(const GemmConfig& c) {
+  if (c.groups > 1) return "it has no groups of different sizes";
+  return weight_spec(c.recipe, c.int4) ? "compared are one group's products of bf16 and of fp16" : "";
+}
 
 GemmBenchPoint gemm_point(const Gemm& gemm, int rows) {
   const GemmConfig& c = gemm.config();

@@ -20,6 +20,8 @@ struct GemmBenchOptions {
 struct GemmBenchPoint {
   int rows = 0;
   BenchTime time;
+  BenchTime cublas;  // the same product by cuBLASLt, measured in turns; 0: not measured
+  Conditions conditions;
   int touched_groups = 0;       // that have rows
   double weight_bytes = 0;      // of these
   double activation_bytes = 0;  // x and out
@@ -32,9 +34,13 @@ struct GemmBenchPoint {
 
 struct GemmBenchResult {
   Ceilings ceilings;
+  std::string cublas;  // what was compared with, or why nothing was; on a GPU
+  std::string nvml;    // why there are no conditions; empty: there are
   std::vector<GemmBenchPoint> points;
 };
 
+/// Why there is no product of cuBLASLt beside this one; empty: there can be.
+std::string why_no_peer(const GemmConfig& config);
 /// The point without time and floor.
 GemmBenchPoint gemm_point(const Gemm& gemm, int rows);
 /// Rows spread evenly: [groups + 1]; one group: empty, for a run of one group needs none.

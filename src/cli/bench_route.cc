@@ -9,12 +9,13 @@ namespace {
 
 constexpr int kRateEvery = 4;  // routings between measurements of the memory rates, which take longer than they
 
-RouteBenchPoint measure(const Router& router, const RouterConfig& c, int tokens, MemoryRates& rates) {
+RouteBenchPoint measure(const RouteBenchOptions& o, const Router& router, int tokens, MemoryRates& rates) {
+  const RouterConfig& c = o.router;
   const AlignedBytes workspace(router.workspace_bytes(tokens)), written(route_sizes(c, tokens).total());
   const std::vector<float> bias = route_bias(c);
   std::vector<double> times;
   for (int seed = 0; seed < kBenchRoutings + 1; ++seed) {
-    const std::vector<float> logits = bench_logits(tokens, c.num_experts, seed);
+    const std::vector<float> logits = bench_logits(o.routing, tokens, c.num_experts, seed);
     RouteRun run = route_run(c, tokens, logits.data(), bias.data(), written.data());
     run.workspace = workspace.data();
     run.workspace_bytes = workspace.size();
@@ -66,7 +67,7 @@ RouteBenchPoint route_point(const Router& router, const RouterConfig& c, int tok
 
 std::vector<float> route_bias(const RouterConfig& c) {
   if (!has_selection_bias(c.routing.method)) return {};
-  std::vector<float> bias = bench_logits(1, c.num_experts, kBenchRoutings);  // a seed that no routing has
+  std::vector<float> bias = bench_logits({}, 1, c.num_experts, kBenchRoutings);  // a seed that no routing has
   for (float& b : bias) b *= 0.1f;  // moves some choices and leaves experts about as likely as each other
   return bias;
 }
@@ -75,7 +76,7 @@ RouteBenchResult bench_route_cpu(const RouteBenchOptions& o) {
   const Router router = Router::create(o.router, o.modules);
   MemoryRates rates;
   RouteBenchResult result;
-  for (const int tokens : o.tokens) result.points.push_back(measure(router, o.router, tokens, rates));
+  for (const int tokens : o.tokens) result.points.push_back(measure(o, router, tokens, rates));
   result.ceilings = rates.ceilings();
   return result;
 }

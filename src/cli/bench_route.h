@@ -14,6 +14,7 @@ namespace moesaic::cli {
 struct RouteBenchOptions {
   RouterConfig router;
   std::vector<int> tokens;
+  BenchRouting routing;
   ModuleOptions modules;
 };
 

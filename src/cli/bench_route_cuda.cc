@@ -28,7 +28,7 @@ RouteBenchPoint measure(const RouteBenchOptions& o, const Router& router, const 
   bias.upload(host_bias.data(), host_bias.size() * 4);
   std::vector<DeviceBuffer> logits, written;
   for (int i = 0; i < runs; ++i) {
-    const std::vector<float> host = bench_logits(tokens, c.num_experts, i % kBenchRoutings);
+    const std::vector<float> host = bench_logits(o.routing, tokens, c.num_experts, i % kBenchRoutings);
     logits.emplace_back(c.device, host.size() * 4).upload(host.data(), host.size() * 4);
     written.emplace_back(c.device, written_bytes);
   }

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CPU and GPU benchmarks share: seeded routings, experts touched, floors.
+// What CPU and GPU benchmarks share: bytes, floors, what routings compare with.
 #include <algorithm>
 #include <optional>
-#include <random>
 
-#include "backend_cpu/backend_cpu.h"
 #include "cli/bench.h"
 #include "moesaic/quantize.h"
 #include "tables/quant_table.h"
@@ -34,26 +32,6 @@ MoeConfig bench_config(const BenchOptions& o) {
   }
   config.max_tokens = std::max(1, *std::max_element(o.tokens.begin(), o.tokens.end()));
   return config;
-}
-
-std::vector<float> bench_logits(int tokens, int experts, int seed) {
-  std::mt19937_64 rng(static_cast<unsigned>(1000 + seed));
-  std::vector<float> logits(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(experts));
-  for (float& logit : logits) logit = static_cast<float>(rng() >> 40) * 0x1p-24f;
-  return logits;
-}
-
-double mean_touched(const MoeConfig& c, int tokens) {
-  double total = 0;
-  for (int seed = 0; seed < kBenchRoutings; ++seed) {
-    const std::vector<float> logits = bench_logits(tokens, c.num_experts, seed);
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens * c.top_k));
-    std::vector<float> weights(ids.size());
-    cpu::route(c.routing, logits.data(), nullptr, tokens, c.num_experts, c.top_k, ids.data(), weights.data());
-    std::sort(ids.begin(), ids.end());
-    total += static_cast<double>(std::unique(ids.begin(), ids.end()) - ids.begin());
-  }
-  return total / kBenchRoutings;
 }
 
 double weight_matrix_bytes(const std::string& recipe, const Int4Groups& int4, std::int64_t rows, std::int64_t cols) {
@@ -87,13 +65,22 @@ double floor_us(const Ceilings& ceilings, double bytes, double flops) {
   return std::max(memory, matrix);
 }
 
-void fill_floor(const MoeConfig& c, const Ceilings& ceilings, double touched, BenchPoint& p) {
+void fill_floor(const MoeConfig& c, const Ceilings& ceilings, BenchPoint& p) {
   const double matrices = is_gated(c.activation.kind) ? 3.0 : 2.0;
   const double expert = matrices * c.hidden * c.intermediate, shared = matrices * c.hidden * c.shared.intermediate;
-  p.touched_experts = touched;
-  p.weight_bytes = touched_weight_bytes(c, touched);
+  p.load = routing_load(p.routing, c, p.tokens);
+  p.weight_bytes = touched_weight_bytes(c, p.load.touched_experts);
   p.flops = 2.0 * p.tokens * (c.top_k * expert + shared);
   p.floor_us = floor_us(ceilings, p.weight_bytes, p.flops);
+}
+
+void fill_predictions(std::vector<BenchPoint>& points) {
+  for (BenchPoint& p : points) {
+    for (const BenchPoint& uniform : points) {
+      if (p.routing == BenchRouting{} || !(uniform.routing == BenchRouting{}) || uniform.tokens != p.tokens) continue;
+      p.of_prediction = p.time.us / (uniform.time.us * p.floor_us / uniform.floor_us);
+    }
+  }
 }
 
 }  // namespace moesaic::cli

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/bench_gemm.h"
+#include "cli/bench_report.h"
 #include "cli/text_table.h"
 #include "moesaic/error.h"
 
@@ -36,35 +37,52 @@ nlohmann::json to_json(const GemmBenchOptions& o, const GemmBenchResult& r) {
                       {"tb_per_s", p.bytes() / p.time.us / 1e6},
                       {"tflop_per_s", p.flops / p.time.us / 1e6},
                       {"kernels", p.kernels}});
+    const bool compared = p.cublas.us > 0;
+    points.back()["cublas_us"] = compared ? nlohmann::json(p.cublas.us) : nlohmann::json();
+    points.back()["cublas_tflop_per_s"] = compared ? nlohmann::json(p.flops / p.cublas.us / 1e6) : nlohmann::json();
+    points.back()["fraction_of_cublas"] = compared ? nlohmann::json(p.cublas.us / p.time.us) : nlohmann::json();
+    add_conditions(p.conditions, points.back());
   }
-  return {{"recipe", o.gemm.recipe},
-          {"n", o.gemm.n},
-          {"k", o.gemm.k},
-          {"groups", o.gemm.groups},
-          {"int4_group", o.gemm.int4.size},
-          {"device", r.ceilings.device},
-          {"read_tb_per_s", r.ceilings.read_bytes_per_us / 1e6},
-          {"matrix_tflop_per_s", r.ceilings.matrix_flops_per_us / 1e6},
-          {"points", points}};
+  nlohmann::json report = {
+      {"recipe", o.gemm.recipe},        {"n", o.gemm.n},      {"k", o.gemm.k},  {"groups", o.gemm.groups},
+      {"int4_group", o.gemm.int4.size}, {"cublas", r.cublas}, {"nvml", r.nvml}, {"points", points}};
+  add_ceilings(r.ceilings, report);
+  return report;
 }
 
 void print_text(const GemmBenchOptions& o, const GemmBenchResult& r) {
-  fmt::print("{} {} x [{}, {}] on {}: read {:.3f} TB/s (measured now){}{}\n", o.gemm.recipe, o.gemm.groups, o.gemm.n,
-             o.gemm.k, r.ceilings.device, r.ceilings.read_bytes_per_us / 1e6,
-             r.ceilings.matrix_flops_per_us > 0
-                 ? fmt::format(", matrix rate {:.0f} TFLOP/s (published)", r.ceilings.matrix_flops_per_us / 1e6)
-                 : "",
-             on_cpu(o) ? "; on the CPU this op is the FP64 oracle, slow on purpose" : "");
-  TextTable table({"rows", "us", "spread", "floor us", "of floor", "TB/s", "TFLOP/s", "groups", "kernels"});
+  fmt::print("{} {} x [{}, {}] on {}: {}{}\n{}", o.gemm.recipe, o.gemm.groups, o.gemm.n, o.gemm.k, r.ceilings.device,
+             ceilings_text(r.ceilings), on_cpu(o) ? "; on the CPU this op is the FP64 oracle, slow on purpose" : "",
+             faults_text(r.ceilings));
+  const bool compared =
+      std::any_of(r.points.begin(), r.points.end(), [](const GemmBenchPoint& p) { return p.cublas.us > 0; });
+  std::vector<std::string> header = {"rows", "us", "spread", "floor us", "of floor", "TB/s", "TFLOP/s", "groups"};
+  if (compared) header.insert(header.end(), {"cuBLASLt us", "TFLOP/s", "of cuBLASLt"});
+  if (!on_cpu(o)) header.insert(header.end(), {"W", "SM MHz"});
+  header.emplace_back("kernels");
+  TextTable table(header);
   const int places = on_cpu(o) ? 6 : 2;  // the oracle's rates need more than a GPU's
   for (const GemmBenchPoint& p : r.points) {
-    table.add({fmt::format("{}", p.rows), fmt::format("{:.1f}", p.time.us), fmt::format("{:.0f}%", 100 * p.time.spread),
-               fmt::format("{:.1f}", p.floor_us), fmt::format("{:.0f}%", 100 * p.floor_us / p.time.us),
-               fmt::format("{:.{}f}", p.bytes() / p.time.us / 1e6, places),
-               fmt::format("{:.{}f}", p.flops / p.time.us / 1e6, places), fmt::format("{}", p.touched_groups),
-               fmt::format("{}", fmt::join(p.kernels, " "))});
+    std::vector<std::string> row = {fmt::format("{}", p.rows),
+                                    fmt::format("{:.1f}", p.time.us),
+                                    fmt::format("{:.0f}%", 100 * p.time.spread),
+                                    fmt::format("{:.1f}", p.floor_us),
+                                    fmt::format("{:.0f}%", 100 * p.floor_us / p.time.us),
+                                    fmt::format("{:.{}f}", p.bytes() / p.time.us / 1e6, places),
+                                    fmt::format("{:.{}f}", p.flops / p.time.us / 1e6, places),
+                                    fmt::format("{}", p.touched_groups)};
+    if (compared && p.cublas.us == 0) row.insert(row.end(), 3, "-");
+    if (p.cublas.us > 0) {
+      row.insert(row.end(), {fmt::format("{:.1f}", p.cublas.us), fmt::format("{:.1f}", p.flops / p.cublas.us / 1e6),
+                             fmt::format("{:.0f}%", 100 * p.cublas.us / p.time.us)});
+    }
+    if (!on_cpu(o)) row.insert(row.end(), {number_text(p.conditions.watts), number_text(p.conditions.sm_mhz)});
+    row.push_back(fmt::format("{}", fmt::join(p.kernels, " ")));
+    table.add(row);
   }
   fmt::print("{}", table.aligned());
+  if (!on_cpu(o)) fmt::print("{}{}\n", compared ? "compared in turns with " : "", r.cublas);
+  if (!r.nvml.empty()) fmt::print("no power and clocks: {}\n", r.nvml);
 }
 
 GemmBenchResult measure(const GemmBenchOptions& o) {

@@ -16,7 +16,7 @@ namespace {
 
 struct Arguments {
   RouteBenchOptions options;
-  std::string device = "cpu", method = routing_method_name(Routing{}.method);
+  std::string device = "cpu", method = routing_method_name(Routing{}.method), routing = BenchRouting{}.name();
   bool json = false;
 };
 
@@ -50,15 +50,16 @@ nlohmann::json to_json(const RouteBenchOptions& o, const RouteBenchResult& r) {
           {"groups", o.router.routing.n_group},
           {"topk_group", o.router.routing.topk_group},
           {"device", r.ceilings.device},
+          {"routing", o.routing.name()},
           {"routings", kBenchRoutings},
           {"copy_tb_per_s", r.ceilings.copy_bytes_per_us / 1e6},
           {"points", points}};
 }
 
 void print_text(const RouteBenchOptions& o, const RouteBenchResult& r) {
-  fmt::print("{} {} of {} experts on {}: copy {:.3f} TB/s (measured now)\n",
-             routing_method_name(o.router.routing.method), o.router.top_k, o.router.num_experts, r.ceilings.device,
-             r.ceilings.copy_bytes_per_us / 1e6);
+  fmt::print("{} {} of {} experts, {} routings, on {}: copy {:.3f} TB/s (measured now)\n",
+             routing_method_name(o.router.routing.method), o.router.top_k, o.router.num_experts, o.routing.name(),
+             r.ceilings.device, r.ceilings.copy_bytes_per_us / 1e6);
   TextTable table({"tokens", "us", "spread", "floor us", "of floor", "kernels"});
   for (const RouteBenchPoint& p : r.points) {
     table.add({fmt::format("{}", p.tokens), fmt::format("{:.1f}", p.time.us),
@@ -81,6 +82,7 @@ int bench_route(Arguments a) {
   o.router.routing.method = parse_method(a.method);
   o.router.max_tokens = *std::max_element(o.tokens.begin(), o.tokens.end());
   const RouteBenchResult result = as_usage([&] {
+    o.routing = parse_routing(a.routing);
     o.router.device = parse_device(a.device);
     return measure(o);
   });
@@ -106,10 +108,11 @@ void add_bench_route(CLI::App& bench, Action& action) {
   verb->add_option("--method", a->method, "Routing method (softmax_topk_renorm, deepseek_v3, ...)");
   verb->add_option("--groups", router.routing.n_group, "Groups of experts: deepseek_v2, deepseek_v3");
   verb->add_option("--topk-group", router.routing.topk_group, "Groups that a token's experts come from");
-  a->options.tokens = {1, 8, 64, 512, 4096};
-  verb->add_option("--tokens", a->options.tokens, "Numbers of tokens, separated by commas")
+  a->options.tokens.assign(std::begin(kBenchTokens), std::end(kBenchTokens));
+  verb->add_option("--tokens", a->options.tokens, "Numbers of tokens, separated by commas; default: 1 to 8192")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--routing", a->routing, "Which logits: uniform, zipf or zipf:S");
   verb->add_option("--device", a->device, "cpu or cuda:N");
   verb->add_option("--bundle", a->options.modules.bundles, "Kernel bundle (zip); may be given more than once");
   verb->add_flag("--json", a->json, "Print JSON");

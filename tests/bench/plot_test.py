@@ -101,6 +101,13 @@ class Plot(unittest.TestCase):
         self.assertEqual(names, [["topk"], ["nvfp4"]])
         self.assertEqual([len(self.of_class(p, "floor")) for p in panels], [1, 1])
 
+    def test_routings_have_lines_of_their_own(self):
+        layer = json.loads(json.dumps(LAYER))
+        layer["points"] = [p | {"routing": r} for p in layer["points"] for r in ("uniform", "zipf:1")]
+        panels = self.of_class(self.drawn(json.dumps(layer)), "panel")
+        names = [[s.find(f"{SVG}title").text for s in self.of_class(p, "series")] for p in panels]
+        self.assertEqual(names, [["bf16", "bf16 zipf:1"]])
+
     def test_names_are_escaped(self):
         svg = self.drawn(json.dumps(LAYER | {"device": "<a> & b"}))
         self.assertIn("m on <a> & b", [t.text for t in svg.iter(f"{SVG}text")])

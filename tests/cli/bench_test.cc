@@ -41,9 +41,37 @@ TEST(Bench, QuantizersAreMeasuredAgainstACopy) {
   EXPECT_EQ(nlohmann::json::parse(gated.out)["points"][0]["bytes_read"], 8 * 128 * 2);
 }
 
+TEST(Bench, LayersOfSkewedRoutingsAreComparedWithUniformOnes) {
+  const nlohmann::json report = bench("moe --model qwen3-30b-a3b --experts 16 --tokens 2 --routing uniform,zipf:1.5");
+  EXPECT_GE(report["routings"], 16);
+  ASSERT_EQ(report["points"].size(), 2u);
+  const nlohmann::json &uniform = report["points"][0], &zipf = report["points"][1];
+  for (const nlohmann::json* point : {&uniform, &zipf}) {
+    expect_measured(*point);
+    EXPECT_TRUE((*point)["power_w"].is_null());  // no GPU
+    EXPECT_NEAR((*point)["time_over_floor"], 1 / (*point)["fraction_of_floor"].get<double>(), 1e-6);
+  }
+  EXPECT_EQ(uniform["routing"], "uniform");
+  EXPECT_TRUE(uniform["time_over_prediction"].is_null());
+  EXPECT_EQ(zipf["routing"], "zipf:1.5");
+  EXPECT_LT(zipf["touched_experts"], uniform["touched_experts"]);
+  EXPECT_GE(zipf["largest_load"], uniform["largest_load"]);
+  EXPECT_NEAR(zipf["time_over_prediction"],
+              zipf["time_over_floor"].get<double>() / uniform["time_over_floor"].get<double>(), 1e-6);
+}
+
+TEST(Bench, RoutingsThatAreNotKnownAreWrongUse) {
+  for (const char* verb : {"moe --model qwen3-30b-a3b", "route"}) {
+    const CommandResult result = run_cli(std::string("bench ") + verb + " --routing skewed --tokens 1");
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_NE(result.err.find("known: uniform, zipf"), std::string::npos) << result.err;
+  }
+}
+
 TEST(Bench, RouterIsMeasuredAgainstACopyOfWhatItReadsAndWrites) {
   const nlohmann::json report =
-      bench("route --experts 32 --top-k 4 --method deepseek_v3 --groups 4 --topk-group 2 --tokens 3,64");
+      bench("route --experts 32 --top-k 4 --method deepseek_v3 --groups 4 --topk-group 2 --tokens 3,64 --routing zipf");
+  EXPECT_EQ(report["routing"], "zipf:1");
   EXPECT_EQ(report["method"], "deepseek_v3");
   EXPECT_EQ(report["experts"], 32);
   EXPECT_EQ(report["top_k"], 4);
