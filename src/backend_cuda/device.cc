@@ -85,8 +85,10 @@ DeviceInfo device_info(int index) {
   char name[256] = {};
   MOESAIC_CU(device_name, name, sizeof(name) - 1, device);
   info.name = name;
-  MOESAIC_CU(device_pci_bus_id, name, sizeof(name) - 1, device);
-  info.pci_bus_id = name;
+  if (driver().device_pci_bus_id != nullptr) {
+    MOESAIC_CU(device_pci_bus_id, name, sizeof(name) - 1, device);
+    info.pci_bus_id = name;
+  }
   info.sm = 10 * attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
             attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
   info.sm_count = attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);

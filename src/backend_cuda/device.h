@@ -10,7 +10,7 @@ namespace moesaic::cuda {
 
 struct DeviceInfo {
   int index = 0;
-  std::string name, pci_bus_id;  // the latter as "0000:3b:00.0"
+  std::string name, pci_bus_id;  // the latter as "0000:3b:00.0"; empty: not told
   int sm = 0;                    // 10 * major + minor
   int sm_count = 0;
   std::size_t l2_bytes = 0, memory_bytes = 0;

@@ -50,7 +50,7 @@ class CapturedGraph {
 
   /// Its nodes, first to last. Edges of launches that wait in the kernel carry data, which older queries refuse.
   std::vector<CUgraphNode> chain() const {
-    if (driver().graph_dependent_nodes == nullptr || driver().function_name == nullptr) {
+    if (!driver().looks_into_graphs()) {
       throw Error(ErrorKind::kUnsupported, "launches of a graph: the driver is older than CUDA 12.3; update it");
     }
     std::size_t count = 0;

@@ -32,7 +32,6 @@ void resolve_devices(void* lib, Driver& d) {
   resolve(lib, "cuDeviceGetName", d.device_name);
   resolve(lib, "cuDeviceGetAttribute", d.device_attribute);
   resolve(lib, "cuDeviceTotalMem_v2", d.device_memory);
-  resolve(lib, "cuDeviceGetPCIBusId", d.device_pci_bus_id);
   resolve(lib, "cuDevicePrimaryCtxRetain", d.primary_retain);
   resolve(lib, "cuCtxPushCurrent_v2", d.context_push);
   resolve(lib, "cuCtxPopCurrent_v2", d.context_pop);
@@ -69,16 +68,20 @@ void resolve_streams(void* lib, Driver& d) {
   resolve(lib, "cuGraphLaunch", d.graph_launch);
   resolve(lib, "cuGraphExecDestroy", d.graph_exec_destroy);
   resolve(lib, "cuGraphDestroy", d.graph_destroy);
-  resolve(lib, "cuGraphGetRootNodes", d.graph_root_nodes);
-  resolve(lib, "cuGraphDestroyNode", d.graph_destroy_node);
-  resolve(lib, "cuGraphKernelNodeGetParams_v2", d.graph_kernel_params);
-  resolve_optional(lib, "cuGraphNodeGetDependentNodes_v2", d.graph_dependent_nodes);
-  resolve_optional(lib, "cuFuncGetName", d.function_name);
   resolve(lib, "cuEventCreate", d.event_create);
   resolve(lib, "cuEventRecord", d.event_record);
   resolve(lib, "cuEventSynchronize", d.event_synchronize);
   resolve(lib, "cuEventElapsedTime", d.event_elapsed);
   resolve(lib, "cuEventDestroy_v2", d.event_destroy);
+}
+
+void resolve_for_measurements(void* lib, Driver& d) {
+  resolve_optional(lib, "cuDeviceGetPCIBusId", d.device_pci_bus_id);
+  resolve_optional(lib, "cuGraphGetRootNodes", d.graph_root_nodes);
+  resolve_optional(lib, "cuGraphDestroyNode", d.graph_destroy_node);
+  resolve_optional(lib, "cuGraphKernelNodeGetParams_v2", d.graph_kernel_params);
+  resolve_optional(lib, "cuGraphNodeGetDependentNodes_v2", d.graph_dependent_nodes);
+  resolve_optional(lib, "cuFuncGetName", d.function_name);
 }
 
 Driver load() {
@@ -90,6 +93,7 @@ Driver load() {
   resolve_devices(lib, d);
   resolve_kernels_and_memory(lib, d);
   resolve_streams(lib, d);
+  resolve_for_measurements(lib, d);
   if (const CUresult result = d.init(0); result != CUDA_SUCCESS) {
     const char* name = nullptr;
     d.error_name(result, &name);

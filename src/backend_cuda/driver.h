@@ -17,7 +17,6 @@ struct Driver {
   CUresult (*device_name)(char*, int, CUdevice);
   CUresult (*device_attribute)(int*, CUdevice_attribute, CUdevice);
   CUresult (*device_memory)(std::size_t*, CUdevice);
-  CUresult (*device_pci_bus_id)(char*, int, CUdevice);
   CUresult (*primary_retain)(CUcontext*, CUdevice);
   CUresult (*context_push)(CUcontext);
   CUresult (*context_pop)(CUcontext*);
@@ -49,17 +48,23 @@ struct Driver {
   CUresult (*graph_launch)(CUgraphExec, CUstream);
   CUresult (*graph_exec_destroy)(CUgraphExec);
   CUresult (*graph_destroy)(CUgraph);
-  CUresult (*graph_root_nodes)(CUgraph, CUgraphNode*, std::size_t*);
-  CUresult (*graph_destroy_node)(CUgraphNode);
-  CUresult (*graph_kernel_params)(CUgraphNode, CUDA_KERNEL_NODE_PARAMS*);
-  // Those of CUDA 12.3; nullptr with an older driver, which runs everything but Graph's look into a capture.
-  CUresult (*graph_dependent_nodes)(CUgraphNode, CUgraphNode*, CUgraphEdgeData*, std::size_t*);
-  CUresult (*function_name)(const char**, CUfunction);
   CUresult (*event_create)(CUevent*, unsigned);
   CUresult (*event_record)(CUevent, CUstream);
   CUresult (*event_synchronize)(CUevent);
   CUresult (*event_elapsed)(float*, CUevent, CUevent);
   CUresult (*event_destroy)(CUevent);
+
+  // For measurements alone; nullptr where the driver does not have them (the last two came with CUDA 12.3).
+  CUresult (*device_pci_bus_id)(char*, int, CUdevice);
+  CUresult (*graph_root_nodes)(CUgraph, CUgraphNode*, std::size_t*);
+  CUresult (*graph_destroy_node)(CUgraphNode);
+  CUresult (*graph_kernel_params)(CUgraphNode, CUDA_KERNEL_NODE_PARAMS*);
+  CUresult (*graph_dependent_nodes)(CUgraphNode, CUgraphNode*, CUgraphEdgeData*, std::size_t*);
+  CUresult (*function_name)(const char**, CUfunction);
+  bool looks_into_graphs() const noexcept {
+    return graph_root_nodes != nullptr && graph_destroy_node != nullptr && graph_kernel_params != nullptr &&
+           graph_dependent_nodes != nullptr && function_name != nullptr;
+  }
 };
 
 /// The loaded and initialised driver. Throws Error(kCuda) saying what is missing.
