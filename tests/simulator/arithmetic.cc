@@ -10,47 +10,85 @@ namespace moesaic::sim {
 namespace {
 
 template <typename T>
-T add(T a, T b) { return static_cast<T>(a + b); }
+T add(T a, T b) {
+  return static_cast<T>(a + b);
+}
 template <typename T>
-T sub(T a, T b) { return static_cast<T>(a - b); }
+T sub(T a, T b) {
+  return static_cast<T>(a - b);
+}
 template <typename T>
-T mul(T a, T b) { return static_cast<T>(static_cast<u64>(a) * static_cast<u64>(b)); }
+T mul(T a, T b) {
+  return static_cast<T>(static_cast<u64>(a) * static_cast<u64>(b));
+}
 template <typename T>
-T mad(T a, T b, T c) { return static_cast<T>(static_cast<u64>(a) * static_cast<u64>(b) + static_cast<u64>(c)); }
+T mad(T a, T b, T c) {
+  return static_cast<T>(static_cast<u64>(a) * static_cast<u64>(b) + static_cast<u64>(c));
+}
 template <typename D, typename A>
-D mul_wide(A a, A b) { return static_cast<D>(a) * static_cast<D>(b); }
+D mul_wide(A a, A b) {
+  return static_cast<D>(a) * static_cast<D>(b);
+}
 template <typename D, typename A>
-D mad_wide(A a, A b, D c) { return static_cast<D>(static_cast<u64>(static_cast<D>(a) * static_cast<D>(b)) + static_cast<u64>(c)); }
+D mad_wide(A a, A b, D c) {
+  return static_cast<D>(static_cast<u64>(static_cast<D>(a) * static_cast<D>(b)) + static_cast<u64>(c));
+}
 u32 mul_high_u(u32 a, u32 b) { return static_cast<u32>(u64{a} * b >> 32); }
 s32 mul_high_s(s32 a, s32 b) { return static_cast<s32>(s64{a} * b >> 32); }
 template <typename T>
-T divide(T a, T b) { return b == 0 ? static_cast<T>(-1) : b == static_cast<T>(-1) ? static_cast<T>(0 - a) : static_cast<T>(a / b); }
+T divide(T a, T b) {
+  return b == 0 ? static_cast<T>(-1) : b == static_cast<T>(-1) ? static_cast<T>(0 - a) : static_cast<T>(a / b);
+}
 template <typename T>
-T divide_unsigned(T a, T b) { return b == 0 ? static_cast<T>(-1) : static_cast<T>(a / b); }
+T divide_unsigned(T a, T b) {
+  return b == 0 ? static_cast<T>(-1) : static_cast<T>(a / b);
+}
 template <typename T>
-T remainder_of(T a, T b) { return b == 0 ? a : b == static_cast<T>(-1) ? T{0} : static_cast<T>(a % b); }
+T remainder_of(T a, T b) {
+  return b == 0 ? a : b == static_cast<T>(-1) ? T{0} : static_cast<T>(a % b);
+}
 template <typename T>
-T remainder_unsigned(T a, T b) { return b == 0 ? a : static_cast<T>(a % b); }
+T remainder_unsigned(T a, T b) {
+  return b == 0 ? a : static_cast<T>(a % b);
+}
 template <typename T>
-T least(T a, T b) { return a < b ? a : b; }
+T least(T a, T b) {
+  return a < b ? a : b;
+}
 template <typename T>
-T most(T a, T b) { return a > b ? a : b; }
+T most(T a, T b) {
+  return a > b ? a : b;
+}
 template <typename T>
-T negate(T a) { return static_cast<T>(0 - a); }
+T negate(T a) {
+  return static_cast<T>(0 - a);
+}
 template <typename T>
-T absolute(T a) { return a < 0 ? static_cast<T>(0 - a) : a; }
+T absolute(T a) {
+  return a < 0 ? static_cast<T>(0 - a) : a;
+}
 template <typename T>
-T both(T a, T b) { return static_cast<T>(a & b); }
+T both(T a, T b) {
+  return static_cast<T>(a & b);
+}
 template <typename T>
-T either(T a, T b) { return static_cast<T>(a | b); }
+T either(T a, T b) {
+  return static_cast<T>(a | b);
+}
 template <typename T>
-T one_of(T a, T b) { return static_cast<T>(a ^ b); }
+T one_of(T a, T b) {
+  return static_cast<T>(a ^ b);
+}
 template <typename T>
-T invert(T a) { return static_cast<T>(~a); }
+T invert(T a) {
+  return static_cast<T>(~a);
+}
 u8 invert_predicate(u8 a) { return a == 0 ? 1 : 0; }
 // Shifts by the width or more leave nothing, or signs.
 template <typename T>
-T shift_left(T a, u32 by) { return by >= 8 * sizeof(T) ? T{0} : static_cast<T>(a << by); }
+T shift_left(T a, u32 by) {
+  return by >= 8 * sizeof(T) ? T{0} : static_cast<T>(a << by);
+}
 template <typename T>
 T shift_right(T a, u32 by) {
   const u32 last = 8 * sizeof(T) - 1;
@@ -60,22 +98,38 @@ T shift_right(T a, u32 by) {
 u32 count_bits(u32 a) { return static_cast<u32>(std::popcount(a)); }
 u32 leading_zeros(u32 a) { return static_cast<u32>(std::countl_zero(a)); }
 template <typename T>
-T move(T a) { return a; }
+T move(T a) {
+  return a;
+}
 template <typename T>
-T select(T a, T b, u8 predicate) { return predicate != 0 ? a : b; }
+T select(T a, T b, u8 predicate) {
+  return predicate != 0 ? a : b;
+}
 
 template <typename T>
-u8 equal(T a, T b) { return a == b; }
+u8 equal(T a, T b) {
+  return a == b;
+}
 template <typename T>
-u8 differ(T a, T b) { return a != b; }
+u8 differ(T a, T b) {
+  return a != b;
+}
 template <typename T>
-u8 less(T a, T b) { return a < b; }
+u8 less(T a, T b) {
+  return a < b;
+}
 template <typename T>
-u8 less_or_equal(T a, T b) { return a <= b; }
+u8 less_or_equal(T a, T b) {
+  return a <= b;
+}
 template <typename T>
-u8 greater(T a, T b) { return a > b; }
+u8 greater(T a, T b) {
+  return a > b;
+}
 template <typename T>
-u8 greater_or_equal(T a, T b) { return a >= b; }
+u8 greater_or_equal(T a, T b) {
+  return a >= b;
+}
 
 template <typename T>
 void add_type(Decoders& known, const std::string& t) {
@@ -139,15 +193,15 @@ Decoders integers() {
   return known;
 }
 
-// ---- of four operands and more, and moves that pack --------------------------------------------------------------------
+// ---- of four operands and more, and moves that pack
+// --------------------------------------------------------------------
 
 Flow insert_bits(Warp& warp, const Instruction& i, u32 lanes) {
   each_lane(lanes, [&](u32 lane) {
     const u32 a = warp.at<u32>(i.slots[1])[lane], b = warp.at<u32>(i.slots[2])[lane];
     const u32 at = warp.at<u32>(i.slots[3])[lane] & 0xff, count = warp.at<u32>(i.slots[4])[lane] & 0xff;
     const u64 mask = count >= 32 ? 0xffffffffu : (u64{1} << count) - 1;
-    warp.at<u32>(i.slots[0])[lane] =
-        at >= 32 ? b : static_cast<u32>((b & ~(mask << at)) | ((a & mask) << at));
+    warp.at<u32>(i.slots[0])[lane] = at >= 32 ? b : static_cast<u32>((b & ~(mask << at)) | ((a & mask) << at));
   });
   return Flow::kNext;
 }
@@ -212,7 +266,8 @@ bool decode_mov(const Statement& s, Names& names, Instruction& to) {
   const u32 bytes = type_bytes(s.type());
   if (d.kind == Operand::Kind::kVector) {
     for (const std::string& name : d.names) {
-      to.registers.push_back(name == "_" ? names.constant(~u64{0}, bytes / static_cast<u32>(d.names.size())) : names.result(name));
+      to.registers.push_back(name == "_" ? names.constant(~u64{0}, bytes / static_cast<u32>(d.names.size()))
+                                         : names.result(name));
     }
     to.slots[0] = names.value(a, bytes);
     to.run = unpack;
@@ -222,8 +277,10 @@ bool decode_mov(const Statement& s, Names& names, Instruction& to) {
     to.run = pack;
   } else {
     to.slots = {names.result(d.name), names.value(a, bytes)};
-    to.run = bytes == 1 ? PerLane<move<u8>>::run : bytes == 2 ? PerLane<move<u16>>::run
-             : bytes == 4 ? PerLane<move<u32>>::run : PerLane<move<u64>>::run;
+    to.run = bytes == 1   ? PerLane<move<u8>>::run
+             : bytes == 2 ? PerLane<move<u16>>::run
+             : bytes == 4 ? PerLane<move<u32>>::run
+                          : PerLane<move<u64>>::run;
   }
   return true;
 }

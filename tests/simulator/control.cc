@@ -153,7 +153,8 @@ bool decode_barrier(const Statement& s, Names& names, Instruction& to) {
   } else if (text.rfind("barrier.cluster.", 0) == 0) {
     to.run = s.has("arrive") ? cluster_arrive : cluster_wait;
   } else if (text == "mapa.shared::cluster.u32") {
-    to.slots = {names.result(s.operands.at(0).name), names.value(s.operands.at(1), 4), names.value(s.operands.at(2), 4)};
+    to.slots = {names.result(s.operands.at(0).name), names.value(s.operands.at(1), 4),
+                names.value(s.operands.at(2), 4)};
     to.run = map_address;
   } else {
     return decode_mbarrier(s, names, to);

@@ -10,9 +10,13 @@ namespace moesaic::sim {
 namespace {
 
 template <typename D, typename A>
-D integer(A a) { return static_cast<D>(a); }
+D integer(A a) {
+  return static_cast<D>(a);
+}
 template <typename A>
-float to_float(A a) { return static_cast<float>(a); }
+float to_float(A a) {
+  return static_cast<float>(a);
+}
 float half_to_float(u16 a) { return from_fp16(a); }
 float saturate(float a) { return std::isnan(a) ? 0.0f : std::fmin(std::fmax(a, 0.0f), 1.0f); }
 float to_whole(float a) { return std::nearbyint(a); }

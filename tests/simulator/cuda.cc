@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A libcuda.so.1 whose GPU is the simulator: device tests run on it, PTX alone (MOESAIC_FORCE_TARGET=compute_80). It does
-// everything as it is called; streams are in name only. MOESAIC_SIM_ARCH: compute capability, 80 unless said;
-// MOESAIC_SIM_ASYNC=late: asynchronous copies and products happen as late as they may; MOESAIC_SIM_SEED: of the order in
-// which warps run.
+// A libcuda.so.1 whose GPU is the simulator: device tests run on it, PTX alone (MOESAIC_FORCE_TARGET=compute_80). It
+// does everything as it is called; streams are in name only. MOESAIC_SIM_ARCH: compute capability, 80 unless said;
+// MOESAIC_SIM_ASYNC=late: asynchronous copies and products happen as late as they may; MOESAIC_SIM_SEED: of the order
+// in which warps run.
 #include <cuda.h>
 
 #include <atomic>
@@ -93,6 +93,8 @@ CUresult copy(void* to, const void* from, std::size_t bytes, CUdeviceptr device)
 extern "C" {
 
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
+// Asked by NVRTC, of every driver that it finds.
+CUresult cuGetExportTable(const void** table, const CUuuid*) { return *table = nullptr, CUDA_ERROR_NOT_FOUND; }
 CUresult cuDriverGetVersion(int* version) { return *version = 13000, CUDA_SUCCESS; }
 CUresult cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
 CUresult cuDeviceGet(CUdevice* device, int index) { return *device = index, CUDA_SUCCESS; }

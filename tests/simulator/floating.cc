@@ -44,32 +44,51 @@ u8 any_nan(float a, float b) { return unordered(a, b); }
 template <u16 (*kFunction)(u16, u16, u16)>
 u32 of_pairs(u32 a, u32 b, u32 c) {
   const auto half = [&](u32 shift) {
-    return static_cast<u32>(kFunction(static_cast<u16>(a >> shift), static_cast<u16>(b >> shift), static_cast<u16>(c >> shift)));
+    return static_cast<u32>(
+        kFunction(static_cast<u16>(a >> shift), static_cast<u16>(b >> shift), static_cast<u16>(c >> shift)));
   };
   return half(0) | half(16) << 16;
 }
 
 Decoders all_known() {
   Decoders known = {
-      {"add.f32", PerLane<add>::decode},           {"add.rn.f32", PerLane<add>::decode},
-      {"add.rz.f32", PerLane<add_to_zero>::decode}, {"sub.f32", PerLane<sub>::decode},
-      {"sub.rn.f32", PerLane<sub>::decode},        {"mul.f32", PerLane<mul>::decode},
-      {"mul.rn.f32", PerLane<mul>::decode},        {"fma.rn.f32", PerLane<fma_near>::decode},
-      {"fma.rm.f32", PerLane<fma_down>::decode},   {"div.rn.f32", PerLane<divide>::decode},
-      {"rcp.rn.f32", PerLane<reciprocal>::decode}, {"sqrt.rn.f32", PerLane<root>::decode},
-      {"abs.f32", PerLane<magnitude>::decode},     {"neg.f32", PerLane<negate>::decode},
-      {"min.f32", PerLane<least>::decode},         {"max.f32", PerLane<most>::decode},
-      {"min.NaN.f32", PerLane<least_or_nan>::decode}, {"max.NaN.f32", PerLane<most_or_nan>::decode},
-      {"rcp.approx.ftz.f32", PerLane<reciprocal>::decode}, {"ex2.approx.ftz.f32", PerLane<power_of_two>::decode},
-      {"lg2.approx.ftz.f32", PerLane<logarithm>::decode}, {"tanh.approx.f32", PerLane<hyperbolic>::decode},
+      {"add.f32", PerLane<add>::decode},
+      {"add.rn.f32", PerLane<add>::decode},
+      {"add.rz.f32", PerLane<add_to_zero>::decode},
+      {"sub.f32", PerLane<sub>::decode},
+      {"sub.rn.f32", PerLane<sub>::decode},
+      {"mul.f32", PerLane<mul>::decode},
+      {"mul.rn.f32", PerLane<mul>::decode},
+      {"fma.rn.f32", PerLane<fma_near>::decode},
+      {"fma.rm.f32", PerLane<fma_down>::decode},
+      {"div.rn.f32", PerLane<divide>::decode},
+      {"rcp.rn.f32", PerLane<reciprocal>::decode},
+      {"sqrt.rn.f32", PerLane<root>::decode},
+      {"abs.f32", PerLane<magnitude>::decode},
+      {"neg.f32", PerLane<negate>::decode},
+      {"min.f32", PerLane<least>::decode},
+      {"max.f32", PerLane<most>::decode},
+      {"min.NaN.f32", PerLane<least_or_nan>::decode},
+      {"max.NaN.f32", PerLane<most_or_nan>::decode},
+      {"rcp.approx.ftz.f32", PerLane<reciprocal>::decode},
+      {"ex2.approx.ftz.f32", PerLane<power_of_two>::decode},
+      {"lg2.approx.ftz.f32", PerLane<logarithm>::decode},
+      {"tanh.approx.f32", PerLane<hyperbolic>::decode},
       {"fma.rn.bf16x2", PerLane<of_pairs<fma_bf16>>::decode},
-      {"setp.eq.f32", PerLane<eq>::decode},   {"setp.ne.f32", PerLane<ne>::decode},
-      {"setp.lt.f32", PerLane<lt>::decode},   {"setp.le.f32", PerLane<le>::decode},
-      {"setp.gt.f32", PerLane<gt>::decode},   {"setp.ge.f32", PerLane<ge>::decode},
-      {"setp.equ.f32", PerLane<equ>::decode}, {"setp.neu.f32", PerLane<neu>::decode},
-      {"setp.ltu.f32", PerLane<ltu>::decode}, {"setp.leu.f32", PerLane<leu>::decode},
-      {"setp.gtu.f32", PerLane<gtu>::decode}, {"setp.geu.f32", PerLane<geu>::decode},
-      {"setp.num.f32", PerLane<are_numbers>::decode}, {"setp.nan.f32", PerLane<any_nan>::decode},
+      {"setp.eq.f32", PerLane<eq>::decode},
+      {"setp.ne.f32", PerLane<ne>::decode},
+      {"setp.lt.f32", PerLane<lt>::decode},
+      {"setp.le.f32", PerLane<le>::decode},
+      {"setp.gt.f32", PerLane<gt>::decode},
+      {"setp.ge.f32", PerLane<ge>::decode},
+      {"setp.equ.f32", PerLane<equ>::decode},
+      {"setp.neu.f32", PerLane<neu>::decode},
+      {"setp.ltu.f32", PerLane<ltu>::decode},
+      {"setp.leu.f32", PerLane<leu>::decode},
+      {"setp.gtu.f32", PerLane<gtu>::decode},
+      {"setp.geu.f32", PerLane<geu>::decode},
+      {"setp.num.f32", PerLane<are_numbers>::decode},
+      {"setp.nan.f32", PerLane<any_nan>::decode},
   };
   return known;
 }

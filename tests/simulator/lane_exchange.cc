@@ -26,10 +26,10 @@ Flow shuffle(Warp& warp, const Instruction& i, u32) {
     each_lane(lanes, [&](u32 lane) {
       const u32 b = warp.at<u32>(i.slots[2])[lane] & 31, c = warp.at<u32>(i.slots[3])[lane];
       const u32 bound = c & 31, mask = c >> 8 & 31, first = lane & mask, last = first | (bound & ~mask);
-      const s32 from = kMode == Shuffle::kIndex       ? static_cast<s32>(first | (b & ~mask))
-                       : kMode == Shuffle::kUp        ? static_cast<s32>(lane) - static_cast<s32>(b)
-                       : kMode == Shuffle::kDown      ? static_cast<s32>(lane + b)
-                                                      : static_cast<s32>(lane ^ b);
+      const s32 from = kMode == Shuffle::kIndex  ? static_cast<s32>(first | (b & ~mask))
+                       : kMode == Shuffle::kUp   ? static_cast<s32>(lane) - static_cast<s32>(b)
+                       : kMode == Shuffle::kDown ? static_cast<s32>(lane + b)
+                                                 : static_cast<s32>(lane ^ b);
       const bool inside = kMode == Shuffle::kUp ? from >= static_cast<s32>(last) : from <= static_cast<s32>(last);
       const u32 source = inside ? static_cast<u32>(from) : lane;
       if ((lanes >> source & 1) == 0) throw Fault("shuffles from a lane that is not here");

@@ -36,7 +36,8 @@ struct PerLane<kFunction> {
   }
   static void decode(const Statement& s, Names& names, Instruction& to) {
     to.run = run;
-    to.slots = {exact(names.result(s.operands.at(0).name), sizeof(D)), exact(names.value(s.operands.at(1), sizeof(A)), sizeof(A))};
+    to.slots = {exact(names.result(s.operands.at(0).name), sizeof(D)),
+                exact(names.value(s.operands.at(1), sizeof(A)), sizeof(A))};
   }
 };
 
@@ -51,7 +52,8 @@ struct PerLane<kFunction> {
   }
   static void decode(const Statement& s, Names& names, Instruction& to) {
     to.run = run;
-    to.slots = {exact(names.result(s.operands.at(0).name), sizeof(D)), exact(names.value(s.operands.at(1), sizeof(A)), sizeof(A)),
+    to.slots = {exact(names.result(s.operands.at(0).name), sizeof(D)),
+                exact(names.value(s.operands.at(1), sizeof(A)), sizeof(A)),
                 exact(names.value(s.operands.at(2), sizeof(B)), sizeof(B))};
   }
 };
@@ -68,8 +70,10 @@ struct PerLane<kFunction> {
   }
   static void decode(const Statement& s, Names& names, Instruction& to) {
     to.run = run;
-    to.slots = {exact(names.result(s.operands.at(0).name), sizeof(D)), exact(names.value(s.operands.at(1), sizeof(A)), sizeof(A)),
-                exact(names.value(s.operands.at(2), sizeof(B)), sizeof(B)), exact(names.value(s.operands.at(3), sizeof(C)), sizeof(C))};
+    to.slots = {exact(names.result(s.operands.at(0).name), sizeof(D)),
+                exact(names.value(s.operands.at(1), sizeof(A)), sizeof(A)),
+                exact(names.value(s.operands.at(2), sizeof(B)), sizeof(B)),
+                exact(names.value(s.operands.at(3), sizeof(C)), sizeof(C))};
   }
 };
 

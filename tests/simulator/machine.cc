@@ -31,8 +31,19 @@ Warp::Warp(Block& owner, u32 number, u32 threads)
   const Launch& launch = owner.cluster.launch;
   const Entry& entry = launch.entry;
   for (u32 lane = 0; lane < kLanes; ++lane) {
-    const u32 values[] = {number * kLanes + lane, 0,  0, launch.threads, owner.index[0], owner.index[1], owner.index[2],
-                          launch.grid[0], launch.grid[1], launch.grid[2], lane, owner.rank, launch.cluster_blocks};
+    const u32 values[] = {number * kLanes + lane,
+                          0,
+                          0,
+                          launch.threads,
+                          owner.index[0],
+                          owner.index[1],
+                          owner.index[2],
+                          launch.grid[0],
+                          launch.grid[1],
+                          launch.grid[2],
+                          lane,
+                          owner.rank,
+                          launch.cluster_blocks};
     static_assert(std::size(values) == static_cast<std::size_t>(Special::kCount));
     for (std::size_t i = 0; i < std::size(values); ++i) at<u32>({entry.specials[i], 4})[lane] = values[i];
     at<u64>({entry.parameter_address, 8})[lane] = reinterpret_cast<u64>(launch.parameters.data());
@@ -148,7 +159,9 @@ std::string Warp::where() const {
   const Launch& launch = block_.cluster.launch;
   std::string text;
   for (u32 lane = 0; lane < kLanes; ++lane) {
-    if (state_[lane] == State::kGone || (lane > 0 && place_[lane] == place_[lane - 1] && state_[lane] == state_[lane - 1])) continue;
+    if (state_[lane] == State::kGone ||
+        (lane > 0 && place_[lane] == place_[lane - 1] && state_[lane] == state_[lane - 1]))
+      continue;
     const u32 line = launch.entry.code.at(place_[lane]).line;
     static constexpr const char* kStates[] = {"runs", "at a barrier", "converges", "retries", "gone"};
     text += "\n  block " + std::to_string(block_.index[0]) + "." + std::to_string(block_.index[1]) + " warp " +
@@ -198,7 +211,8 @@ std::byte* shared_bytes(Block& block, u64 address, std::size_t bytes, std::size_
   return owner->shared.data() + address;
 }
 
-// ---- mbarriers: bits 0 to 19 arrivals to come, 20 to 39 of a phase, 40 to 62 bytes to come (biased), 63 parity ---------
+// ---- mbarriers: bits 0 to 19 arrivals to come, 20 to 39 of a phase, 40 to 62 bytes to come (biased), 63 parity
+// ---------
 
 namespace {
 

@@ -65,11 +65,11 @@ class Warp {
   u32 live() const { return live_; }
 
   // --- what handlers of control flow use: they take all lanes that run, guards included ---
-  u32 pc = 0;  // of the lanes that run
+  u32 pc = 0;                        // of the lanes that run
   void split(u32 lanes, u32 there);  // `lanes` to there, the rest of those that run behind this instruction
   void leave(u32 lanes);             // they have returned
   void wait_at_barrier(u32 barrier);
-  void pass_barrier(u32 barrier);    // those who waited go on
+  void pass_barrier(u32 barrier);  // those who waited go on
   /// True when all of `members` run here; else those that run wait for the others.
   bool converge(u32 members);
 
@@ -79,7 +79,7 @@ class Warp {
     std::deque<std::vector<Copy>> groups;
   };
   std::array<Copies, kLanes> copies;
-  std::vector<std::function<void()>> products;              // not committed
+  std::vector<std::function<void()>> products;  // not committed
   std::deque<std::vector<std::function<void()>>> product_groups;
   std::array<u32, kLanes> cluster_phase{};  // at this lane's arrival
 

@@ -85,7 +85,8 @@ Flow atomic(Warp& warp, const Instruction& i, u32 lanes) {
   return Flow::kNext;
 }
 
-// ---- cp.async: slots are shared address, global address, bytes read; `offset` is that of the first address ---------------
+// ---- cp.async: slots are shared address, global address, bytes read; `offset` is that of the first address
+// ---------------
 
 Flow copy_async(Warp& warp, const Instruction& i, u32 lanes) {
   const u32 bytes = bytes_of(i);

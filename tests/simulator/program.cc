@@ -40,10 +40,11 @@ class Reader {
   }
 
  private:
-  // The last word before '[', '=' or ';'.
+  // The last word of a declaration before its size, value or end.
   std::string variable_name() const {
     std::string name;
-    for (std::size_t i = at_; tokens_.at(i).text != "[" && tokens_[i].text != "=" && tokens_[i].text != ";"; ++i) {
+    for (std::size_t i = at_;
+         tokens_.at(i).text != "[" && tokens_[i].text != "=" && tokens_[i].text != ";" && tokens_[i].text != ")"; ++i) {
       name = tokens_[i].text;
     }
     return name;
@@ -153,7 +154,8 @@ class Reader {
                          decode_barrier(statement, names, to) || decode_matrix(statement, names, to);
       if (!known) throw Fault("not simulated: " + statement.text());
     } catch (const std::exception& e) {
-      throw Fault("line " + std::to_string(statement.line) + ": " + program_.lines.at(statement.line - 1) + ": " + e.what());
+      throw Fault("line " + std::to_string(statement.line) + ": " + program_.lines.at(statement.line - 1) + ": " +
+                  e.what());
     }
     return to;
   }
@@ -167,9 +169,9 @@ class Reader {
 }  // namespace
 
 const char* special_name(Special special) {
-  static constexpr const char* kNames[] = {"%tid.x",    "%tid.y",    "%tid.z",    "%ntid.x", "%ctaid.x",
-                                           "%ctaid.y",  "%ctaid.z",  "%nctaid.x", "%nctaid.y", "%nctaid.z",
-                                           "%laneid", "%cluster_ctarank", "%cluster_nctarank"};
+  static constexpr const char* kNames[] = {"%tid.x",   "%tid.y",           "%tid.z",           "%ntid.x",   "%ctaid.x",
+                                           "%ctaid.y", "%ctaid.z",         "%nctaid.x",        "%nctaid.y", "%nctaid.z",
+                                           "%laneid",  "%cluster_ctarank", "%cluster_nctarank"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(Special::kCount));
   return kNames[static_cast<std::size_t>(special)];
 }

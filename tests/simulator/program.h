@@ -48,24 +48,38 @@ struct Slot {
 
 struct Instruction {
   Handler run = nullptr;
-  Handler then = nullptr;      // what `run` goes on with
+  Handler then = nullptr;  // what `run` goes on with
   bool guarded = false, guard_negated = false;
-  u32 guard = 0;               // predicate in the frame
-  std::array<Slot, 5> slots;   // result first, as in the text
+  u32 guard = 0;                // predicate in the frame
+  std::array<Slot, 5> slots;    // result first, as in the text
   std::vector<Slot> registers;  // of vectors, in order
-  s64 offset = 0;              // of an address
-  u32 target = 0;              // of a branch; else what the handler makes of it
-  u32 line = 0;                // in the text, from 1
+  s64 offset = 0;               // of an address
+  u32 target = 0;               // of a branch; else what the handler makes of it
+  u32 line = 0;                 // in the text, from 1
 };
 
 /// %tid.x and the like: read by `mov` from the frame, written when a warp starts.
-enum class Special { kTidX, kTidY, kTidZ, kNtidX, kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ, kLaneId,
-                     kClusterRank, kClusterBlocks, kCount };
+enum class Special {
+  kTidX,
+  kTidY,
+  kTidZ,
+  kNtidX,
+  kCtaidX,
+  kCtaidY,
+  kCtaidZ,
+  kNctaidX,
+  kNctaidY,
+  kNctaidZ,
+  kLaneId,
+  kClusterRank,
+  kClusterBlocks,
+  kCount
+};
 const char* special_name(Special special);
 
 struct Entry {
   std::vector<Instruction> code;
-  std::vector<std::byte> frame;  // constants in their places, all else 0
+  std::vector<std::byte> frame;                                           // constants in their places, all else 0
   std::array<u32, static_cast<std::size_t>(Special::kCount)> specials{};  // in the frame, u32 each
   u32 parameter_bytes = 0;
   u32 parameter_address = 0;  // in the frame: u64 each, the address of the parameters

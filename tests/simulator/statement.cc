@@ -9,7 +9,9 @@
 namespace moesaic::sim {
 namespace {
 
-bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '$' || c == '%' || c == '.'; }
+bool is_word(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '$' || c == '%' || c == '.';
+}
 
 bool is_number(const std::string& text) {
   return std::isdigit(static_cast<unsigned char>(text[0])) != 0 || (text[0] == '-' && text.size() > 1);
@@ -90,10 +92,12 @@ std::vector<Token> tokens_of(const std::string& text) {
       const std::size_t end = text.find('"', i + 1);
       tokens.push_back({text.substr(i, end + 1 - i), line});
       i = end + 1;
-    } else if (is_word(c) || (c == '-' && i + 1 < text.size() && std::isdigit(static_cast<unsigned char>(text[i + 1])) != 0)) {
+    } else if (is_word(c) ||
+               (c == '-' && i + 1 < text.size() && std::isdigit(static_cast<unsigned char>(text[i + 1])) != 0)) {
       std::size_t end = i + 1;
       // "::" belongs to the word, a single ':' ends a label.
-      while (end < text.size() && (is_word(text[end]) || text.compare(end, 2, "::") == 0)) end += is_word(text[end]) ? 1 : 2;
+      while (end < text.size() && (is_word(text[end]) || text.compare(end, 2, "::") == 0))
+        end += is_word(text[end]) ? 1 : 2;
       tokens.push_back({text.substr(i, end - i), line});
       i = end;
     } else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One statement of PTX: its opcode in parts and its operands, names not yet looked up.
+// One statement of PTX: its opcode in parts and its operands, names as they are written.
 #pragma once
 
 #include <string>
@@ -12,9 +12,9 @@ namespace moesaic::sim {
 struct Operand {
   enum class Kind { kName, kNumber, kFloat, kAddress, kVector };
   Kind kind = Kind::kName;
-  std::string name;  // of a register, label or variable; of an address's base, empty for a number alone
-  std::string also;  // behind '|': a second result
-  u64 bits = 0;      // a number; a float's bits; an address's offset
+  std::string name;                // of a register, label or variable; of an address's base, empty for a number alone
+  std::string also;                // behind '|': a second result
+  u64 bits = 0;                    // a number; a float's bits; an address's offset
   std::vector<std::string> names;  // of a vector
 };
 
