@@ -108,10 +108,12 @@ struct SharedExperts {
   std::string recipe = {};  // empty: the layer's. Published models often leave shared experts in 16 bits
 };
 
-/// Groups of int4 weights: elements of K that share a scale (32, 64 or 128), and whether they have zero points.
+/// Groups of int4 weights: elements of K that share a scale (32, 64 or 128), whether they have zero points, and whether
+/// prepared weights keep scales in FP32: those that neither bf16 nor fp16 holds.
 struct Int4Groups {
   int size = 32;
   bool zero_points = false;  // false: the zero point is 8
+  bool f32_scales = false;   // false: 16 bits a scale, less memory to read. Quantizer makes bf16 scales in any case
 };
 
 /// One layer; immutable once given to `FusedMoe::create`.

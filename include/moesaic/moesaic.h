@@ -178,6 +178,7 @@ typedef struct moesaic_moe_config {
   int32_t tp_rank, tp_size;  // moesaic::TensorParallel; `intermediate` and `shared_intermediate` are this rank's
   int32_t vocabulary;        // MOESAIC_HASH: rows of the weights' token_experts
   int32_t batch_invariant;   // 1: the same bits in every batch, moesaic::MoeConfig
+  int32_t int4_f32_scales;   // 1: prepared int4 weights keep scales in FP32, moesaic::Int4Groups
 } moesaic_moe_config;
 
 /// moesaic::ModuleOptions: where kernels come from. NULL and -1: the environment, then defaults.
@@ -343,7 +344,8 @@ typedef struct moesaic_gemm_config {
   int32_t int4_group_size;  // recipes with int4 weights
   int32_t int4_zero_points;
   int32_t max_rows;
-  DLDevice device;  // kDLCPU or kDLCUDA
+  DLDevice device;          // kDLCPU or kDLCUDA
+  int32_t int4_f32_scales;  // as in moesaic_moe_config
 } moesaic_gemm_config;
 
 /// moesaic::GemmWeights: one group's.

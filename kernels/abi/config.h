@@ -24,7 +24,7 @@ enum Weights : int {
   kWeightsE4m3 = 1,       // e4m3: one scale a row, or powers of two per 32 of K
   kWeightsE4m3Block = 2,  // e4m3: FP32 scales per 128 x 128, of activations per 1 x 128
   kWeightsE2m1 = 3,       // e2m1: powers of two per 32 of K, or e4m3 per 16
-  kWeightsInt4 = 4,       // int4: 16-bit scales per group of K
+  kWeightsInt4 = 4,       // int4: fp16 or FP32 scales per group of K
 };
 
 /// What a target has beyond the portable instructions: conversions, griddepcontrol (programmatic dependent launch),
@@ -70,6 +70,11 @@ MOESAIC_HD constexpr int sum_pitch(int rows) { return rows + 4; }
 
 MOESAIC_HD constexpr int weight_bits(int weights) {
   return weights == kWeights16 ? 16 : weights == kWeightsE2m1 || weights == kWeightsInt4 ? 4 : 8;
+}
+
+/// Whether a GEMM reads int4's FP32 scales (kScaleGroupFloat): larger tiles have no registers left for it.
+MOESAIC_HD constexpr bool keeps_float_groups(const KernelConfig& c) {
+  return c.weights == kWeightsInt4 && c.tile_tokens <= 32;
 }
 
 /// Bytes that one stage of a tiled GEMM has for the scales of one row block, and for int4 zero points behind them.

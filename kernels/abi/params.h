@@ -33,7 +33,8 @@ enum SourceType : int { kSourceF32 = 0, kSourceBf16 = 1, kSourceFp16 = 2 };
 //   e2m1, e4m3 per 16    [row block][k / 64][g 8][q 2][h 2][r 2] bytes, of the 16 k from 64 kb + 32 h + 16 q on: 5 bits
 //                        of exponent, 3 of fraction, normalised, see kNvfp4Exponent. Codes of a block whose scale is 0
 //                        are 0.
-//   int4                 [row block][group][g 8][r 2] fp16, divided by a power of two of their row.
+//   int4                 [row block][group][g 8][r 2] fp16, or f32 where asked for, divided by a power of two of their
+//                        row.
 //   int4 zero points     [row block][group][g 8][r 2] bytes, 0 to 16.
 // And for every prepared row an FP32 multiplier: what is the same along K (scales of tensors and channels, powers of
 // two taken out of the others). NaN where a code or scale of the row is NaN.
@@ -124,11 +125,12 @@ struct CodeSource {
 
 /// Which block scales a prepared matrix has.
 enum BlockScale : int {
-  kScaleNone = 0,   // one scale a row
-  kScaleE8m0 = 1,   // powers of two per 32
-  kScaleE4m3 = 2,   // e4m3 per 16
-  kScaleFloat = 3,  // f32 per 128 x 128
-  kScaleGroup = 4,  // fp16 per `group` elements
+  kScaleNone = 0,        // one scale a row
+  kScaleE8m0 = 1,        // powers of two per 32
+  kScaleE4m3 = 2,        // e4m3 per 16
+  kScaleFloat = 3,       // f32 per 128 x 128
+  kScaleGroup = 4,       // fp16 per `group` elements
+  kScaleGroupFloat = 5,  // f32 per `group` elements
 };
 
 /// One quantised matrix, or a gate and an up matrix, of one expert -> codes, scales, zero points, multipliers.
@@ -268,7 +270,7 @@ struct GemmParams {
   int out_type;                    // SourceType
   int epilogue;                    // Epilogue
   int block_scale;                 // BlockScale of the weights
-  int group_shift;                 // kScaleGroup: log2 of the elements of k that share a scale
+  int group_shift;                 // int4: log2 of the elements of k that share a scale
   int activation;                  // moesaic::ActivationKind
   int gated;
   float alpha, beta, limit;  // of the activation

@@ -36,46 +36,62 @@ struct LaneWeights {
   int unit_stride;  // bytes, of 16-bit weights; the others' is a constant, which takes no register
 };
 
-/// Operands of one unit. Scale words: one of e4m3 and e2m1; int4: those of both halves, and four zero points.
+/// Operands of one unit. Scale words: one of e4m3 and e2m1; int4: one (fp16) or two (FP32) of both halves in turn, and
+/// four zero points.
 template <abi::KernelConfig kConfig>
 struct StreamUnit {
   using Shape = StreamShape<kConfig>;
   uint4 codes[Shape::kRowBlocks][Shape::kLoads];
   uint4 tokens[Shape::kTokenTiles][Shape::kHalves];
-  u32 scales[Shape::kRowBlocks][3];
+  u32 scales[Shape::kRowBlocks][4], zeros[Shape::kRowBlocks];
 };
 
-/// int4: halves of a unit that share scales, by the size of groups. Others: 0.
-inline constexpr int kNoGroups = 0, kGroupsOf32 = 1, kGroupsOf64 = 2;  // 64 or more
+/// int4: halves of a unit that share scales, by the size of groups, and whether scales are FP32. Others: 0.
+struct Groups {
+  int halves = 0;
+  bool float_scales = false;
+};
+
+/// This lane's scales of an int4 group, into words `at` and following.
+template <bool kFloatScales>
+__device__ __forceinline__ void load_group_scales(const LaneWeights& lane, int group, int at, u32 (&words)[4]) {
+  const char* scales = lane.scales + group * kGroupScaleBytes<kFloatScales>;
+  if constexpr (kFloatScales) {
+    const uint2 pair = __ldg(reinterpret_cast<const uint2*>(scales));
+    words[at] = pair.x, words[at + 1] = pair.y;
+  } else {
+    words[at] = __ldg(reinterpret_cast<const u32*>(scales));
+  }
+}
 
 /// Scale words of a row block in unit `unit`.
-template <int kWeights, int kGroups>
+template <int kWeights, Groups kGroups>
 __device__ __forceinline__ void load_scales(const abi::GemmParams& p, const LaneWeights& lane, int unit,
-                                            u32 (&words)[3]) {
+                                            u32 (&words)[4], u32& zeros) {
   if constexpr (kWeights == abi::kWeightsE4m3) {
     if (p.block_scale != abi::kScaleNone) {
       words[0] = __ldg(reinterpret_cast<const u16*>(lane.scales + unit * unit_scale_bytes<kWeights>(p)));
     }
   } else if constexpr (kWeights == abi::kWeightsE2m1) {
     words[0] = __ldg(reinterpret_cast<const u32*>(lane.scales + unit * unit_scale_bytes<kWeights>(p)));
-  } else if constexpr (kGroups == kGroupsOf64) {
+  } else if constexpr (kGroups.halves == 2) {
     const int group = unit * 64 >> p.group_shift;
-    words[0] = __ldg(reinterpret_cast<const u32*>(lane.scales + group * 32));
-    words[2] = lane.zeros == nullptr ? kInt4Zeros : __ldg(reinterpret_cast<const u16*>(lane.zeros + group * 16));
-  } else if constexpr (kGroups == kGroupsOf32) {
+    load_group_scales<kGroups.float_scales>(lane, group, 0, words);
+    zeros = lane.zeros == nullptr ? kInt4Zeros : __ldg(reinterpret_cast<const u16*>(lane.zeros + group * 16));
+  } else if constexpr (kGroups.halves == 1) {
     const int low = 2 * unit, high = min(low + 1, int4_groups(p) - 1);  // the unit may hang over the end of K
-    words[0] = __ldg(reinterpret_cast<const u32*>(lane.scales + low * 32));
-    words[1] = __ldg(reinterpret_cast<const u32*>(lane.scales + high * 32));
-    words[2] = kInt4Zeros;
+    load_group_scales<kGroups.float_scales>(lane, low, 0, words);
+    load_group_scales<kGroups.float_scales>(lane, high, kGroups.float_scales ? 2 : 1, words);
+    zeros = kInt4Zeros;
     if (lane.zeros != nullptr) {
-      words[2] = __ldg(reinterpret_cast<const u16*>(lane.zeros + low * 16)) |
-                 __ldg(reinterpret_cast<const u16*>(lane.zeros + high * 16)) << 16;
+      zeros = __ldg(reinterpret_cast<const u16*>(lane.zeros + low * 16)) |
+              __ldg(reinterpret_cast<const u16*>(lane.zeros + high * 16)) << 16;
     }
   }
 }
 
 /// Loads unit `unit`; beyond the end everything is zero.
-template <abi::KernelConfig kConfig, int kGroups>
+template <abi::KernelConfig kConfig, Groups kGroups>
 __device__ __forceinline__ void load_unit(const abi::GemmParams& p,
                                           const LaneWeights (&weights)[StreamShape<kConfig>::kRowBlocks],
                                           const char* const (&tokens)[StreamShape<kConfig>::kTokenTiles], int unit,
@@ -93,7 +109,8 @@ __device__ __forceinline__ void load_unit(const abi::GemmParams& p,
     }
 #pragma unroll
     for (u32& word : operands.scales[r]) word = 0;
-    if (valid) load_scales<kConfig.weights, kGroups>(p, weights[r], unit, operands.scales[r]);
+    operands.zeros[r] = 0;
+    if (valid) load_scales<kConfig.weights, kGroups>(p, weights[r], unit, operands.scales[r], operands.zeros[r]);
   }
 #pragma unroll
   for (int h = 0; h < Shape::kHalves; ++h) {
@@ -107,7 +124,7 @@ __device__ __forceinline__ void load_unit(const abi::GemmParams& p,
 }
 
 /// Operands of row block r in half `h` of a unit.
-template <abi::KernelConfig kConfig, int kGroups>
+template <abi::KernelConfig kConfig, Groups kGroups>
 __device__ __forceinline__ Fragment unit_fragment(const abi::GemmParams& p, const StreamUnit<kConfig>& unit, int r,
                                                   int h) {
   const uint4& codes = unit.codes[r][0];
@@ -130,7 +147,7 @@ __device__ __forceinline__ Fragment unit_fragment(const abi::GemmParams& p, cons
       if constexpr (kConfig.weights == abi::kWeightsE2m1) {
         factors[i] = byte_scales(p.block_scale).pair(words[0], 2 * h + i);
       } else {
-        factors[i] = int4_zero(words[2], kGroups == kGroupsOf64 ? i : 2 * h + i);
+        factors[i] = int4_zero(unit.zeros[r], kGroups.halves == 2 ? i : 2 * h + i);
       }
     }
     return half_unit_fragment<kConfig.weights>(h == 0 ? codes.x : codes.z, h == 0 ? codes.y : codes.w, factors);
@@ -145,7 +162,7 @@ __device__ __forceinline__ void multiply_unit(const abi::GemmParams& p, const St
   for (int h = 0; h < Shape::kHalves; ++h) {
 #pragma unroll
     for (int r = 0; r < Shape::kRowBlocks; ++r) {
-      const Fragment fragment = unit_fragment<kConfig, kNoGroups>(p, unit, r, h);
+      const Fragment fragment = unit_fragment<kConfig, Groups{}>(p, unit, r, h);
 #pragma unroll
       for (int n = 0; n < Shape::kTokenTiles; ++n) multiply<kConfig.io>(fragment, unit.tokens[n][h], sums[r][n]);
     }
@@ -153,22 +170,24 @@ __device__ __forceinline__ void multiply_unit(const abi::GemmParams& p, const St
 }
 
 /// int4: what each scale belongs to is summed by itself and multiplied in FP32.
-template <abi::KernelConfig kConfig, int kGroups>
+template <abi::KernelConfig kConfig, Groups kGroups>
 __device__ __forceinline__ void multiply_groups(const abi::GemmParams& p, const StreamUnit<kConfig>& unit,
                                                 StreamSums<kConfig>& sums) {
   using Shape = StreamShape<kConfig>;
 #pragma unroll
-  for (int first = 0; first < Shape::kHalves; first += kGroups) {
+  for (int first = 0; first < Shape::kHalves; first += kGroups.halves) {
 #pragma unroll
     for (int r = 0; r < Shape::kRowBlocks; ++r) {
       float parts[Shape::kTokenTiles][4] = {};
 #pragma unroll
-      for (int h = first; h < first + kGroups; ++h) {
+      for (int h = first; h < first + kGroups.halves; ++h) {
         const Fragment fragment = unit_fragment<kConfig, kGroups>(p, unit, r, h);
 #pragma unroll
         for (int n = 0; n < Shape::kTokenTiles; ++n) multiply<kConfig.io>(fragment, unit.tokens[n][h], parts[n]);
       }
-      const float2 scales = group_scales(unit.scales[r][first]);
+      constexpr int kWords = kGroups.float_scales ? 2 : 1;
+      const u32* words = unit.scales[r] + first * kWords;
+      const float2 scales = group_scales<kGroups.float_scales>(words[0], words[kWords - 1]);
 #pragma unroll
       for (int n = 0; n < Shape::kTokenTiles; ++n) add_scaled(parts[n], scales, sums[r][n]);
     }
@@ -284,14 +303,15 @@ __device__ __forceinline__ LaneWeights lane_weights(const abi::GemmParams& p, in
   } else if constexpr (kWeights == abi::kWeightsE4m3Block) {
     places.scales = scales + index * abi::div_up(p.k, 128) * 8;
   } else if constexpr (kWeights == abi::kWeightsInt4) {
-    places.scales = scales + index * int4_groups(p) * 32 + lane / 4 * 4;
+    const int bytes = group_scale_bytes(p);
+    places.scales = scales + index * int4_groups(p) * bytes + lane / 4 * (bytes / 8);
     if (p.zeros != nullptr) places.zeros = p.zeros + index * int4_groups(p) * 16 + lane / 4 * 2;
   }
   return places;
 }
 
 /// This warp's chunks of K.
-template <abi::KernelConfig kConfig, int kGroups>
+template <abi::KernelConfig kConfig, Groups kGroups>
 __device__ __forceinline__ void multiply_chunks(const abi::GemmParams& p,
                                                 const LaneWeights (&weights)[StreamShape<kConfig>::kRowBlocks],
                                                 const char* const (&tokens)[StreamShape<kConfig>::kTokenTiles],
@@ -314,7 +334,7 @@ __device__ __forceinline__ void multiply_chunks(const abi::GemmParams& p,
     } else {
 #pragma unroll
       for (int u = 0; u < Shape::kUnits; ++u) {
-        if constexpr (kGroups == kNoGroups) {
+        if constexpr (kGroups.halves == 0) {
           multiply_unit<kConfig>(p, units[u], sums);
         } else {
           multiply_groups<kConfig, kGroups>(p, units[u], sums);
@@ -359,11 +379,17 @@ __device__ __forceinline__ void gemm_stream(const abi::GemmParams& p) {
 
   StreamSums<kConfig> sums = {};
   if constexpr (kConfig.weights != abi::kWeightsInt4) {
-    multiply_chunks<kConfig, kNoGroups>(p, weights, tokens, scale_rows, sums);
+    multiply_chunks<kConfig, Groups{}>(p, weights, tokens, scale_rows, sums);
+  } else if (p.block_scale == abi::kScaleGroupFloat) {
+    if (p.group_shift == 5) {
+      multiply_chunks<kConfig, Groups{1, true}>(p, weights, tokens, scale_rows, sums);
+    } else {
+      multiply_chunks<kConfig, Groups{2, true}>(p, weights, tokens, scale_rows, sums);
+    }
   } else if (p.group_shift == 5) {
-    multiply_chunks<kConfig, kGroupsOf32>(p, weights, tokens, scale_rows, sums);
+    multiply_chunks<kConfig, Groups{1, false}>(p, weights, tokens, scale_rows, sums);
   } else {
-    multiply_chunks<kConfig, kGroupsOf64>(p, weights, tokens, scale_rows, sums);
+    multiply_chunks<kConfig, Groups{2, false}>(p, weights, tokens, scale_rows, sums);
   }
   reduce_warps<kConfig>(sums, totals);
   store_totals<kConfig>(p, work, totals);

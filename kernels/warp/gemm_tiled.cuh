@@ -85,9 +85,10 @@ struct Stage {
     }
   }
 
-  /// int4: scales of rows g and g + 8.
+  /// int4: fp16 scales of rows g and g + 8.
   __device__ __forceinline__ float2 int4_scales(const abi::GemmParams& p, int r, int sub, int lane) const {
-    return group_scales(ptx::load_shared_4(scales(r) + (sub * abi::kBlockK >> p.group_shift) * 32 + lane / 4 * 4));
+    const u32 group = scales(r) + (sub * abi::kBlockK >> p.group_shift) * kGroupScaleBytes<false>;
+    return group_scales<false>(ptx::load_shared_4(group + lane / 4 * 4), 0);
   }
   /// 1 x 128 scales of tokens 2t and 2t + 1 of tile n.
   __device__ __forceinline__ float2 token_scales(int n, int lane) const {
@@ -136,11 +137,11 @@ __device__ __forceinline__ void add_partial_sums(const Stage<kConfig>& stage, co
   }
 }
 
-/// One stage of weights with FP32 scales, `kSubs` times 32 of K at a time: those have one scale. `block`: 128 x 128
-/// scales of the tile's rows (gate and up when gated), kWeightsE4m3Block. `refill`: as multiply_stage.
-template <abi::KernelConfig kConfig, int kSubs, typename Refill>
+/// One stage of weights with scales of sums, `kSubs` times 32 of K at a time: those have one scale. `scales(r, sub)`:
+/// of rows g and g + 8 of row block r, in the sub-th 32 of K. `refill`: as multiply_stage.
+template <abi::KernelConfig kConfig, int kSubs, typename Scales, typename Refill>
 __device__ __forceinline__ void multiply_scaled_stage(const abi::GemmParams& p, const Stage<kConfig>& stage,
-                                                      float2 block, Accumulators<kConfig>& sums, Refill refill) {
+                                                      Scales scales, Accumulators<kConfig>& sums, Refill refill) {
   using Shape = TiledShape<kConfig>;
   const int lane = threadIdx.x % 32;
 #pragma unroll 1  // more in flight would need more registers than there are
@@ -156,10 +157,33 @@ __device__ __forceinline__ void multiply_scaled_stage(const abi::GemmParams& p, 
       Fragment w[kSubs];
 #pragma unroll
       for (int i = 0; i < kSubs; ++i) w[i] = stage.fragment(p, r, first + i, lane);
-      const float2 scales = kConfig.weights == abi::kWeightsInt4 ? stage.int4_scales(p, r, first, lane) : block;
-      add_partial_sums<kConfig, kSubs>(stage, w, tokens, scales, lane, sums[r]);
+      add_partial_sums<kConfig, kSubs>(stage, w, tokens, scales(r, first), lane, sums[r]);
       if (first == 0 && r == 0) refill();
     }
+  }
+}
+
+/// A stage of int4. Groups of FP32 scales are of any size here: another text would need more registers.
+template <abi::KernelConfig kConfig, typename Refill>
+__device__ __forceinline__ void multiply_int4_stage(const abi::GemmParams& p, const Work& work,
+                                                    const Stage<kConfig>& stage, int step, Accumulators<kConfig>& sums,
+                                                    Refill refill) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (abi::keeps_float_groups(kConfig)) {
+    if (p.block_scale == abi::kScaleGroupFloat) {
+      const auto scales = [&](int r, int sub) {
+        return float_group_scales(p, work, stage.warp_row / abi::kBlockRows + r,
+                                  step * kConfig.tile_k + sub * abi::kBlockK);
+      };
+      multiply_scaled_stage<kConfig, 1>(p, stage, scales, sums, refill);
+      return;
+    }
+  }
+  const auto scales = [&](int r, int sub) { return stage.int4_scales(p, r, sub, lane); };
+  if (p.group_shift == 5) {
+    multiply_scaled_stage<kConfig, 1>(p, stage, scales, sums, refill);
+  } else {
+    multiply_scaled_stage<kConfig, scaled_substeps(kConfig)>(p, stage, scales, sums, refill);
   }
 }
 
@@ -240,10 +264,12 @@ __device__ __forceinline__ void gemm_tiled(const abi::GemmParams& p) {
     };
     if constexpr (!has_partial_sums(kConfig.weights)) {
       multiply_stage<kConfig>(p, stage, sums, refill);
-    } else if (kConfig.weights == abi::kWeightsInt4 && p.group_shift == 5) {
-      multiply_scaled_stage<kConfig, 1>(p, stage, blocks.at(step), sums, refill);
+    } else if constexpr (kConfig.weights == abi::kWeightsInt4) {
+      multiply_int4_stage<kConfig>(p, work, stage, step, sums, refill);
     } else {
-      multiply_scaled_stage<kConfig, scaled_substeps(kConfig)>(p, stage, blocks.at(step), sums, refill);
+      const float2 block = blocks.at(step);
+      const auto scales = [&](int, int) { return block; };
+      multiply_scaled_stage<kConfig, scaled_substeps(kConfig)>(p, stage, scales, sums, refill);
     }
     slot = slot + 1 == kConfig.stages ? 0 : slot + 1;
     free_slot = free_slot + 1 == kConfig.stages ? 0 : free_slot + 1;

@@ -88,7 +88,7 @@ __device__ __forceinline__ float row_power(int exponent) {
 /// Its inverse.
 __device__ __forceinline__ float inverse_row_power(int exponent) { return row_power(254 - exponent); }
 
-/// int4: scales are stored as fractions of their row's power of two, times this.
+/// int4: fp16 scales are stored as fractions of their row's power of two, times this.
 inline constexpr float kGroupScale = 256.0f;
 
 __device__ __forceinline__ int blocks_of(int k, int size) { return abi::div_up(k, size); }
@@ -221,16 +221,19 @@ __device__ __forceinline__ void write_block_scales(const abi::PrepareCodesParams
   }
 }
 
+/// int4: scales without their row's power of two, and zero points.
 __device__ __forceinline__ void write_groups(const abi::PrepareCodesParams& p, int block, const RowFacts& facts) {
   const int groups = blocks_of(p.k, p.group);
   const long long first = static_cast<long long>(block) * groups * abi::kBlockRows;
-  u16* scales = static_cast<u16*>(p.scales) + first;
   for (int i = threadIdx.x; i < groups * abi::kBlockRows; i += blockDim.x) {
     const int index = i % 16 / 2 + i % 2 * 8, col = i / 16 * p.group;
     const SourceRow row = source_row(p, block, index);
-    const float relative =
-        row.exists ? __fmul_rn(__fmul_rn(row.scale(col), inverse_row_power(facts.exponent(index))), kGroupScale) : 0.0f;
-    scales[i] = from_float<abi::kIoFp16>(relative);
+    const float relative = row.exists ? __fmul_rn(row.scale(col), inverse_row_power(facts.exponent(index))) : 0.0f;
+    if (p.block_scale == abi::kScaleGroupFloat) {
+      static_cast<float*>(p.scales)[first + i] = relative;
+    } else {
+      static_cast<u16*>(p.scales)[first + i] = from_float<abi::kIoFp16>(__fmul_rn(relative, kGroupScale));
+    }
     if (p.zeros != nullptr) p.zeros[first + i] = static_cast<unsigned char>(row.zero_point(col));
   }
 }

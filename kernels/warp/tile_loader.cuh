@@ -164,7 +164,9 @@ class TileLoader {
     const char* scales = static_cast<const char*>(p.weight_scales);
     if constexpr (kConfig.weights == abi::kWeightsInt4) {
       const int groups = int4_groups(p);
-      scales_.start(scales + first_block * groups * 32, groups * 32, valid, 0);
+      constexpr int kBytes = kGroupScaleBytes<false>;
+      const bool staged = !abi::keeps_float_groups(kConfig) || p.block_scale != abi::kScaleGroupFloat;
+      scales_.start(staged ? scales + first_block * groups * kBytes : nullptr, groups * kBytes, valid, 0);
       zeros_.start(p.zeros == nullptr ? nullptr : p.zeros + first_block * groups * 16, groups * 16, valid,
                    Shape::kTileBlocks * abi::scale_slot(kConfig) / 16);
     } else if constexpr (kConfig.weights == abi::kWeightsE4m3 || kConfig.weights == abi::kWeightsE2m1) {
@@ -186,7 +188,7 @@ class TileLoader {
   __device__ __forceinline__ void load_scales(const abi::GemmParams& p, u32 stage) const {
     if constexpr (kConfig.weights == abi::kWeightsInt4) {
       const int group = stage_ * kConfig.tile_k >> p.group_shift;
-      scales_.load(stage + Shape::kScalesAt, group * 32);
+      scales_.load(stage + Shape::kScalesAt, group * kGroupScaleBytes<false>);
       zeros_.load(stage + Shape::kZerosAt, group * 16);
     } else if constexpr (kConfig.weights == abi::kWeightsE4m3 || kConfig.weights == abi::kWeightsE2m1) {
       scales_.load(stage + Shape::kScalesAt, stage_ * Shape::kUnits * unit_scale_bytes<kConfig.weights>(p));
@@ -235,5 +237,17 @@ struct BlockScales {
     return __ldg(scales + step * kConfig.tile_k / 128);
   }
 };
+
+/// FP32 scales of int4 groups, for which stages have no room: each lane reads its own from global memory. Of rows g and
+/// g + 8 of row block `block` of the tile at k; beyond the matrix, where operands are zero or results not stored, the
+/// last ones.
+__device__ __forceinline__ float2 float_group_scales(const abi::GemmParams& p, const Work& work, int block, int k) {
+  int expert = work.tile.expert, row_block = work.row_block + block;
+  asm volatile("" : "+r"(expert), "+r"(row_block));  // computed here, not before the loop: registers
+  const int groups = int4_groups(p), group = min(k >> p.group_shift, groups - 1);
+  const long long first = static_cast<long long>(expert) * p.row_blocks + min(row_block, p.row_blocks - 1);
+  const float2* scales = static_cast<const float2*>(p.weight_scales) + (first * groups + group) * 8;
+  return __ldg(scales + threadIdx.x % 32 / 4);
+}
 
 }  // namespace moesaic::warp

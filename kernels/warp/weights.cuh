@@ -113,8 +113,18 @@ __device__ __forceinline__ void multiply(const Fragment& w, const uint4& x, floa
   ptx::mma_16816<kIo>(sums, w.step[1][0], w.step[1][1], w.step[1][2], w.step[1][3], x.z, x.w);
 }
 
-/// Two fp16 scales of rows g and g + 8.
-__device__ __forceinline__ float2 group_scales(u32 word) { return unpack<abi::kIoFp16>(word); }
+/// int4: what its scales are, and bytes of those of a row block for one group.
+template <bool kFloatScales>
+inline constexpr int kGroupScaleBytes = abi::kBlockRows*(kFloatScales ? 4 : 2);
+__device__ __forceinline__ int group_scale_bytes(const abi::GemmParams& p) {
+  return p.block_scale == abi::kScaleGroupFloat ? kGroupScaleBytes<true> : kGroupScaleBytes<false>;
+}
+/// Scales of rows g and g + 8: two halves of the first word, or two words.
+template <bool kFloatScales>
+__device__ __forceinline__ float2 group_scales(u32 first, u32 second) {
+  if constexpr (kFloatScales) return {__uint_as_float(first), __uint_as_float(second)};
+  return unpack<abi::kIoFp16>(first);
+}
 
 /// sums[i] += part[i] * scale of its row (i / 2: g, g + 8).
 __device__ __forceinline__ void add_scaled(const float (&part)[4], const float2& scales, float (&sums)[4]) {

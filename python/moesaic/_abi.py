@@ -69,7 +69,8 @@ class MoeConfig(ctypes.Structure):
                 ("shared_recipe", c_char_p), ("router", c_int32), ("weights_on_input", c_int32),
                 ("max_tokens", c_int32), ("device", DLDevice), ("expert_slots", POINTER(c_int32)),
                 ("num_expert_slots", c_size_t), ("experts_first", c_int32), ("experts_count", c_int32),
-                ("tp_rank", c_int32), ("tp_size", c_int32), ("vocabulary", c_int32), ("batch_invariant", c_int32)]
+                ("tp_rank", c_int32), ("tp_size", c_int32), ("vocabulary", c_int32), ("batch_invariant", c_int32),
+                ("int4_f32_scales", c_int32)]
 
 
 class ModuleOptions(ctypes.Structure):
@@ -120,7 +121,7 @@ class RouteRun(ctypes.Structure):
 class GemmConfig(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("n", c_int32), ("k", c_int32), ("groups", c_int32), ("e5m2", c_int32),
                 ("recipe", c_char_p), ("int4_group_size", c_int32), ("int4_zero_points", c_int32),
-                ("max_rows", c_int32), ("device", DLDevice)]
+                ("max_rows", c_int32), ("device", DLDevice), ("int4_f32_scales", c_int32)]
 
 
 class GemmWeights(ctypes.Structure):

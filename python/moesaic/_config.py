@@ -25,6 +25,7 @@ class MoeConfig:
 
     hidden, intermediate, num_experts, top_k: H, I of one routed expert, E, k.
     recipe: a name of ``moesaic recipes``; int4_group_size, int4_zero_points: of recipes with int4 weights.
+    int4_f32_scales: prepared int4 weights keep scales in FP32, those that neither bf16 nor fp16 holds.
     activation: "swiglu", "swiglu_bias", ... with alpha, beta, limit (None: the kind's defaults).
     routing: "softmax_topk_renorm", "deepseek_v3", ... with n_group, topk_group, scaling, renormalize, vocabulary.
     shared_intermediate: I of the shared experts, 0 without; shared_gated; shared_recipe (None: the layer's).
@@ -66,11 +67,13 @@ class MoeConfig:
     tp_size: int = 1
     vocabulary: int = 0
     batch_invariant: bool = False
+    int4_f32_scales: bool = False
 
 
 _SAME = ("hidden", "intermediate", "num_experts", "top_k", "int4_group_size", "int4_zero_points", "n_group",
          "topk_group", "scaling", "renormalize", "shared_intermediate", "shared_gated", "router", "weights_on_input",
-         "max_tokens", "experts_first", "experts_count", "tp_rank", "tp_size", "vocabulary", "batch_invariant")
+         "max_tokens", "experts_first", "experts_count", "tp_rank", "tp_size", "vocabulary", "batch_invariant",
+         "int4_f32_scales")
 _OPTIONAL = ("alpha", "beta", "limit")
 
 

@@ -37,12 +37,13 @@ class Gemm:
     are. FP32 sums, one rounding. On the CPU plain FP64 loops: right, not fast.
 
     weights: W [n, k] of every group in the recipe's format (a tensor, a `Quantized` or a `Matrix`), or one tensor
-    [groups, n, k]. biases: [n] of every group, or None. max_rows: the most rows of one call.
+    [groups, n, k]. biases: [n] of every group, or None. max_rows: the most rows of one call. int4_f32_scales: int4 scales
+    that neither bf16 nor fp16 holds.
     """
 
     def __init__(self, weights: Any, biases: Sequence[Any] | None = None, *, recipe: str = "bf16",
                  int4_group_size: int = 32, int4_zero_points: bool = False, e5m2: bool = False, max_rows: int = 8192,
-                 modules: ModuleOptions | None = None, stream: Any = None) -> None:
+                 modules: ModuleOptions | None = None, stream: Any = None, int4_f32_scales: bool = False) -> None:
         if not isinstance(weights, (list, tuple)):
             weights = list(weights) if not isinstance(weights, (Quantized, Matrix)) and len(_shape_of(weights)) == 3 \
                 else [weights]
@@ -59,6 +60,7 @@ class Gemm:
         c = _abi.new(_abi.GemmConfig)
         c.n, c.k, c.groups, c.e5m2, c.recipe = self.n, self.k, self.groups, e5m2, recipe.encode()
         c.int4_group_size, c.int4_zero_points, c.max_rows = int4_group_size, int4_zero_points, max_rows
+        c.int4_f32_scales = int4_f32_scales
         self._device = c.device = device_of(tensors.device)
         self._handle = _abi.Handle("moesaic_gemm_destroy", "moesaic_gemm_create", ctypes.byref(c),
                                    modules_to_c(modules))
@@ -151,7 +153,7 @@ def grouped_gemm(x: Any, weights: Any, biases: Sequence[Any] | None = None, *, o
     return _once(x, weights, biases, {**arguments, "offsets": offsets, "counts": counts})
 
 
-_OF_CREATE = ("recipe", "int4_group_size", "int4_zero_points", "e5m2", "max_rows", "modules")
+_OF_CREATE = ("recipe", "int4_group_size", "int4_zero_points", "int4_f32_scales", "e5m2", "max_rows", "modules")
 
 
 def _once(x: Any, w: Any, biases: Sequence[Any] | None, arguments: dict[str, Any]) -> Any:

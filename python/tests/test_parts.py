@@ -236,6 +236,26 @@ def test_int4_weights_with_zero_points():
     assert worst_row(y, x.astype(np.float64) @ decoded(q).T) < 1e-5
 
 
+def test_int4_weights_with_scales_that_16_bits_do_not_hold():
+    rng = np.random.default_rng()
+    x = rounded(rng.standard_normal((5, 128)))
+
+    def matrix(rows, cols):
+        codes = rng.integers(0, 256, (rows, cols // 2)).astype(np.uint8)
+        scales = rng.uniform(0.5, 1, (rows, cols // 32)).astype(np.float32)
+        return moesaic.Matrix(codes, codes="int4", scales=scales, block_cols=32)
+
+    w = matrix(24, 128)
+    y = moesaic.gemm(to_bf16(x), w, recipe="bf16_int4", int4_f32_scales=True, dtype="bf16", out_dtype="f32")
+    numbers = np.stack([w.values & 15, w.values >> 4], -1).reshape(24, 128) - 8.0
+    assert worst_row(y, x.astype(np.float64) @ (numbers * np.repeat(w.scales.astype(np.float64), 32, 1)).T) < 1e-5
+    weights = moesaic.Weights(experts=[moesaic.Expert(matrix(64, 128), matrix(64, 128), matrix(128, 64))] * 2)
+    sizes = {"hidden": 128, "intermediate": 64, "num_experts": 2, "top_k": 1, "router": False, "recipe": "bf16_int4"}
+    with pytest.raises(moesaic.InvalidArgumentError, match="int4.f32_scales"):
+        moesaic.FusedMoe(moesaic.MoeConfig(**sizes), weights)
+    moesaic.FusedMoe(moesaic.MoeConfig(**sizes, int4_f32_scales=True), weights)
+
+
 def test_grouped_gemm_by_offsets_and_counts():
     rng = np.random.default_rng()
     x, w = rounded(rng.standard_normal((12, 64))), rounded(rng.standard_normal((3, 16, 64)))

@@ -126,7 +126,7 @@ HWY_INLINE F32 load_zero(const std::int8_t* zeros, std::int64_t index) {
 
 struct BlockScales {
   F32 scale[kVectors];
-  F32 offset[kVectors];  // int4: - zero * scale
+  F32 offset[kVectors];  // int4: - zero * scale; with FP32 scales, for which that is rounded: zero
 };
 
 template <PanelCodes kCodes>
@@ -137,7 +137,7 @@ HWY_INLINE void load_block(const PanelView& panels, int panel, std::int64_t bloc
     scales.scale[v] = load_scale(panels.scales, panels.scale, index);
     if constexpr (kCodes == PanelCodes::kInt4Blocks) {
       const F32 zero = panels.zeros == nullptr ? hn::Set(kF32, 8.0f) : load_zero(panels.zeros, index);
-      scales.offset[v] = hn::Neg(hn::Mul(zero, scales.scale[v]));
+      scales.offset[v] = panels.scale == PanelScale::kF32 ? zero : hn::Neg(hn::Mul(zero, scales.scale[v]));
     }
   }
 }
@@ -254,7 +254,8 @@ HWY_INLINE void add_bytes(const PanelView& panels, const BlockScales (&scales)[k
   }
 }
 
-template <PanelCodes kCodes, int kTokens, int kPanels>
+// kFloatScales: int4 with FP32 scales.
+template <PanelCodes kCodes, bool kFloatScales, int kTokens, int kPanels>
 HWY_INLINE void add_nibbles(const PanelView& panels, const BlockScales (&scales)[kPanels], std::int64_t begin,
                             std::int64_t end, const float* HWY_RESTRICT x, Tile<kTokens, kPanels>& tile) {
   const F32 table = nibble_table<kCodes>();
@@ -271,7 +272,9 @@ HWY_INLINE void add_nibbles(const PanelView& panels, const BlockScales (&scales)
         for (int v = 0; v < kVectors; ++v) {
           const F32 code = decode_nibble<kCodes>(table, words[v]);
           words[v] = hn::ShiftRight<4>(words[v]);
-          if constexpr (kCodes == PanelCodes::kInt4Blocks) {
+          if constexpr (kFloatScales) {
+            weights[v] = hn::Mul(hn::Sub(code, scales[p].offset[v]), scales[p].scale[v]);
+          } else if constexpr (kCodes == PanelCodes::kInt4Blocks) {
             weights[v] = hn::MulAdd(code, scales[p].scale[v], scales[p].offset[v]);
           } else {
             weights[v] = hn::Mul(code, scales[p].scale[v]);
@@ -298,8 +301,10 @@ void gemm_tile(const PanelView& panels, const float* HWY_RESTRICT x, float* HWY_
       }
       if constexpr (panel_code_bits(kCodes) == 8) {
         add_bytes<kCodes>(panels, scales, begin, end, x, tile);
+      } else if (kCodes == PanelCodes::kInt4Blocks && panels.scale == PanelScale::kF32) {
+        add_nibbles<kCodes, kCodes == PanelCodes::kInt4Blocks>(panels, scales, begin, end, x, tile);
       } else {
-        add_nibbles<kCodes>(panels, scales, begin, end, x, tile);
+        add_nibbles<kCodes, false>(panels, scales, begin, end, x, tile);
       }
     }
   }

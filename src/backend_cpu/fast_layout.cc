@@ -111,7 +111,8 @@ PanelFormat panel_format(const std::string& recipe, const Int4Groups& int4) {
     case tables::Scale::kBlock128x128:
       return {PanelCodes::kE4m3Blocks, PanelScale::kF32, 128, false};
     case tables::Scale::kGroup:
-      return {PanelCodes::kInt4Blocks, PanelScale::kF16, int4.size, int4.zero_points};
+      return {PanelCodes::kInt4Blocks, int4.f32_scales ? PanelScale::kF32 : PanelScale::kF16, int4.size,
+              int4.zero_points};
     case tables::Scale::kNone:
       return {weight.number == tables::Number::kFp16 ? PanelCodes::kFp16 : PanelCodes::kBf16, PanelScale::kNone, 0,
               false};
@@ -145,7 +146,7 @@ PreparedHeader prepared_header(const MoeConfig& config) {
   header.recipe = tables::recipe_index(config.recipe);
   header.shared_recipe = tables::recipe_index(shared_recipe(config));
   header.int4_group = config.int4.size;
-  header.int4_zeros = config.int4.zero_points;
+  header.int4_flags = (config.int4.zero_points ? 1 : 0) | (config.int4.f32_scales ? 2 : 0);
   header.gated = is_gated(config.activation.kind);
   header.router = config.router;
   header.shared_gated = config.shared.gated;

@@ -60,7 +60,7 @@ void clear_gaps(const MoeConfig& config, std::byte* prepared);
 struct PreparedHeader {
   char tag[8];
   std::int64_t hidden, intermediate, num_experts, local_experts, first_expert, shared_intermediate, vocabulary;
-  std::int32_t recipe, shared_recipe, int4_group, int4_zeros, gated, router, shared_gated, adds_down_bias;
+  std::int32_t recipe, shared_recipe, int4_group, int4_flags, gated, router, shared_gated, adds_down_bias;
 };
 PreparedHeader prepared_header(const MoeConfig& config);
 

@@ -30,7 +30,7 @@ enum class PanelScale : int {
   kE4m3,  // the stored byte
   kE8m0,  // s: 2^(s - 127), 0: zero. s = b - largest b of the row + 127 (e4m3 codes: + 135)
   kF16,   // largest of a row in [2^14, 2^15)
-  kF32,   // largest of a row in [1, 2) (e4m3 codes: [2^8, 2^9))
+  kF32,   // largest of a row in [1, 2) (e4m3 codes: [2^8, 2^9)); 128 x 128 blocks, and int4 that asks for it
 };
 
 struct PanelFormat {

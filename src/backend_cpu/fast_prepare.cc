@@ -131,7 +131,7 @@ double pack_scales(const Panel& panel, int r, const RowScales& scales) {
         if (std::fabs(moved) >= 0x1p-14 && half_to_float(half) != moved) {
           throw Error(ErrorKind::kInvalidArgument,
                       "prepare on the CPU: int4 scales are numbers that neither bf16 nor fp16 holds, wanted scales "
-                      "rounded to one of them");
+                      "rounded to one of them, or a configuration with int4.f32_scales");
         }
         reinterpret_cast<std::uint16_t*>(panel.scales)[at] = half;
         break;

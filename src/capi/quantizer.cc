@@ -83,7 +83,7 @@ moesaic_status moesaic_weight_spec(const char* recipe, int32_t int4_group_size, 
     check_given(kOperation, "recipe", recipe, "a name of `moesaic recipes`");
     check_given(kOperation, "quantized", quantized, "where the answer goes");
     moesaic_quant_spec here = read_struct(kOperation, "spec", spec);
-    const std::optional<QuantSpec> wanted = weight_spec(recipe, {int4_group_size, int4_zero_points != 0});
+    const std::optional<QuantSpec> wanted = weight_spec(recipe, {int4_group_size, int4_zero_points != 0, false});
     *quantized = wanted ? 1 : 0;
     if (!wanted) return;
     here.format = static_cast<int32_t>(wanted->format);

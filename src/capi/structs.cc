@@ -219,7 +219,7 @@ MoeConfig to_config(const char* operation, const moesaic_moe_config* config) {
   MoeConfig to;
   to.hidden = c.hidden, to.intermediate = c.intermediate, to.num_experts = c.num_experts, to.top_k = c.top_k;
   to.recipe = c.recipe;
-  to.int4 = {c.int4_group_size, c.int4_zero_points != 0};
+  to.int4 = {c.int4_group_size, c.int4_zero_points != 0, c.int4_f32_scales != 0};
   to.activation = to_activation(operation, c.activation, c.alpha, c.beta, c.limit);
   to.routing = to_routing(operation, c);
   to.shared.intermediate = c.shared_intermediate;
@@ -244,6 +244,7 @@ void from_config(const char* operation, const MoeConfig& from, moesaic_moe_confi
   c.recipe = tables::get_recipe(from.recipe).name;
   c.int4_group_size = from.int4.size;
   c.int4_zero_points = from.int4.zero_points;
+  c.int4_f32_scales = from.int4.f32_scales;
   c.activation = static_cast<std::int32_t>(from.activation.kind);
   c.alpha = from.activation.alpha.value_or(kDefault);
   c.beta = from.activation.beta.value_or(kDefault);
@@ -285,7 +286,7 @@ QuantizerSpec to_quant_spec(const char* operation, const moesaic_quant_spec* spe
   to.spec.format = enumerator(operation, "spec.format", s.format, QuantFormat::kInt4);
   to.spec.layout = enumerator(operation, "spec.layout", s.layout, ScaleLayout::k8x4);
   to.spec.e8m0 = enumerator(operation, "spec.e8m0", s.e8m0, E8m0Rounding::kFloor);
-  to.spec.int4 = {s.int4_group_size, s.int4_zero_points != 0};
+  to.spec.int4 = {s.int4_group_size, s.int4_zero_points != 0, false};
   if (s.activation != -1) to.activation = to_activation(operation, s.activation, s.alpha, s.beta, s.limit);
   return to;
 }
@@ -315,7 +316,7 @@ GemmConfig to_gemm_config(const char* operation, const moesaic_gemm_config* conf
   GemmConfig to;
   to.n = c.n, to.k = c.k, to.groups = c.groups;
   to.recipe = c.recipe;
-  to.int4 = {c.int4_group_size, c.int4_zero_points != 0};
+  to.int4 = {c.int4_group_size, c.int4_zero_points != 0, c.int4_f32_scales != 0};
   to.e5m2 = c.e5m2 != 0;
   to.max_rows = c.max_rows;
   to.device = to_device(operation, c.device);

@@ -33,6 +33,7 @@ struct ExpertFormat {
   std::string module;  // the first one
   DType dtype = DType::kBF16;
   bool zero_points = false;  // int4: other ones than 8
+  bool f32_scales = false;   // int4
 
   bool plain() const { return scheme->format == StoredFormat::kPlain; }
 };
@@ -165,7 +166,9 @@ class LayerLoader {
     }
     LoadedMatrix loaded{matrix_of(row, scheme, parts, extent), input_scale_of(row, parts)};
     if (format->module == module) format->dtype = loaded.view.dtype;
-    format->zero_points |= loaded.view.quantization.zeros != nullptr;
+    const Quantization& q = loaded.view.quantization;
+    format->zero_points |= q.zeros != nullptr;
+    format->f32_scales |= q.codes == CodeFormat::kInt4 && q.scale_format == ScaleFormat::kF32;
     return loaded;
   }
 
@@ -269,7 +272,8 @@ class LayerLoader {
     if (all_plain && experts_.dtype == DType::kF16) c.recipe = "fp16";
     if (has_shared && !all_plain && recipe(shared_) != c.recipe) c.shared.recipe = recipe(shared_);
     if (!all_plain && quant_.scheme().group > 0) {
-      c.int4 = {quant_.scheme().group, experts_.zero_points || shared_.zero_points};
+      c.int4 = {quant_.scheme().group, experts_.zero_points || shared_.zero_points,
+                experts_.f32_scales || shared_.f32_scales};
     }
   }
 

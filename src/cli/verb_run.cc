@@ -67,7 +67,9 @@ void check_use(const RunOptions& options) {
 void choose_recipe(const RunOptions& options, MoeConfig* config) {
   if (options.recipe.empty() || options.recipe == config->recipe) return;
   config->recipe = options.recipe;
+  const bool f32_scales = config->int4.f32_scales;  // of weights that may stay as they are
   config->int4 = options.int4;
+  config->int4.f32_scales = f32_scales;
   const bool quantises = weight_spec(options.recipe, config->int4).has_value();
   if (!quantises || config->shared.recipe != "bf16") config->shared.recipe.clear();
 }

@@ -145,7 +145,7 @@ class CudaGemm final : public GemmImpl {
   void prepare(std::span<const GemmWeights> weights, void* prepared, void* stream) const override {
     const cuda::DeviceGuard guard(config_.device.index);
     for (std::size_t g = 0; g < weights.size(); ++g) {
-      check_group_scales("gemm", fmt::format("weights[{}].w", g), weights[g].w);
+      check_group_scales("gemm", config_.int4, fmt::format("weights[{}].w", g), weights[g].w);
     }
     for (std::size_t g = 0; g < weights.size(); ++g) {
       const plan::MatrixParts parts = layout_.matrix.share(g, weights.size());

@@ -114,10 +114,10 @@ void prepare_vector(const VectorView& gate, const VectorView& up, bool interleav
   launch_for(kernel, p.padded, &p, stream);
 }
 
-void check_expert_scales(const std::string& name, const ExpertWeights& e) {
+void check_expert_scales(const MoeConfig& c, const std::string& name, const ExpertWeights& e) {
   for (const auto& [part, matrix] :
        {std::pair{".gate", &e.gate}, std::pair{".up", &e.up}, std::pair{".down", &e.down}}) {
-    check_group_scales("fused_moe", name + part, *matrix);
+    check_group_scales("fused_moe", c.int4, name + part, *matrix);
   }
 }
 
@@ -216,19 +216,21 @@ void prepare_bias(const plan::MatrixParts& parts, const VectorView& gate, const 
   prepare_vector(gate, up, gated, parts.bias.bytes / 4, prepared + parts.bias.at, kernel, stream);
 }
 
-// Group scales are stored as fp16, which holds what bf16 and fp16 scales need. What FP32 ones hold is not known here:
-// they lie on the device.
-void check_group_scales(const char* operation, const std::string& name, const MatrixView& m) {
+// Stored as fp16, group scales hold what bf16 and fp16 ones need. What FP32 ones hold is not known here: they lie on
+// the device.
+void check_group_scales(const char* operation, const Int4Groups& int4, const std::string& name, const MatrixView& m) {
   if (m.quantization.codes != CodeFormat::kInt4 || m.quantization.scale_format != ScaleFormat::kF32) return;
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("{}: {} has int4 scales of type f32, wanted bf16 or f16 on a GPU, as convert_weights and "
-                          "Quantizer make them",
-                          operation, name));
+  if (int4.f32_scales) return;
+  throw Error(
+      ErrorKind::kUnsupported,
+      fmt::format("{}: {} has int4 scales of type f32, wanted bf16 or f16 (as convert_weights and Quantizer make "
+                  "them), or a configuration with int4.f32_scales",
+                  operation, name));
 }
 
 void prepare_expert_weights(const MoeConfig& c, const plan::PreparedLayout& layout, int expert,
                             const ExpertWeights& weights, const PrepareKernels& kernels, char* prepared, void* stream) {
-  check_expert_scales(fmt::format("weights of expert {}", expert), weights);
+  check_expert_scales(c, fmt::format("weights of expert {}", expert), weights);
   Preparer(c, layout, kernels, prepared, stream).expert(static_cast<std::size_t>(expert), adding(c.tp, weights), true);
 }
 
@@ -242,9 +244,9 @@ void check_prepared_memory(const char* operation, const void* prepared) {
 void prepare_weights(const MoeConfig& c, const plan::PreparedLayout& layout, const MoeWeights& w,
                      const PrepareKernels& kernels, char* prepared, void* stream) {
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
-    check_expert_scales(fmt::format("weights.experts[{}]", e), w.experts[e]);
+    check_expert_scales(c, fmt::format("weights.experts[{}]", e), w.experts[e]);
   }
-  check_expert_scales("weights.shared", w.shared);
+  check_expert_scales(c, "weights.shared", w.shared);
   for (const plan::Part& gap : layout.gaps) cuda::fill_async(prepared + gap.at, 0, gap.bytes, stream);
   const Preparer preparer(c, layout, kernels, prepared, stream);
   for (std::size_t e = 0; e < w.experts.size(); ++e) {

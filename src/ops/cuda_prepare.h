@@ -27,8 +27,9 @@ void prepare_matrix(const plan::WeightForm& form, const plan::MatrixParts& parts
 void prepare_bias(const plan::MatrixParts& parts, const VectorView& gate, const VectorView& up, bool gated,
                   const PrepareKernel& kernel, char* prepared, void* stream);
 
-/// Throws Error(kUnsupported) on int4 scales of FP32 numbers, which begins with `operation`.
-void check_group_scales(const char* operation, const std::string& name, const MatrixView& matrix);
+/// Throws Error(kUnsupported) on int4 scales of FP32 numbers unless they are kept; it begins with `operation`.
+void check_group_scales(const char* operation, const Int4Groups& int4, const std::string& name,
+                        const MatrixView& matrix);
 
 /// Enqueues the preparation of all weights. The device must be current.
 void prepare_weights(const MoeConfig& config, const plan::PreparedLayout& layout, const MoeWeights& weights,

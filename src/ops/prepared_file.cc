@@ -41,6 +41,7 @@ nlohmann::json describe(const MoeConfig& c, const MoeImpl& impl) {
           {"shared_recipe", tables::shared_recipe(c)},
           {"int4_group_size", c.int4.size},
           {"int4_zero_points", c.int4.zero_points},
+          {"int4_f32_scales", c.int4.f32_scales},
           {"hidden", c.hidden},
           {"intermediate", c.intermediate},
           {"num_experts", c.num_experts},

@@ -58,6 +58,7 @@ Choice best_gemm(const GemmConfig& c, std::int64_t rows, const tables::ArchRow& 
   shape.num_experts = shape.held_experts = c.groups;
   shape.top_k = 1;
   shape.gated = false;
+  shape.float_groups = c.int4.f32_scales;
   const int recipe = tables::recipe_index(c.recipe);
   const std::vector<Candidate> all = candidates(Op::kGemm, arch, recipe, shape, rates, force);
   const Candidate* best = nullptr;

@@ -118,11 +118,18 @@ std::string join_reasons(const std::vector<Candidate>& all) {
 }
 
 GemmShape routed_shape(const MoeConfig& c, std::int64_t tokens) {
-  return {tokens, c.hidden, c.intermediate, c.num_experts, c.top_k, is_gated(c.activation.kind), num_local_experts(c)};
+  return {tokens,
+          c.hidden,
+          c.intermediate,
+          c.num_experts,
+          c.top_k,
+          is_gated(c.activation.kind),
+          num_local_experts(c),
+          c.int4.f32_scales};
 }
 
 GemmShape shared_shape(const MoeConfig& c, std::int64_t tokens) {
-  return {tokens, c.hidden, c.shared.intermediate, 1, 1, is_gated(c.activation.kind)};
+  return {tokens, c.hidden, c.shared.intermediate, 1, 1, is_gated(c.activation.kind), 1, c.int4.f32_scales};
 }
 
 int recipe_of(const MoeConfig& config) {
@@ -278,6 +285,10 @@ std::vector<Candidate> candidates(Op op, const ArchRow& arch, int recipe, const 
       if (why.empty() && abi::smem_bytes(row.configs[i]) > arch.smem_per_block) {
         candidate.why_not = fmt::format("needs {} bytes of shared memory, SM{} has {}", abi::smem_bytes(row.configs[i]),
                                         arch.sm, arch.smem_per_block);
+      }
+      if (candidate.why_not.empty() && shape.float_groups && row.configs[i].weights == abi::kWeightsInt4 &&
+          !abi::keeps_float_groups(row.configs[i])) {
+        candidate.why_not = "reads no int4 scales in FP32";
       }
       if (candidate.why_not.empty() && forced == &row && !is_wanted(row, row.configs[i], force_kernel)) {
         candidate.why_not = fmt::format("MOESAIC_FORCE_KERNEL asks for {}", force_kernel);

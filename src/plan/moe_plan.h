@@ -54,6 +54,7 @@ struct GemmShape {
   int hidden = 0, intermediate = 0, num_experts = 0, top_k = 0;
   bool gated = true;
   int held_experts = num_experts;  // of num_experts, each chosen as often as any
+  bool float_groups = false;       // int4: scales are kept in FP32
 };
 
 /// All (row, config) pairs of the table for an op, with scores (of GEMMs: as GEMM 1); `force_kernel` (as forced_row

@@ -21,6 +21,8 @@ std::size_t scale_bytes(const WeightForm& form, int k) {
       return groups * 2 * 4;  // eight rows have one scale
     case abi::kScaleGroup:
       return groups * kRows * 2;
+    case abi::kScaleGroupFloat:
+      return groups * kRows * 4;
     default:
       return units * static_cast<std::size_t>(abi::unit_k(form.weights) / form.group) * kRows;
   }
@@ -41,6 +43,7 @@ WeightForm weight_form(const std::string& name, const Int4Groups& int4) {
   form.multipliers = form.weights != abi::kWeights16;
   if (form.block_scale != abi::kScaleNone) form.group = quant_traits(*weight_spec(name, int4)).block_cols;
   form.zero_points = form.weights == abi::kWeightsInt4 && int4.zero_points;
+  if (form.block_scale == abi::kScaleGroup && int4.f32_scales) form.block_scale = abi::kScaleGroupFloat;
   return form;
 }
 

@@ -121,12 +121,15 @@ class Storer {
     return to;
   }
 
-  // bf16, fp16 or fp32 scales, also transposed. The numbers are bf16's that fp16 holds, too.
+  // bf16, fp16 or fp32 scales, also transposed. The numbers are bf16's that fp16 holds, too; where FP32 scales are
+  // kept, most matrices have ones that no 16 bits hold.
   void change_scales(MatrixView& view, const QuantSizes& sizes) {
     Quantization& q = view.quantization;
     const auto* scales = static_cast<const std::uint16_t*>(q.scales);
     const ScaleFormat kFormats[] = {ScaleFormat::kBF16, ScaleFormat::kF16, ScaleFormat::kF32};
-    const ScaleFormat format = kFormats[pick(group_scale_formats_)];
+    const bool wide = layer_.config.int4.f32_scales && pick(4) != 0;
+    const ScaleFormat format = wide ? ScaleFormat::kF32 : kFormats[pick(group_scale_formats_)];
+    std::uniform_real_distribution<float> factor(1.0f, 1.5f);
     const bool transposed = pick(2) == 1;
     const std::int64_t rows = view.rows, cols = sizes.scale_cols;
     void* to = keep(rows * cols * 4);
@@ -134,7 +137,7 @@ class Storer {
       const std::int64_t at = transposed ? i % cols * rows + i / cols : i;
       const float scale = bf16_to_float(scales[i]);
       if (format == ScaleFormat::kF32) {
-        static_cast<float*>(to)[at] = scale;
+        static_cast<float*>(to)[at] = wide ? scale * factor(random_) : scale;
       } else {
         static_cast<std::uint16_t*>(to)[at] = from_float(scale, format == ScaleFormat::kBF16 ? Io::kBf16 : Io::kFp16);
       }

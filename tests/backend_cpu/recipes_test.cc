@@ -15,6 +15,7 @@
 #include "moesaic/quantize.h"
 #include "quantized_layer.h"
 #include "tables/recipe_table.h"
+#include "tables/stored_matrix.h"
 
 namespace moesaic::cpu {
 namespace {
@@ -44,8 +45,8 @@ std::string describe(const RandomLayer& layer, std::int64_t tokens) {
   const MoeConfig& c = layer.config;
   return c.recipe + " T " + std::to_string(tokens) + " H " + std::to_string(c.hidden) + " I " +
          std::to_string(c.intermediate) + " int4 " + std::to_string(c.int4.size) +
-         (c.int4.zero_points ? " zeros" : "") + " shared " + std::to_string(c.shared.intermediate) + " " +
-         c.shared.recipe + " " + fast_target();
+         (c.int4.zero_points ? " zeros" : "") + (c.int4.f32_scales ? " f32" : "") + " shared " +
+         std::to_string(c.shared.intermediate) + " " + c.shared.recipe + " " + fast_target();
 }
 
 void expect_near(const RandomLayer& layer, const Input& input) {
@@ -80,6 +81,10 @@ TEST_P(Recipes, MatchTheOracleOnEveryInstructionSet) {
       wanted.activation.kind = round == 3 ? ActivationKind::kRelu2 : ActivationKind::kSwiglu;
       const RandomLayer layer = quantized_layer(wanted, {32 << round % 3, round % 2 == 1}, random_);
       expect_near(layer, random_input(layer.config, tokens, random_));
+      if (int4()) {
+        const RandomLayer wide = quantized_layer(wanted, {32 << round % 3, round % 2 == 1, true}, random_);
+        expect_near(wide, random_input(wide.config, tokens, random_));
+      }
       ++round;
     }
   }
@@ -243,6 +248,44 @@ TEST(QuantizedWeights, RefusesInt4ScalesThat16BitsDoNotHold) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kInvalidArgument);
     EXPECT_NE(std::string(error.what()).find("int4 scales"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("int4.f32_scales"), std::string::npos) << error.what();
+  }
+}
+
+// A weight is code - zero point times its scale, rounded once: what is left where the two are equal is 0, not the
+// rounding of their products with the scale.
+TEST(QuantizedWeights, KeepsInt4ScalesThat16BitsDoNotHold) {
+  std::mt19937 random(21);
+  LayerShape shape;
+  shape.recipe = "bf16_int4";
+  shape.hidden = shape.intermediate = 32;
+  shape.stored = DType::kF32;
+  RandomLayer layer = quantized_layer(shape, {32, true, true}, random);
+  std::vector<float> scales(32);
+  for (std::size_t i = 0; i < scales.size(); ++i)
+    scales[i] = std::ldexp(1.0f + 0x1.a5a5a6p-2f, static_cast<int>(i) - 16);
+  std::vector<std::uint8_t> codes(32 * 32 / 2, 0xbb), zeros(32 / 2, 0xaa);  // 11 - 10, but for rows of 10 - 10
+  for (std::size_t row = 0; row < 32; row += 4)
+    std::fill_n(codes.begin() + static_cast<std::ptrdiff_t>(row) * 16, 16, 0xaa);
+  for (ExpertWeights& expert : layer.weights.experts) {
+    expert.down = MatrixView{codes.data(), DType::kU8, 32, 32, 32, 1};
+    expert.down.quantization = tables::stored_quantization(*weight_spec(shape.recipe, layer.config.int4), 32, 32);
+    Quantization& q = expert.down.quantization;
+    q.scales = scales.data();
+    q.scale_format = ScaleFormat::kF32;
+    q.zeros = zeros.data();
+    q.zero_row_stride = q.zero_col_stride = 1;
+  }
+  const Input input = random_input(layer.config, 3, random);
+  const Outcome got = run_fast(layer, input, DType::kF32);
+  const Outcome wanted = run_reference(layer, ReferenceMode::kOracle, input, DType::kF64);
+  for (std::size_t i = 0; i < got.y.size(); ++i) {
+    if (i % 32 % 4 == 0) {
+      ASSERT_EQ(got.y[i], 0.0) << i;
+    } else {
+      ASSERT_NE(wanted.y[i], 0.0) << i;
+      ASSERT_NEAR(got.y[i], wanted.y[i], 1e-5 * std::fabs(wanted.y[i])) << i;
+    }
   }
 }
 

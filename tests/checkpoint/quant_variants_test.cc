@@ -186,6 +186,27 @@ TEST_F(QuantVariantTest, CompressedTensorsZeroPoints) {
   expect_formula(layer, ct_int4_formula, "model.layers.1.mlp.experts.", "gate_proj", "down_proj");
 }
 
+TEST_F(QuantVariantTest, Int4ScalesInFp32AreKept) {
+  copy("kimi_k2_ct_int4");
+  EXPECT_FALSE(load().config.int4.f32_scales);
+  edit_tensors([](Parts& parts) {
+    float scale = 0.001f;
+    for (const std::string& name : ending(parts, ".weight_scale")) {
+      const std::vector<std::int64_t> shape = parts.header[name]["shape"];
+      std::string bytes;
+      for (std::int64_t i = 0; i < shape[0] * shape[1]; ++i) {
+        scale = scale < 0.002f ? scale * 1.0001f : 0.001f;
+        bytes.append(reinterpret_cast<const char*>(&scale), sizeof(scale));
+      }
+      remove_tensor(parts, name);
+      append_tensor(parts, name, "F32", shape, bytes);
+    }
+  });
+  const CheckpointLayer layer = load();
+  EXPECT_TRUE(layer.config.int4.f32_scales);
+  expect_formula(layer, ct_int4_formula, "model.layers.1.mlp.experts.", "gate_proj", "down_proj");
+}
+
 TEST_F(QuantVariantTest, GptqZeroPoints) {
   copy("qwen2_moe_gptq");
   const std::string gate = std::string(kMlp) + "experts.3.gate_proj";

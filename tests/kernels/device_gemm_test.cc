@@ -130,7 +130,7 @@ TEST_F(DeviceGemmTest, EveryRecipeOnOddShapesMatchesTheOracle) {
         GemmConfig c;
         c.recipe = recipe.name;
         c.n = n, c.k = k;
-        c.int4 = {n == 83 ? 64 : 32, n != 1};
+        c.int4 = {n == 83 ? 64 : 32, n != 1, n != 1 && (n == 83) == (k == 64)};
         check_shape(rng, c, n != 272, ran);
       }
     }
@@ -334,8 +334,8 @@ TEST_F(DeviceGemmTest, RefusesWhatItCannotServe) {
   testing::expect_error(ErrorKind::kInvalidArgument, {"gemm: workspace is", "bytes"}, [&] { gemm.run(run); });
 }
 
-// They are stored as fp16.
-TEST_F(DeviceGemmTest, RefusesInt4ScalesOfFp32Numbers) {
+// They are stored as fp16 unless the configuration keeps them.
+TEST_F(DeviceGemmTest, RefusesInt4ScalesOfFp32NumbersWhereTheyAreNotKept) {
   GemmConfig c;
   c.recipe = "bf16_int4";
   c.n = 16, c.k = 64, c.device = kGpu;
@@ -348,9 +348,12 @@ TEST_F(DeviceGemmTest, RefusesInt4ScalesOfFp32Numbers) {
   gemm.prepare({&weights, 1}, memory.data());
   cuda::synchronize(kGpu);
   weights.w.quantization.scale_format = ScaleFormat::kF32;
-  testing::expect_error(ErrorKind::kUnsupported, {"gemm: weights[0].w", "f32", "bf16 or f16"}, [&] {
+  testing::expect_error(ErrorKind::kUnsupported, {"gemm: weights[0].w", "f32", "bf16 or f16", "int4.f32_scales"}, [&] {
     gemm.prepare({&weights, 1}, memory.data());
   });
+  c.int4.f32_scales = true;
+  Gemm::create(c).prepare({&weights, 1}, memory.data());
+  cuda::synchronize(kGpu);
 }
 
 }  // namespace

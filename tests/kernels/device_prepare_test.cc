@@ -103,6 +103,8 @@ class Prepared {
         const unsigned bits = value<unsigned short>(parts_.scales, group_index(block, row, k));
         return (bits >> 15 ? -1.0 : 1.0) * small_float(bits & 0x7fffu, 10, 15);
       }
+      case abi::kScaleGroupFloat:
+        return value<float>(parts_.scales, group_index(block, row, k));
       default:
         return 1.0;
     }
@@ -145,14 +147,15 @@ TEST_P(DevicePrepareTest, EveryElementIsTheOracles) {
   const tables::RecipeRow& recipe = tables::kRecipeTable[static_cast<std::size_t>(GetParam())];
   if (tables::prepared_weights(recipe) == abi::kWeights16) GTEST_SKIP() << "16-bit weights have no codes";
   std::mt19937 random(testing::fresh_seed());
-  for (int round = 0; round < 6; ++round) {
+  const int rounds = recipe.weight.number == tables::Number::kInt4 ? 12 : 6;
+  for (int round = 0; round < rounds; ++round) {
     cpu::LayerShape shape;
     shape.recipe = recipe.name;
     shape.hidden = 128 + 128 * (round % 3), shape.intermediate = round % 2 == 0 ? 128 : 384;
     shape.num_experts = 3, shape.top_k = 1;
     shape.stored = DType::kF32;
-    shape.activation.kind = round < 4 ? ActivationKind::kSwiglu : ActivationKind::kRelu2;
-    const Int4Groups int4{32 << round % 3, round % 2 == 1};
+    shape.activation.kind = round % 6 < 4 ? ActivationKind::kSwiglu : ActivationKind::kRelu2;
+    const Int4Groups int4{32 << round % 3, round % 2 == 1, round >= 6};
     cpu::RandomLayer host = cpu::quantized_layer(shape, int4, random, false);
     host.config.device = kGpu;
     host.config.max_tokens = 8;

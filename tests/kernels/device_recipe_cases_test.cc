@@ -92,11 +92,11 @@ class EveryQuantisedRow : public ::testing::TestWithParam<RowCase> {
     if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
   }
 
-  RecipeCase small_case() const {
+  RecipeCase small_case(const Int4Groups& int4) const {
     RecipeCase c;
     c.seed = 1;
     c.recipe = GetParam().recipe;
-    c.int4 = {32, true};
+    c.int4 = int4;
     c.tokens = GetParam().config->tile_tokens + 3;  // tiles that are full, and tiles that are not
     c.experts = 2;
     c.biases = true;
@@ -106,23 +106,43 @@ class EveryQuantisedRow : public ::testing::TestWithParam<RowCase> {
     c.intermediate = (72 + multiple - 1) / multiple * multiple;
     return c;
   }
+
+  void check(const Int4Groups& int4) const {
+    ModuleOptions modules;
+    modules.force_kernel = GetParam().kernel();
+    const RecipeCase c = small_case(int4);
+    SCOPED_TRACE(c.name());
+    const cpu::RandomLayer layer = layer_on_gpu(c);
+    const DeviceLayer device(layer.weights, layer.config, modules);
+    const std::vector<std::string> names = device.layer().kernels(c.tokens);
+    ASSERT_EQ(std::count(names.begin(), names.end(), GetParam().kernel()), 2) << "GEMM 1 and 2";
+    expect_case(c, layer, device);
+  }
 };
 
-TEST_P(EveryQuantisedRow, IsRight) {
-  ModuleOptions modules;
-  modules.force_kernel = GetParam().kernel();
-  const RecipeCase c = small_case();
-  const cpu::RandomLayer layer = layer_on_gpu(c);
-  const DeviceLayer device(layer.weights, layer.config, modules);
-  const std::vector<std::string> names = device.layer().kernels(c.tokens);
-  ASSERT_EQ(std::count(names.begin(), names.end(), GetParam().kernel()), 2) << "GEMM 1 and 2";
-  expect_case(c, layer, device);
+TEST_P(EveryQuantisedRow, IsRight) { check({32, true}); }
+
+class EveryInt4RowOfFloatScales : public EveryQuantisedRow {};
+
+TEST_P(EveryInt4RowOfFloatScales, IsRight) {
+  check({32, true, true});
+  check({64, false, true});
 }
 
-INSTANTIATE_TEST_SUITE_P(Gemm, EveryQuantisedRow, ::testing::ValuesIn(quantised_rows()), [](const auto& info) {
+std::vector<RowCase> float_group_rows() {
+  std::vector<RowCase> rows = quantised_rows();
+  rows.erase(
+      std::remove_if(rows.begin(), rows.end(), [](const RowCase& c) { return !abi::keeps_float_groups(*c.config); }),
+      rows.end());
+  return rows;
+}
+
+std::string row_case_name(const ::testing::TestParamInfo<RowCase>& info) {
   return std::string(info.param.row->name) + "_" + tables::config_name(*info.param.row, *info.param.config) + "_" +
          info.param.recipe->name;
-});
+}
+INSTANTIATE_TEST_SUITE_P(Gemm, EveryQuantisedRow, ::testing::ValuesIn(quantised_rows()), row_case_name);
+INSTANTIATE_TEST_SUITE_P(Gemm, EveryInt4RowOfFloatScales, ::testing::ValuesIn(float_group_rows()), row_case_name);
 
 }  // namespace
 }  // namespace moesaic

@@ -219,6 +219,7 @@ TEST(Prepared, FilesOfOtherLayersAreRefusedByField) {
   expect({"shared_intermediate is 0, wanted 32"}, [](MoeConfig& c) { c.shared.intermediate = 32; });
   expect({"router is true, wanted false"}, [](MoeConfig& c) { c.router = false; });
   expect({"int4_group_size is 32, wanted 64"}, [](MoeConfig& c) { c.int4.size = 64; });
+  expect({"int4_f32_scales is false, wanted true"}, [](MoeConfig& c) { c.int4.f32_scales = true; });
   // What the bytes do not depend on is no reason.
   MoeConfig c = saved.config;
   c.max_tokens = 8, c.top_k = 1, c.routing.method = RoutingMethod::kLlama4;

@@ -183,6 +183,26 @@ TEST(MoePlan, ForcedConfigsAreTakenAndUnknownOnesRefused) {
   EXPECT_THROW(plan_moe(c, 1, arch, {}, "warp_stream_int4/t9x9x9_k9"), Error);
 }
 
+// The largest tiles have no registers left for them.
+TEST(MoePlan, Int4ScalesInFp32GoToConfigurationsThatReadThem) {
+  for (const char* recipe : {"bf16_int4", "fp8_int4"}) {
+    MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), recipe, 8192);
+    const auto largest = [&] { return plan_moe(c, 8192, *tables::find_arch(90), {}, "").gemm1.config(); };
+    EXPECT_FALSE(abi::keeps_float_groups(largest()));
+    c.int4.f32_scales = true;
+    for (const PlanRange& range : plan_ranges(c, *tables::find_arch(90), {}, "")) {
+      EXPECT_TRUE(abi::keeps_float_groups(range.steps.gemm1.config())) << recipe << " T to " << range.last_tokens;
+      EXPECT_TRUE(abi::keeps_float_groups(range.steps.gemm2.config())) << recipe << " T to " << range.last_tokens;
+    }
+    try {
+      plan_moe(c, 8192, *tables::find_arch(90), {}, "warp_tiled_int4/t64x128x64_s3_w1x4");
+      FAIL() << "tiles of 64 tokens were planned";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("reads no int4 scales in FP32"), std::string::npos) << e.what();
+    }
+  }
+}
+
 TEST(MoePlan, RefusalsNameRecipeAndReason) {
   MoeConfig c = config_of(tables::get_model("mixtral-8x7b"), "nvfp4", 16);
   c.hidden = 4100;

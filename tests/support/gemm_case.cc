@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -39,7 +40,18 @@ const void* pack_zeros(HostGemm& gemm, const std::vector<unsigned char>& zeros) 
   return nibbles;
 }
 
-MatrixView quantised(HostGemm& gemm, const QuantSpec& spec, const HostArray& values) {
+/// bf16 scales -> FP32 ones that no 16 bits hold.
+const void* widen_scales(std::mt19937& rng, HostGemm& gemm, const unsigned char* scales, std::int64_t count) {
+  std::uniform_real_distribution<float> factor(1.0f, 1.5f);
+  HostArray array{DType::kBF16, {scales, scales + count * 2}};
+  std::vector<float> wide = to_floats(array);
+  for (float& scale : wide) scale *= factor(rng);
+  unsigned char* to = keep(gemm, count * 4);
+  std::memcpy(to, wide.data(), static_cast<std::size_t>(count) * 4);
+  return to;
+}
+
+MatrixView quantised(std::mt19937& rng, HostGemm& gemm, const QuantSpec& spec, const HostArray& values) {
   const std::int64_t rows = gemm.config.n, cols = gemm.config.k;
   const QuantTraits traits = quant_traits(spec);
   const QuantSizes sizes = quant_sizes(spec, rows, cols);
@@ -61,6 +73,10 @@ MatrixView quantised(HostGemm& gemm, const QuantSpec& spec, const HostArray& val
   Quantization& q = view.quantization;
   q = tables::stored_quantization(spec, rows, cols);
   q.scales = scales;
+  if (spec.format == QuantFormat::kInt4 && spec.int4.f32_scales) {
+    q.scales = widen_scales(rng, gemm, scales, sizes.scale_rows * sizes.scale_cols);
+    q.scale_format = ScaleFormat::kF32;
+  }
   if (spec.format == QuantFormat::kNvfp4) q.multiplier = 1.0 / global;
   if (!zeros.empty()) {
     q.zeros = pack_zeros(gemm, zeros);
@@ -81,7 +97,8 @@ HostGemm random_gemm(std::mt19937& rng, const GemmConfig& config, bool biases) {
     const std::int64_t size = std::int64_t{config.n} * config.k;
     const HostArray values = random_array(rng, size, spec ? DType::kF32 : io, 1.0 / std::sqrt(config.k));
     GemmWeights w;
-    w.w = spec ? quantised(gemm, *spec, values) : MatrixView{keep(gemm, values), io, config.n, config.k, config.k, 1};
+    w.w = spec ? quantised(rng, gemm, *spec, values)
+               : MatrixView{keep(gemm, values), io, config.n, config.k, config.k, 1};
     if (biases) w.bias = {keep(gemm, random_array(rng, config.n, io, 0.5)), io, config.n, 1};
     gemm.weights.push_back(w);
   }

@@ -47,7 +47,8 @@ std::vector<Format> formats() {
       continue;
     }
     for (const int group : {32, 64, 128}) {
-      all.push_back({&row, {group, zero_points}});
+      const bool f32_scales = group == (tables::quantises_activations(row) ? 32 : 64);
+      all.push_back({&row, {group, zero_points, f32_scales}});
       zero_points = !zero_points;
     }
   }
@@ -328,7 +329,7 @@ void expect_near_exact(const RecipeCase& c, const std::vector<double>& got, cons
 std::string RecipeCase::name() const {
   std::string text = fmt::format("{}", recipe->name);
   if (recipe->weight.number == tables::Number::kInt4) {
-    text += fmt::format("_g{}{}", int4.size, int4.zero_points ? "z" : "");
+    text += fmt::format("_g{}{}{}", int4.size, int4.zero_points ? "z" : "", int4.f32_scales ? "_f32scales" : "");
   }
   if (static_scales) text += "_static";
   text += fmt::format("_{}_T{}_E{}_k{}_H{}_I{}", activation_name(activation.kind), tokens, experts, top_k, hidden,
