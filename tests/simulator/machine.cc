@@ -162,7 +162,8 @@ std::string Warp::where() const {
     if (state_[lane] == State::kGone ||
         (lane > 0 && place_[lane] == place_[lane - 1] && state_[lane] == state_[lane - 1]))
       continue;
-    const u32 line = launch.entry.code.at(place_[lane]).line;
+    const u32 waits_at = state_[lane] == State::kBarrier ? 1 : 0;  // the place is where it goes on
+    const u32 line = launch.entry.code.at(place_[lane] - waits_at).line;
     static constexpr const char* kStates[] = {"runs", "at a barrier", "converges", "retries", "gone"};
     text += "\n  block " + std::to_string(block_.index[0]) + "." + std::to_string(block_.index[1]) + " warp " +
             std::to_string(number_) + " from lane " + std::to_string(lane) + ": " +

@@ -3,10 +3,12 @@
 // copies that are read before they have landed.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "simulator/device_memory.h"
 #include "simulator/machine.h"
+#include "simulator/numbers.h"
 
 namespace moesaic::sim {
 namespace {
@@ -124,6 +126,27 @@ TEST(Simulator, MbarriersCountArrivalsAndBytes) {
     const std::vector<u32> got = words.get();
     for (u32 i = 0; i < 64; ++i) EXPECT_EQ(got[4 + i], 42u);
   }
+}
+
+// Values from the formats' definitions.
+TEST(Simulator, NumberFormats) {
+  for (u32 bits = 0; bits < 0x10000; ++bits) {
+    const float value = from_fp16(static_cast<u16>(bits));
+    if (std::isnan(value)) continue;
+    EXPECT_EQ(to_fp16(value), bits);
+  }
+  EXPECT_EQ(to_fp16(65519.0f), 0x7bff);
+  EXPECT_EQ(to_fp16(65520.0f), 0x7c00);  // a tie, to even: infinity
+  EXPECT_EQ(to_fp16(0x1p-25f), 0);
+  EXPECT_EQ(to_fp16(0x1.8p-25f), 1);
+  EXPECT_EQ(from_fp16(0x3555), 0x1.554p-2f);
+  EXPECT_EQ(to_e4m3(448.0f), 0x7e);
+  EXPECT_EQ(to_e4m3(1e9f), 0x7e);
+  EXPECT_EQ(to_e4m3(-0x1p-9f), 0x81);
+  EXPECT_EQ(to_e4m3(1.0625f), 0x38);  // a tie, to even
+  EXPECT_EQ(to_e5m2(57344.0f), 0x7b);
+  EXPECT_EQ(to_bf16(1.00390625f), 0x3f80);
+  EXPECT_EQ(fma_bf16(0x3f80, 0x3f80, 0x3f80), 0x4000);
 }
 
 TEST(Simulator, InstructionsThatItDoesNotKnowAreNamed) {
