@@ -8,8 +8,8 @@
 #include <fstream>
 #include <map>
 #include <optional>
-#include <regex>
 #include <sstream>
+#include <string_view>
 
 #include "base/process.h"
 #include "moesaic/error.h"
@@ -31,6 +31,23 @@ std::optional<Loop> innermost(const std::vector<Loop>& loops, std::size_t at) {
   return found;
 }
 
+std::string_view trimmed(std::string_view text) {
+  constexpr const char* kBlank = " \t";
+  const std::size_t first = text.find_first_not_of(kBlank);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kBlank) + 1 - first);
+}
+
+// "BRA `(.L_x_43)" of "/*38f0*/ @P0 BRA `(.L_x_43) ;": without address and guard. Empty: no instruction.
+std::string instruction_of(std::string_view line) {
+  line = trimmed(line);
+  const std::size_t address_end = line.find("*/"), end = line.find(';');
+  if (line.substr(0, 2) != "/*" || end == std::string_view::npos || address_end > end) return {};
+  std::string_view text = trimmed(line.substr(address_end + 2, end - address_end - 2));
+  if (text.substr(0, 1) == "@") text = trimmed(text.substr(std::min(text.find(' '), text.size())));
+  return std::string(text);
+}
+
 }  // namespace
 
 bool Instruction::is(const std::string& name) const {
@@ -45,20 +62,17 @@ std::size_t count(Instructions instructions, const std::string& name) {
 }
 
 MachineCode::MachineCode(const std::string& listing) {
-  static const std::regex kLabel(R"(^(\.L\w+):)");  // .L_x_43:
-  static const std::regex kInstruction(
-      R"(^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?(\S[^;]*?)\s*;)");  // /*38f0*/ @P0 BRA ... ;
-  static const std::regex kTarget(R"(`\((\.L\w+)\))");           // `(.L_x_43)
   std::map<std::string, std::size_t> labels;
   std::istringstream lines(listing);
-  std::smatch match;
   for (std::string line; std::getline(lines, line);) {
-    if (std::regex_search(line, match, kLabel)) labels[match[1]] = instructions_.size();
-    if (!std::regex_search(line, match, kInstruction)) continue;
-    const std::string text = match[1];
+    if (line.rfind(".L", 0) == 0) labels[line.substr(0, line.find(':'))] = instructions_.size();  // .L_x_43:
+    const std::string text = instruction_of(line);
+    if (text.empty()) continue;
     instructions_.push_back({text.substr(0, text.find(' ')), text});
-    if (!instructions_.back().is("BRA") || !std::regex_search(text, match, kTarget)) continue;
-    const auto target = labels.find(match[1]);
+    if (!instructions_.back().is("BRA")) continue;
+    const std::size_t begin = text.find("`(");  // `(.L_x_43)
+    if (begin == std::string::npos) continue;
+    const auto target = labels.find(text.substr(begin + 2, text.find(')', begin) - begin - 2));
     if (target != labels.end()) loops_.emplace_back(target->second, instructions_.size() - 1);
   }
 }
