@@ -59,22 +59,19 @@ Flow cluster_wait(Warp& warp, const Instruction&, u32 lanes) {
   return passed ? Flow::kNext : Flow::kRetry;
 }
 
-std::byte* mbarrier_at(Warp& warp, Slot base, s64 offset, u32 lane) {
-  const u64 start = base.bytes == 4 ? warp.at<u32>(base)[lane] : warp.at<u64>(base)[lane];
-  return shared_bytes(warp.block(), start + static_cast<u64>(offset), 8, 8);
+std::byte* mbarrier_at(Warp& warp, const Instruction& i, u32 lane) {
+  return shared_bytes(warp.block(), address_of(warp, i, i.slots[1], lane), 8, 8);
 }
 
 Flow mbarrier_start(Warp& warp, const Instruction& i, u32 lanes) {
-  each_lane(lanes, [&](u32 lane) {
-    mbarrier_init(mbarrier_at(warp, i.slots[1], i.offset, lane), warp.at<u32>(i.slots[2])[lane]);
-  });
+  each_lane(lanes, [&](u32 lane) { mbarrier_init(mbarrier_at(warp, i, lane), warp.at<u32>(i.slots[2])[lane]); });
   return Flow::kNext;
 }
 
 template <bool kExpect>
 Flow mbarrier_arrival(Warp& warp, const Instruction& i, u32 lanes) {
   each_lane(lanes, [&](u32 lane) {
-    std::byte* barrier = mbarrier_at(warp, i.slots[1], i.offset, lane);
+    std::byte* barrier = mbarrier_at(warp, i, lane);
     if (kExpect) mbarrier_bytes(barrier, warp.at<u32>(i.slots[2])[lane]);
     mbarrier_arrive(barrier, 1);
   });
@@ -85,7 +82,7 @@ Flow mbarrier_arrival(Warp& warp, const Instruction& i, u32 lanes) {
 Flow mbarrier_try(Warp& warp, const Instruction& i, u32 lanes) {
   u32 passed = 0;
   each_lane(lanes, [&](u32 lane) {
-    const bool is = mbarrier_passed(mbarrier_at(warp, i.slots[1], i.offset, lane), warp.at<u32>(i.slots[2])[lane]);
+    const bool is = mbarrier_passed(mbarrier_at(warp, i, lane), warp.at<u32>(i.slots[2])[lane]);
     passed |= is ? 1u << lane : 0u;
   });
   if (passed == 0 && lanes == warp.active()) return Flow::kRetry;

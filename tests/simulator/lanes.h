@@ -16,6 +16,12 @@ void each_lane(u32 lanes, Function function) {
   }
 }
 
+/// Where an address operand points for a lane: its base, of 4 or 8 bytes, and the instruction's offset.
+inline u64 address_of(Warp& warp, const Instruction& i, Slot base, u32 lane) {
+  const u64 start = base.bytes == 4 ? warp.at<u32>(base)[lane] : warp.at<u64>(base)[lane];
+  return start + static_cast<u64>(i.offset);
+}
+
 /// Registers of another width than the type are not for all instructions.
 inline Slot exact(Slot slot, std::size_t bytes) {
   if (slot.bytes != bytes) throw Fault("a register of " + std::to_string(slot.bytes) + " bytes");

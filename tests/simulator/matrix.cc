@@ -17,13 +17,12 @@ float element(u32 pair, u32 half) {
   return kBf16 ? from_bf16(bits) : from_fp16(bits);
 }
 
-void need_warp(const Warp& warp, u32 lanes) {
+void need_warp(u32 lanes) {
   if (lanes != kAllLanes) throw Fault("a matrix instruction by part of a warp");
-  static_cast<void>(warp);
 }
 
 Flow load_matrices(Warp& warp, const Instruction& i, u32 lanes) {
-  need_warp(warp, lanes);
+  need_warp(lanes);
   std::array<std::array<u32, 4>, kLanes> rows;  // [address lane][a row's pairs]
   for (u32 lane = 0; lane < kLanes; ++lane) {
     const u64 address = warp.at<u32>(i.slots[0])[lane] + static_cast<u64>(i.offset);
@@ -39,7 +38,7 @@ Flow load_matrices(Warp& warp, const Instruction& i, u32 lanes) {
 // Registers: d 4, a 4, b 2, c 4. Lane 4 g + t: rows g and g + 8, columns (or k) 2 t and 2 t + 1.
 template <bool kBf16>
 Flow multiply_sync(Warp& warp, const Instruction& i, u32 lanes) {
-  need_warp(warp, lanes);
+  need_warp(lanes);
   float a[16][kK], b[kK][8], d[16][8];
   for (u32 lane = 0; lane < kLanes; ++lane) {
     const u32 g = lane / 4, t = lane % 4 * 2;
@@ -110,7 +109,7 @@ void multiply_group(Warp& warp, const Instruction& i, u64 a_bits, u64 b_bits, bo
 }
 
 Flow multiply_async(Warp& warp, const Instruction& i, u32 lanes) {
-  need_warp(warp, lanes);
+  need_warp(lanes);
   const u64 a = warp.uniform<u64>(i.slots[0]), b = warp.uniform<u64>(i.slots[1]);
   const bool keep = warp.uniform<u8>(i.slots[2]) != 0, bf16 = i.target != 0;
   auto work = [&warp, &i, a, b, keep, bf16] { multiply_group(warp, i, a, b, keep, bf16); };
@@ -123,14 +122,14 @@ Flow multiply_async(Warp& warp, const Instruction& i, u32 lanes) {
 }
 
 Flow commit_products(Warp& warp, const Instruction&, u32 lanes) {
-  need_warp(warp, lanes);
+  need_warp(lanes);
   warp.product_groups.push_back(std::move(warp.products));
   warp.products.clear();
   return Flow::kNext;
 }
 
 Flow wait_products(Warp& warp, const Instruction& i, u32 lanes) {
-  need_warp(warp, lanes);
+  need_warp(lanes);
   while (warp.product_groups.size() > i.target) {
     for (const auto& work : warp.product_groups.front()) work();
     warp.product_groups.pop_front();
@@ -138,8 +137,8 @@ Flow wait_products(Warp& warp, const Instruction& i, u32 lanes) {
   return Flow::kNext;
 }
 
-Flow fence_products(Warp& warp, const Instruction&, u32 lanes) {
-  need_warp(warp, lanes);
+Flow fence_products(Warp&, const Instruction&, u32 lanes) {
+  need_warp(lanes);
   return Flow::kNext;
 }
 

@@ -16,11 +16,6 @@ Space space_of(const Instruction& i) { return static_cast<Space>(i.target & 0xf)
 u32 bytes_of(const Instruction& i) { return i.target >> 4 & 0xff; }
 bool is_signed(const Instruction& i) { return (i.target >> 12 & 1) != 0; }
 
-u64 address_of(Warp& warp, const Instruction& i, Slot base, u32 lane) {
-  const u64 start = base.bytes == 4 ? warp.at<u32>(base)[lane] : warp.at<u64>(base)[lane];
-  return start + static_cast<u64>(i.offset);
-}
-
 std::byte* locate(Warp& warp, const Instruction& i, Slot base, u32 lane, u32 bytes) {
   const u64 address = address_of(warp, i, base, lane);
   switch (space_of(i)) {

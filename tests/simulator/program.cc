@@ -66,7 +66,6 @@ class Reader {
     const std::string name = tokens_.at(at_ + 1).text;
     Entry entry;
     Names names(entry);
-    for (auto& at : entry.specials) at = 0;
     for (std::size_t i = 0; i < entry.specials.size(); ++i) {
       const char* special = special_name(static_cast<Special>(i));
       names.declare(special, 4, 1);
@@ -85,7 +84,6 @@ class Reader {
     struct Jump {
       std::size_t from;
       std::string label;
-      std::size_t depth;
     };
     std::vector<Jump> jumps;
     const auto resolve = [&](bool last) {
@@ -114,7 +112,7 @@ class Reader {
         at_ += 2;
       } else {
         const Statement statement = read_statement(tokens_, at_);
-        if (statement.op[0] == "bra") jumps.push_back({entry.code.size(), statement.operands.at(0).name, depth});
+        if (statement.op[0] == "bra") jumps.push_back({entry.code.size(), statement.operands.at(0).name});
         entry.code.push_back(decode(statement, names));
       }
     }
