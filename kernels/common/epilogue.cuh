@@ -26,6 +26,14 @@ struct Epilogue {
     const long long at = (static_cast<long long>(expert) * p.row_blocks + row_block) * abi::kBlockRows + row;
     return {p.multipliers == nullptr ? 1.0f : p.multipliers[at], p.bias == nullptr ? 0.0f : p.bias[at]};
   }
+  /// Of weight rows `row`, which is even, and row + 1.
+  __device__ __forceinline__ void pair_terms(int row_block, int row, RowTerms& low, RowTerms& high) const {
+    const long long at = (static_cast<long long>(expert) * p.row_blocks + row_block) * abi::kBlockRows + row;
+    float2 multipliers = {1.0f, 1.0f}, bias = {0.0f, 0.0f};
+    if (p.multipliers != nullptr) multipliers = *reinterpret_cast<const float2*>(p.multipliers + at);
+    if (p.bias != nullptr) bias = *reinterpret_cast<const float2*>(p.bias + at);
+    low = {multipliers.x, bias.x}, high = {multipliers.y, bias.y};
+  }
   /// Of row `row` of the result.
   __device__ __forceinline__ float token_scale(int row) const {
     return p.token_scale == nullptr ? 1.0f : p.token_scale[activation_row(p, row)];

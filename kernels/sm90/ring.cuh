@@ -14,20 +14,24 @@ struct WgmmaShape {
   static constexpr int kGroups = kConfig.warps_rows / 4;  // warpgroups that multiply
   static constexpr int kMultiplyThreads = 128 * kGroups;
   static constexpr int kTokens = abi::block_tokens(kConfig);
-  static constexpr int kHalves = kConfig.tile_rows / kGroups / 64;  // times 64 rows of a warpgroup
   static constexpr int kBlockGroups = kConfig.tile_rows / abi::kBlockRows / abi::kGroupBlocks;
-  static constexpr int kGroupBytes = 2 * abi::kGroupBlocks * abi::kBlockBytes;  // of a stage
-  static constexpr int kWeightBytes = kBlockGroups * kGroupBytes;
+  static constexpr int kGroupBytes = abi::kGroupBlocks * abi::kBlockBytes;  // of one unit of K
+  static constexpr int kUnitBytes = kBlockGroups * kGroupBytes;
+  static constexpr int kWeightBytes = 2 * kUnitBytes;  // of a stage
   static constexpr int kStageBytes = abi::stage_bytes(kConfig);
   static constexpr int kRowsApart = 16;  // of the activation rows that one thread copies
   static constexpr int kCopies = kTokens / kRowsApart;
   using Group = StoreGroup<128, kConfig.tile_rows / kGroups, 4>;
   static_assert(kConfig.weights == abi::kWeights16 && kConfig.tile_k == 64 && kConfig.warps_load == 4);
-  static_assert(kConfig.warps_tokens * kConfig.warps_k == 1 && (kHalves == 1 || kHalves == 2));
+  static_assert(kConfig.warps_tokens * kConfig.warps_k == 1 && kConfig.tile_rows % (64 * kGroups) == 0);
   static_assert(kBlockGroups * abi::kGroupBlocks * abi::kBlockRows == kConfig.tile_rows);
   static_assert(kStageBytes % 1024 == 0 && kTokens % kRowsApart == 0);
   static_assert(kBlockGroups % kConfig.cluster == 0, "each block of a cluster brings as many");
 };
+
+/// Of one thread.
+template <abi::KernelConfig kConfig>
+using Sums = float[kConfig.tile_rows / WgmmaShape<kConfig>::kGroups * WgmmaShape<kConfig>::kTokens / 128];
 
 /// Shared memory: [stages][kStageBytes], then `full` and `empty` barriers, then sums of each warpgroup.
 /// full: a stage is there: bulk copies of all blocks of the cluster, one arrival that announces them, one of each
@@ -170,18 +174,24 @@ class StageLoader {
     ptx::barrier_arrive_expect(full, units * blocks_ * abi::kBlockBytes);
 #pragma unroll
     for (int i = 0; i < kOwnGroups; ++i) {
-      const int bytes = units * together_[i] * abi::kBlockBytes;
+      const int bytes = together_[i] * abi::kBlockBytes;  // of one unit
       const u32 target = stage + (first_group_ + i) * Shape::kGroupBytes;
-      if (bytes > 0) {
-        if constexpr (kConfig.cluster > 1) {
-          ptx::bulk_copy_to((1u << kConfig.cluster) - 1, target, weights_[i], bytes, full);
-        } else {
-          ptx::bulk_copy(target, weights_[i], bytes, full);
-        }
+      if (bytes == Shape::kUnitBytes) {  // units follow each other here and there
+        copy(target, weights_[i], units * bytes, full);
+      } else if (bytes > 0) {
+        copy(target, weights_[i], bytes, full);
+        if (units > 1) copy(target + Shape::kUnitBytes, weights_[i] + bytes, bytes, full);
       }
-      weights_[i] += bytes;
+      weights_[i] += units * bytes;
     }
     units_left_ -= 2;
+  }
+  __device__ __forceinline__ static void copy(u32 target, const char* source, int bytes, u32 full) {
+    if constexpr (kConfig.cluster > 1) {
+      ptx::bulk_copy_to((1u << kConfig.cluster) - 1, target, source, bytes, full);
+    } else {
+      ptx::bulk_copy(target, source, bytes, full);
+    }
   }
 
   const char* activations_;

@@ -113,6 +113,10 @@ __device__ __forceinline__ void give_registers() {
 #define MOESAIC_LIST_64 \
   MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", " MOESAIC_TEN(4) ", " MOESAIC_TEN(5) ", " \
                 "%60, %61, %62, %63"
+#define MOESAIC_LIST_128 \
+  MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", " MOESAIC_TEN(4) ", " MOESAIC_TEN(5) ", " \
+  MOESAIC_TEN(6) ", " MOESAIC_TEN(7) ", " MOESAIC_TEN(8) ", " MOESAIC_TEN(9) ", " MOESAIC_TEN(10) ", " MOESAIC_TEN(11) \
+                ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define MOESAIC_D8(i)                                                                                         \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
@@ -121,32 +125,35 @@ __device__ __forceinline__ void give_registers() {
 #define MOESAIC_D32(i) MOESAIC_D16(i), MOESAIC_D16(i + 16)
 #define MOESAIC_D48(i) MOESAIC_D32(i), MOESAIC_D16(i + 32)
 #define MOESAIC_D64(i) MOESAIC_D32(i), MOESAIC_D32(i + 32)
-#define MOESAIC_WGMMA(n, type, count, a_index, b_index, keep_index)                                      \
-  asm volatile("{\n\t.reg .pred keep;\n\tsetp.ne.b32 keep, %" #keep_index                                \
-               ", 0;\n\t"                                                                                \
-               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" MOESAIC_LIST_##count \
-               "}, %" #a_index ", %" #b_index ", keep, 1, 1, 0, 0;\n\t}"                                 \
-               : MOESAIC_D##count(0)                                                                     \
-               : "l"(a), "l"(b), "r"(keep))
-#define MOESAIC_WGMMA_CASE(n, count, a_index, b_index, keep_index) \
-  if constexpr (kTokens == n && kIo == abi::kIoBf16) {             \
-    MOESAIC_WGMMA(n, "bf16", count, a_index, b_index, keep_index); \
-  } else if constexpr (kTokens == n) {                             \
-    MOESAIC_WGMMA(n, "f16", count, a_index, b_index, keep_index);  \
+#define MOESAIC_D128(i) MOESAIC_D64(i), MOESAIC_D64(i + 64)
+#define MOESAIC_WGMMA(n, type, count, a_index, b_index)                                         \
+  asm volatile(                                                                                 \
+      "{\n\t.reg .pred add;\n\tsetp.eq.u32 add, 0, 0;\n\t"                                      \
+      "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" MOESAIC_LIST_##count \
+      "}, %" #a_index ", %" #b_index ", add, 1, 1, 0, 0;\n\t}"                                  \
+      : MOESAIC_D##count(kFirst)                                                                \
+      : "l"(a), "l"(b))
+#define MOESAIC_WGMMA_CASE(n, count, a_index, b_index)  \
+  if constexpr (kColumns == n && kIo == abi::kIoBf16) { \
+    MOESAIC_WGMMA(n, "bf16", count, a_index, b_index);  \
+  } else if constexpr (kColumns == n) {                 \
+    MOESAIC_WGMMA(n, "f16", count, a_index, b_index);   \
   }
 
-/// d (64 x kTokens, FP32; the mma.sync fragment of each 8 columns) = a (64 x 16) b (16 x kTokens) + d, or without d
-/// when `keep` is 0. Operands: descriptors.
-template <int kIo, int kTokens, int kSums>
-__device__ __forceinline__ void wgmma(float (&d)[kSums], u64 a, u64 b, int keep) {
-  static_assert(kSums >= kTokens / 2);
-  static_assert(kTokens == 16 || kTokens == 32 || kTokens == 48 || kTokens == 64 || kTokens == 96 || kTokens == 128);
-  MOESAIC_WGMMA_CASE(16, 8, 8, 9, 10)
-  MOESAIC_WGMMA_CASE(48, 24, 24, 25, 26)
-  MOESAIC_WGMMA_CASE(32, 16, 16, 17, 18)
-  MOESAIC_WGMMA_CASE(64, 32, 32, 33, 34)
-  MOESAIC_WGMMA_CASE(96, 48, 48, 49, 50)
-  MOESAIC_WGMMA_CASE(128, 64, 64, 65, 66)
+/// d (64 x kColumns, FP32; the mma.sync fragment of each 8 columns; from kFirst on) += a (64 x 16) b (16 x kColumns).
+/// Operands: descriptors.
+template <int kIo, int kColumns, int kFirst = 0, int kSums>
+__device__ __forceinline__ void wgmma(float (&d)[kSums], u64 a, u64 b) {
+  static_assert(kSums >= kFirst + kColumns / 2);
+  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 48 || kColumns == 64 || kColumns == 96 ||
+                kColumns == 128 || kColumns == 256);
+  MOESAIC_WGMMA_CASE(16, 8, 8, 9)
+  MOESAIC_WGMMA_CASE(32, 16, 16, 17)
+  MOESAIC_WGMMA_CASE(48, 24, 24, 25)
+  MOESAIC_WGMMA_CASE(64, 32, 32, 33)
+  MOESAIC_WGMMA_CASE(96, 48, 48, 49)
+  MOESAIC_WGMMA_CASE(128, 64, 64, 65)
+  MOESAIC_WGMMA_CASE(256, 128, 128, 129)
 }
 
 #undef MOESAIC_WGMMA_CASE

@@ -132,23 +132,31 @@ TEST_F(DeviceLayerTest, EveryRoutingMethod) {
   }
 }
 
+/// Each configuration of each GEMM row that can run here with a recipe, and how to ask for it alone.
+std::vector<ModuleOptions> gemms_of(const char* recipe) {
+  std::vector<ModuleOptions> all;
+  for (const tables::KernelRow& row : tables::kernel_table()) {
+    const auto served = testing::modules_that_serve(row, tables::recipe_index(recipe));
+    if (!served || row.op != tables::Op::kGemm) continue;
+    for (const abi::KernelConfig& config : row.configs) {
+      all.push_back(*served);
+      all.back().force_kernel = std::string(row.name) + "/" + tables::config_name(row, config);
+    }
+  }
+  return all;
+}
+
 /// A small layer by each configuration of each GEMM row in turn, at few and at many tokens. What ran.
 std::set<std::string> run_every_gemm(std::mt19937& rng, const char* recipe) {
   std::set<std::string> ran;
   MoeConfig c = base_config(64, 40, 4, 2);
   c.recipe = recipe;
   const HostLayer host = testing::random_layer(rng, c, {.biases = true});
-  for (const tables::KernelRow& row : tables::kernel_table()) {
-    const auto served = testing::modules_that_serve(row, tables::recipe_index(recipe));
-    if (!served || row.op != tables::Op::kGemm) continue;
-    for (const abi::KernelConfig& config : row.configs) {
-      ModuleOptions modules = *served;
-      modules.force_kernel = std::string(row.name) + "/" + tables::config_name(row, config);
-      const DeviceLayer device(host, c, modules);
-      for (const int tokens : {3, 150}) {
-        for (const std::string& name : device.layer().kernels(tokens)) ran.insert(name);
-        check_layer(rng, host, device, tokens, *modules.force_kernel);
-      }
+  for (const ModuleOptions& modules : gemms_of(recipe)) {
+    const DeviceLayer device(host, c, modules);
+    for (const int tokens : {3, 150}) {
+      for (const std::string& name : device.layer().kernels(tokens)) ran.insert(name);
+      check_layer(rng, host, device, tokens, *modules.force_kernel);
     }
   }
   return ran;
@@ -183,6 +191,40 @@ TEST_F(DeviceLayerTest, EveryConfigOfEveryRowRunsOnce) {
         EXPECT_EQ(ran.count(name), 1u) << name << " did not run";
       }
     }
+  }
+}
+
+/// A layer of two experts by one kernel: 128 and 104 rows of each expert, or 120 and 112 in the blocks of a cluster,
+/// against the oracle, and the first tokens alone.
+void check_full_tiles(std::mt19937& rng, const HostLayer& host, const ModuleOptions& modules) {
+  constexpr int kTokens = 232;
+  const MoeConfig& c = host.config;
+  const DeviceLayer device(host, c, modules);
+  check_layer(rng, host, device, kTokens, *modules.force_kernel);
+  const HostArray x = testing::random_array(rng, kTokens * c.hidden, DType::kBF16, 1.0);
+  const std::vector<float> logits =
+      testing::to_floats(testing::random_array(rng, kTokens * c.num_experts, DType::kF32, 1.5));
+  const DeviceResult all = device.run(x, logits);
+  for (const int tokens : {1, 40, 90}) {
+    HostArray few = x;
+    few.bytes.resize(static_cast<std::size_t>(tokens * c.hidden) * dtype_size(DType::kBF16));
+    const DeviceResult alone = device.run(few, {logits.begin(), logits.begin() + tokens * c.num_experts});
+    EXPECT_TRUE(std::equal(alone.out.begin(), alone.out.end(), all.out.begin()))
+        << *modules.force_kernel << " " << activation_name(c.activation.kind) << ": " << tokens << " tokens";
+  }
+}
+
+// Kernels may multiply and store tiles of many tokens otherwise than those of few: nobody must see it.
+TEST_F(DeviceLayerTest, FullAndOtherTilesGiveTheSameBits) {
+  std::mt19937 rng(testing::fresh_seed());
+  for (const ActivationKind kind : {ActivationKind::kSwiglu, ActivationKind::kSwigluBias, ActivationKind::kGeglu}) {
+    MoeConfig c = base_config(168, 200, 2, 2);
+    c.activation.kind = kind;
+    if (kind == ActivationKind::kSwigluBias) {
+      c.activation.alpha = 1.702f, c.activation.beta = 1.0f, c.activation.limit = 1.5f;
+    }
+    const HostLayer host = testing::random_layer(rng, c, {.biases = true});
+    for (const ModuleOptions& modules : gemms_of("bf16")) check_full_tiles(rng, host, modules);
   }
 }
 

@@ -54,30 +54,37 @@ void expect_no_local_memory(const MachineCode& code) {
 
 // ---- wgmma ----------------------------------------------------------------------------------------------------------
 
-// Widths that are compiled: a quarter, half, three quarters and all of a block's tokens.
-std::vector<int> widths(const abi::KernelConfig& config) {
-  const int quarter = abi::block_tokens(config) / 4;
-  return {quarter, 2 * quarter, 3 * quarter, 4 * quarter};
+// What is on the other side of 64 rows, weights or tokens, and how many rows a warpgroup has.
+struct Form {
+  int columns, rows;
+};
+
+// Those that are compiled: a quarter, half, three quarters and all of a block's tokens beside weight rows, and 256
+// weight rows beside 64 tokens.
+std::vector<Form> forms(const abi::KernelConfig& config) {
+  const int quarter = abi::block_tokens(config) / 4, rows = config.tile_rows / (config.warps_rows / 4);
+  std::vector<Form> all = {{quarter, rows}, {2 * quarter, rows}, {3 * quarter, rows}, {4 * quarter, rows}};
+  if (config.tile_rows == 256) all.push_back({256, 64});
+  return all;
 }
 
-std::string product(const abi::KernelConfig& config, int tokens) {
-  return "HGMMA.64x" + std::to_string(tokens) + "x16.F32" + (config.io == abi::kIoBf16 ? ".BF16" : "");
+std::string product(const abi::KernelConfig& config, const Form& form) {
+  return "HGMMA.64x" + std::to_string(form.columns) + "x16.F32" + (config.io == abi::kIoBf16 ? ".BF16" : "");
 }
 
-// Of a stage with 16 of K and all 64 rows of a warpgroup at a time.
-std::size_t products_of_stage(const abi::KernelConfig& config) {
-  const int warpgroups = config.warps_rows / 4;
-  return static_cast<std::size_t>(config.tile_k / 16 * (config.tile_rows / warpgroups / 64));
+// Of a stage, each with 16 of K.
+std::size_t products_of_stage(const abi::KernelConfig& config, const Form& form) {
+  return static_cast<std::size_t>(config.tile_k / 16 * (form.rows / 64));
 }
 
-// What a warpgroup does with so many columns: a stage, with the one before still under way; at the end maybe half a
+// What a warpgroup does in one form: a stage, with the one before still under way; at the end maybe half a
 // stage; the wait for all. Where ptxas serialises, every product is a group of its own with a wait behind it.
-std::string meant(const abi::KernelConfig& config, int tokens) {
+std::string meant(const abi::KernelConfig& config, const Form& form) {
   std::string steps;
-  for (const std::size_t products : {products_of_stage(config), products_of_stage(config) / 2}) {
+  for (const std::size_t products : {products_of_stage(config, form), products_of_stage(config, form) / 2}) {
     steps += "arrive\n";
     for (std::size_t i = 0; i < products; ++i) {
-      steps += product(config, tokens) + (i + 1 == products ? " ends group\n" : "\n");
+      steps += product(config, form) + (i + 1 == products ? " ends group\n" : "\n");
     }
     steps += "wait 1\n";
   }
@@ -104,17 +111,17 @@ std::vector<std::string> done(const MachineCode& code) {
 
 std::vector<std::string> all_meant(const abi::KernelConfig& config) {
   std::vector<std::string> parts;
-  for (const int tokens : widths(config)) parts.push_back(meant(config, tokens));
+  for (const Form& form : forms(config)) parts.push_back(meant(config, form));
   std::sort(parts.begin(), parts.end());
   return parts;
 }
 
 // No fence of the whole GPU among them: that of an arrival with .release.cluster took two thirds of the time.
 void expect_one_stage_a_turn(const Kernel& kernel) {
-  for (const int tokens : widths(kernel.config)) {
-    SCOPED_TRACE(tokens);
-    const Instructions loop = kernel.code.main_loop(product(kernel.config, tokens));
-    EXPECT_EQ(count(loop, "HGMMA"), products_of_stage(kernel.config));
+  for (const Form& form : forms(kernel.config)) {
+    SCOPED_TRACE(product(kernel.config, form));
+    const Instructions loop = kernel.code.main_loop(product(kernel.config, form));
+    EXPECT_EQ(count(loop, "HGMMA"), products_of_stage(kernel.config, form));
     EXPECT_EQ(count(loop, "MEMBAR"), count(loop, "MEMBAR.ALL.CTA"));
   }
 }
@@ -166,18 +173,18 @@ INSTANTIATE_TEST_SUITE_P(Rows, WgmmaCompile, ::testing::Values("sm90_wgmma_bf16"
 TEST_F(WgmmaCompile, SerialisedProductsAreSeen) {
   MOESAIC_NEED_NVRTC();
   MOESAIC_NEED_DISASSEMBLER();
-  const std::string source = "kernels/sm90/gemm_wgmma.cuh", commit = "  ptx::wgmma_commit();\n";
+  const std::string source = "kernels/sm90/products.cuh", commit = "  ptx::wgmma_commit();\n";
   std::string text;
-  for (const SourceText& part : source_closure(source)) {
+  for (const SourceText& part : source_closure("kernels/sm90/gemm_wgmma.cuh")) {
     if (part.path == source) text = part.text;
   }
   const std::size_t at = text.find(commit);
   ASSERT_NE(at, std::string::npos);
-  override_source_for_test(source, text.insert(at, "  sums[0][0] += 1.0f;\n"));
+  override_source_for_test(source, text.insert(at, "  sums[0] += 1.0f;\n"));
   const Kernel kernel = compile_one(*tables::find_kernel("sm90_wgmma_bf16"), 0, "sm_90a");
   override_source_for_test(source, "");
   EXPECT_NE(done(kernel.code), all_meant(kernel.config));
-  EXPECT_GT(count(kernel.code.all(), "WARPGROUP.ARRIVE"), 2 * widths(kernel.config).size());
+  EXPECT_GT(count(kernel.code.all(), "WARPGROUP.ARRIVE"), 2 * forms(kernel.config).size());
 }
 
 // ---- mma.sync, tiled ------------------------------------------------------------------------------------------------

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// What becomes of the sums of a warpgroup's piece of work: through shared memory when weight rows are on the m64 side,
+// from registers when tokens are.
+#pragma once
+
+#include "kernels/sm90/products.cuh"
+
+namespace moesaic::sm90 {
+
+/// Tokens first .. first + 31 of a warpgroup's sums -> [tokens][kPitch].
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void share_tokens(float* shared, int first, const Sums<kConfig>& sums) {
+  using Group = typename WgmmaShape<kConfig>::Group;
+  constexpr int kSums = WgmmaShape<kConfig>::kTokens / 2;  // of 64 rows
+  const int row = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + threadIdx.x % 32 / 4, token = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int part = 0; part < kSums * 2; part += abi::kStoreTokens) {
+    if (part != first) continue;
+#pragma unroll
+    for (int half = 0; half < Group::kRows / 64; ++half) {
+#pragma unroll
+      for (int i = 0; i < abi::kStoreTokens / 2; ++i) {  // [n8 tile][8 rows further][token of a pair]
+        shared[(i / 4 * 8 + token + i % 2) * Group::kPitch + half * 64 + row + i % 4 / 2 * 8] =
+            sums[half * kSums + part / 2 + i];
+      }
+    }
+  }
+}
+
+/// Of RowsTimesTokens.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void store_rows(const abi::GemmParams& p, Work work, const Ring<kConfig>& ring,
+                                           const Sums<kConfig>& sums) {
+  using Group = typename WgmmaShape<kConfig>::Group;
+  const int group = threadIdx.x / 128, thread = threadIdx.x % 128;
+  float* shared = ring.sums(group);
+  work.row_block += group * (Group::kRows / abi::kBlockRows);
+  const int count = work.tile.row_end - work.tile.row_begin;
+#pragma unroll 1
+  for (int first = 0; first < count; first += abi::kStoreTokens) {
+    const int tokens = count - first < abi::kStoreTokens ? count - first : abi::kStoreTokens;
+    ptx::named_barrier(1 + group, 128);  // the warpgroup has stored the tokens before
+    share_tokens<kConfig>(shared, first, sums);
+    ptx::named_barrier(1 + group, 128);  // these are complete
+    if (work.row_block >= p.row_blocks) continue;
+    if (p.epilogue == abi::kEpilogueHidden) {
+      store_hidden<Group>(p, work, thread, work.tile.row_begin + first, tokens, shared);
+    } else {
+      store_plain<Group>(p, work, thread, work.tile.row_begin + first, tokens, shared);
+    }
+  }
+}
+
+/// The two rows of results that a thread has sums of, eight apart, and its first column in `tiles` of 8 columns.
+struct Corner {
+  int rows[2];
+  bool exist[2];
+  float scale[2];
+  int column;  // of two
+
+  __device__ __forceinline__ Corner(const Epilogue& epilogue, const Work& work, int first_column)
+      : column(first_column + threadIdx.x % 4 * 2) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      rows[i] = work.tile.row_begin + static_cast<int>(threadIdx.x) / 32 * 16 + threadIdx.x % 32 / 4 + 8 * i;
+      exist[i] = rows[i] < work.tile.row_end;
+      scale[i] = exist[i] ? epilogue.token_scale(rows[i]) : 1.0f;
+    }
+  }
+};
+
+/// Words of four lanes, one of each of four tiles of 8 columns -> the tile of the lane's number among four.
+__device__ __forceinline__ uint4 gather_quad(const u32 (&words)[4]) {
+  const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+  // Tiles 1 and 3 of even lanes change places with 0 and 2 of odd ones; then pairs of tiles do.
+  const u32 a = __shfl_xor_sync(0xffffffffu, odd ? words[0] : words[1], 1);
+  const u32 b = __shfl_xor_sync(0xffffffffu, odd ? words[2] : words[3], 1);
+  const uint2 low = odd ? make_uint2(a, words[1]) : make_uint2(words[0], a);
+  const uint2 high = odd ? make_uint2(b, words[3]) : make_uint2(words[2], b);
+  const u32 c = __shfl_xor_sync(0xffffffffu, upper ? low.x : high.x, 2);
+  const u32 d = __shfl_xor_sync(0xffffffffu, upper ? low.y : high.y, 2);
+  return upper ? make_uint4(c, d, high.x, high.y) : make_uint4(low.x, low.y, c, d);
+}
+
+/// 16-bit results, four tiles of 8 columns at a time. words(tile, words of both rows): of this thread's two columns.
+template <abi::KernelConfig kConfig, int kTiles, typename Words>
+__device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Corner& corner, Words words) {
+  const int lane4 = threadIdx.x % 4, left = p.out_cols - (corner.column - lane4 * 2);
+#pragma unroll
+  for (int first = 0; first < kTiles; first += 4) {
+    if (first * 8 >= left) break;
+    u32 pair[2][4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words(first + i, pair[0][i], pair[1][i]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint4 line = gather_quad(pair[i]);
+      const int column = corner.column - lane4 * 2 + (first + lane4) * 8;
+      if (corner.exist[i] && column < p.out_cols) {
+        *reinterpret_cast<uint4*>(static_cast<u16*>(p.out) + static_cast<long long>(corner.rows[i]) * p.out_stride +
+                                  column) = line;
+      }
+    }
+  }
+}
+
+/// Of TokensTimesRows, gated GEMM 1: gate and up are neighbouring n8 tiles of the same thread.
+template <abi::KernelConfig kConfig, int kKind>
+__device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, const Work& work,
+                                                    const Sums<kConfig>& sums) {
+  const Epilogue epilogue{p, work.tile.expert};
+  const Corner corner(epilogue, work, work.row_block * 8);
+  float weight[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    weight[i] = corner.exist[i] && p.row_weight != nullptr ? p.row_weight[corner.rows[i]] : 1.0f;
+  }
+  store_lines<kConfig, kConfig.tile_rows / 16>(p, corner, [&](int tile, u32& first, u32& second) {
+    const int block = min(work.row_block + tile, p.row_blocks - 1), row = threadIdx.x % 4 * 2;
+    RowTerms gates[2], ups[2];
+    epilogue.pair_terms(block, row, gates[0], gates[1]);
+    epilogue.pair_terms(block, row + 8, ups[0], ups[1]);
+    const float* s = sums + tile * 8;
+    const auto hidden = [&](int column, int i) {
+      return epilogue.template hidden<kKind>(gates[column], s[i * 2 + column], ups[column], s[i * 2 + column + 4],
+                                             corner.scale[i], weight[i]);
+    };
+    first = pack<kConfig.io>(hidden(0, 0), hidden(1, 0));
+    second = pack<kConfig.io>(hidden(0, 1), hidden(1, 1));
+  });
+}
+
+/// Of TokensTimesRows, GEMM 2 and plain GEMMs whose results are of the io type.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void store_tokens_16(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums) {
+  const Epilogue epilogue{p, work.tile.expert};
+  const Corner corner(epilogue, work, work.row_block * abi::kBlockRows);
+  store_lines<kConfig, kConfig.tile_rows / 8>(p, corner, [&](int tile, u32& first, u32& second) {
+    const int block = min(work.row_block + tile / 2, p.row_blocks - 1);
+    RowTerms terms[2];
+    epilogue.pair_terms(block, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
+    const float* s = sums + tile * 4;
+    first = pack<kConfig.io>(epilogue.plain(terms[0], s[0], corner.scale[0]),
+                             epilogue.plain(terms[1], s[1], corner.scale[0]));
+    second = pack<kConfig.io>(epilogue.plain(terms[0], s[2], corner.scale[1]),
+                              epilogue.plain(terms[1], s[3], corner.scale[1]));
+  });
+}
+
+/// The same, FP32: four threads store 32 bytes of a row.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void store_tokens_32(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums) {
+  const Epilogue epilogue{p, work.tile.expert};
+  const Corner corner(epilogue, work, work.row_block * abi::kBlockRows);
+  float* rows[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    rows[i] = static_cast<float*>(p.out) + static_cast<long long>(corner.rows[i]) * p.out_stride + corner.column;
+  }
+#pragma unroll
+  for (int tile = 0; tile < kConfig.tile_rows / 8; ++tile) {
+    if (corner.column + tile * 8 >= p.out_cols) break;
+    RowTerms terms[2];
+    epilogue.pair_terms(work.row_block + tile / 2, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float* s = sums + tile * 4 + i * 2;
+      const float2 values = {epilogue.plain(terms[0], s[0], corner.scale[i]),
+                             epilogue.plain(terms[1], s[1], corner.scale[i])};
+      if (corner.exist[i]) *reinterpret_cast<float2*>(rows[i] + tile * 8) = values;
+    }
+  }
+}
+
+/// Whether store_tokens can. What it cannot, few need: other activations, which would be compiled for every sum, the
+/// other 16-bit type, results in odd places.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
+  if (p.epilogue == abi::kEpilogueHidden && p.activation != 3 && p.activation != 5) return false;
+  if (p.out_type == abi::kSourceF32) return p.epilogue != abi::kEpilogueHidden && p.out_cols % 2 == 0;
+  return p.out_type == (kConfig.io == abi::kIoBf16 ? abi::kSourceBf16 : abi::kSourceFp16) &&
+         (p.out_cols | p.out_stride) % 8 == 0 && reinterpret_cast<u64>(p.out) % 16 == 0;
+}
+
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void store_tokens(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums) {
+  if (p.out_type == abi::kSourceF32) {
+    store_tokens_32<kConfig>(p, work, sums);
+  } else if (p.epilogue != abi::kEpilogueHidden) {
+    store_tokens_16<kConfig>(p, work, sums);
+  } else if (p.activation == 3) {
+    store_tokens_hidden<kConfig, 3>(p, work, sums);
+  } else {
+    store_tokens_hidden<kConfig, 5>(p, work, sums);
+  }
+}
+
+}  // namespace moesaic::sm90
