@@ -256,6 +256,7 @@ struct GemmParams {
   const float* multipliers;        // [experts][16 * row_blocks], or nullptr: 1
   const float* bias;               // [experts][16 * row_blocks] or nullptr
   const int* row_token;            // gather: row r reads activation row row_token[r]; nullptr: row r
+  int activation_rows;             // that exist
   const float* row_weight;         // routing weights on the input, else nullptr
   const Tile* tiles;               // nullptr: one expert, tile i is rows [i, i+1) * tile_tokens
   const int* num_tiles;            // nullptr: div_up(rows, tile_tokens)
@@ -275,6 +276,19 @@ struct GemmParams {
   int gated;
   float alpha, beta, limit;  // of the activation
   float out_alpha;           // kEpilogueRows
+};
+
+/// How the copy engine of Hopper reads a matrix: a CUtensorMap, encoded by the driver.
+struct alignas(128) TensorMap {
+  unsigned char opaque[128];
+};
+
+/// A GEMM whose activations come by tensor copies, boxes of kTensorRows x 64 with the 128-byte swizzle, unless their
+/// rows are gathered.
+inline constexpr int kTensorRows = 64;
+struct TensorGemmParams {
+  GemmParams gemm;
+  TensorMap activations;  // of [activation_rows][k]
 };
 
 // --- weighted sum ---------------------------------------------------------------------------------------------------

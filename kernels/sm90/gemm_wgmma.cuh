@@ -3,12 +3,13 @@
 //
 // One stage of the ring is 64 of K:
 //   weights      [k / 32, 2][row blocks][1024 bytes], row blocks as prepared, by bulk copies;
-//   activations  [block_tokens][128 bytes], 128-byte swizzle, gathered by cp.async in 16-byte pieces.
+//   activations  [block_tokens][128 bytes], 128-byte swizzle.
 // Blocks of a cluster have the same weight rows and share a tile's tokens; each brings part of the weights for all.
 // With many tokens they are the m64 side of products; with few, weight rows are, so that a tile's tokens are any
 // multiple of 8 without wasted work. Sums lie in registers as those of mma.sync do.
 #pragma once
 
+#include "kernels/sm90/load.cuh"
 #include "kernels/sm90/store.cuh"
 
 namespace moesaic::sm90 {
@@ -29,18 +30,18 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
     Sums<kConfig> sums = {};  // unset, and without a sum to add to at first, it would be alive all around the loop
     if (TokensTimesRows<kConfig>::kExists && tokens_first && count > kMost / 4 * 3) {
       if constexpr (TokensTimesRows<kConfig>::kExists) {
-        multiply<kConfig, TokensTimesRows<kConfig>>(ring, p.units, place, sums);
+        multiply<kConfig, TokensTimesRows<kConfig>>(ring, p, place, sums);
         store_tokens<kConfig>(p, work, sums);
       }
     } else {
       if (count <= kMost / 4) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 4>>(ring, p.units, place, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 4>>(ring, p, place, sums);
       } else if (count <= kMost / 2) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 2>>(ring, p.units, place, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 2>>(ring, p, place, sums);
       } else if (count <= kMost / 4 * 3) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 4 * 3>>(ring, p.units, place, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 4 * 3>>(ring, p, place, sums);
       } else {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost>>(ring, p.units, place, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kMost>>(ring, p, place, sums);
       }
       store_rows<kConfig>(p, work, ring, sums);
     }
@@ -53,15 +54,15 @@ inline constexpr int kMultiplyRegisters = 224, kLoadRegisters = 56;
 
 /// grid.x: as many clusters as run at once. Dynamic shared memory: abi::smem_bytes.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void gemm_wgmma(const abi::GemmParams& p) {
+__device__ __forceinline__ void gemm_wgmma(const abi::TensorGemmParams& p) {
   extern __shared__ __align__(1024) char memory[];  // the ring, its barriers, sums: Ring
   const Ring<kConfig> ring(memory);
-  if (threadIdx.x == 0) ring.init();
+  if (threadIdx.x == 0) ring.init(gathers(p.gemm));
   ring.sync();  // barriers are ready, in all blocks
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
   if (warp < WgmmaShape<kConfig>::kMultiplyThreads / 32) {
     ptx::take_registers<kMultiplyRegisters>();
-    multiply_and_store<kConfig>(p, ring);
+    multiply_and_store<kConfig>(p.gemm, ring);
   } else {
     ptx::give_registers<kLoadRegisters>();
     fill_ring<kConfig>(p, ring);

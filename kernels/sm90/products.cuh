@@ -6,8 +6,6 @@
 
 namespace moesaic::sm90 {
 
-inline constexpr int kTokenBytes = 128;  // of one token in a stage
-
 /// Few tokens: each warpgroup has its part of the weight rows on the m64 side and kTokens tokens, any multiple of 8,
 /// on the other.
 template <abi::KernelConfig kConfig, int kTokens>
@@ -58,10 +56,11 @@ struct TokensTimesRows {
 
 /// One stage, kUnits times 32 of K. `last`: the slot before, -1 at first.
 template <abi::KernelConfig kConfig, typename Form, int kUnits>
-__device__ __forceinline__ void multiply_stage(const Ring<kConfig>& ring, Place<kConfig>& place, int& last,
-                                               Sums<kConfig>& sums) {
+__device__ __forceinline__ void multiply_stage(const Ring<kConfig>& ring, bool gathered, Place<kConfig>& place,
+                                               int& last, Sums<kConfig>& sums) {
   ptx::barrier_wait(ring.full(place.slot), place.parity);
-  ptx::fence_async_proxy();  // cp.async has written for other instructions than wgmma. Those who load need not wait
+  // cp.async has written for other instructions than wgmma. Those who load need not wait.
+  if (gathered) ptx::fence_async_proxy();
   ptx::wgmma_fence();
   Form::template multiply<kUnits>(ring.stage(place.slot), sums);
   ptx::wgmma_commit();
@@ -73,12 +72,13 @@ __device__ __forceinline__ void multiply_stage(const Ring<kConfig>& ring, Place<
 
 /// All stages of one piece of work, added to `sums`.
 template <abi::KernelConfig kConfig, typename Form>
-__device__ __forceinline__ void multiply(const Ring<kConfig>& ring, int units, Place<kConfig>& place,
+__device__ __forceinline__ void multiply(const Ring<kConfig>& ring, const abi::GemmParams& p, Place<kConfig>& place,
                                          Sums<kConfig>& sums) {
-  int last = -1;
+  const bool gathered = gathers(p);
+  int last = -1, units = p.units;
 #pragma unroll 1
-  for (; units > 1; units -= 2) multiply_stage<kConfig, Form, 2>(ring, place, last, sums);
-  if (units > 0) multiply_stage<kConfig, Form, 1>(ring, place, last, sums);
+  for (; units > 1; units -= 2) multiply_stage<kConfig, Form, 2>(ring, gathered, place, last, sums);
+  if (units > 0) multiply_stage<kConfig, Form, 1>(ring, gathered, place, last, sums);
   ptx::wgmma_wait<0>();
   ring.release(last);
 }

@@ -65,6 +65,15 @@ __device__ __forceinline__ void bulk_copy_to(u16 blocks, u32 shared, const void*
       "l"(global), "r"(bytes), "r"(barrier), "h"(blocks)
       : "memory");
 }
+/// A box of the matrix that `map` describes, from element (row, column) on, to shared memory; `barrier` counts its
+/// bytes. Zeros where there is no matrix.
+__device__ __forceinline__ void tensor_copy(u32 shared, const abi::TensorMap* map, int column, int row, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          shared),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
 /// Arrives at `barrier`, which expects it, when all copies by cp.async that this thread has begun have landed.
 __device__ __forceinline__ void cp_async_arrive(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");

@@ -56,6 +56,7 @@ void resolve_kernels_and_memory(void* lib, Driver& d) {
   resolve(lib, "cuMemcpyDtoDAsync_v2", d.memory_copy_async);
   resolve(lib, "cuMemsetD8_v2", d.memory_set);
   resolve(lib, "cuMemsetD8Async", d.memory_set_async);
+  resolve_optional(lib, "cuTensorMapEncodeTiled", d.tensor_map_encode);
 }
 
 void resolve_streams(void* lib, Driver& d) {

@@ -54,6 +54,9 @@ struct Driver {
   CUresult (*event_elapsed)(float*, CUevent, CUevent);
   CUresult (*event_destroy)(CUevent);
 
+  // For kernels of SM90 and later; nullptr where the driver does not have it.
+  decltype(&cuTensorMapEncodeTiled) tensor_map_encode;
+
   // For measurements alone; nullptr where the driver does not have them (the last two came with CUDA 12.3).
   CUresult (*device_pci_bus_id)(char*, int, CUdevice);
   CUresult (*graph_root_nodes)(CUgraph, CUgraphNode*, std::size_t*);

@@ -74,6 +74,7 @@ class Launches {
     p.token_block_scale = quantised && by_block() ? work<float>(w_.operand.token_block_scale) : nullptr;
     p.k = quantised ? stride() : c_.k;
     p.activation_stride = p.k;
+    p.activation_rows = rows_;
     if (has_groups(run_)) {
       p.tiles = work<abi::Tile>(w_.tiles);
       p.num_tiles = work<int>(w_.num_tiles);

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "backend_cuda/tensor_map.h"
+
 namespace moesaic::ops {
 namespace {
 
@@ -34,11 +36,14 @@ void launch_gemm(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi
   const int tiles = p.tiles != nullptr ? max_tiles : abi::div_up(p.rows, config.tile_tokens);
   const int columns = abi::div_up(p.row_blocks, config.tile_rows / abi::kBlockRows);
   unsigned blocks = static_cast<unsigned>(tiles) * static_cast<unsigned>(columns);
-  if (abi::is_persistent(config)) {
-    const auto resident = static_cast<unsigned>(sm_count * config.min_blocks / config.cluster);  // clusters
-    blocks = std::min(blocks, resident) * static_cast<unsigned>(config.cluster);
+  if (!abi::is_persistent(config)) return chain.launch(kernel, {blocks}, abi::threads(config), p);
+  const auto resident = static_cast<unsigned>(sm_count * config.min_blocks / config.cluster);  // clusters
+  blocks = std::min(blocks, resident) * static_cast<unsigned>(config.cluster);
+  abi::TensorGemmParams with_map{p, {}};
+  if (p.row_token == nullptr) {
+    with_map.activations = cuda::tensor_map(p.activations, p.activation_rows, p.k, p.activation_stride);
   }
-  chain.launch(kernel, {blocks}, abi::threads(config), p, config.cluster);
+  chain.launch(kernel, {blocks}, abi::threads(config), with_map, config.cluster);
 }
 
 }  // namespace moesaic::ops

@@ -237,6 +237,7 @@ class Launches {
   abi::GemmParams routed_gemm(int role) const {
     abi::GemmParams p = gemm(role, routed());
     p.row_token = role == 1 && !is_dispatched(run_) ? work<int>(w_.row_token) : nullptr;
+    p.activation_rows = role == 1 || is_dispatched(run_) ? tokens_ : tokens_ * c_.top_k;
     p.row_weight = role == 1 && c_.weights_on_input && !is_dispatched(run_) ? work<float>(w_.row_weight) : nullptr;
     p.tiles = work<abi::Tile>(w_.tiles);
     p.num_tiles = work<int>(w_.num_tiles);
@@ -246,6 +247,7 @@ class Launches {
   abi::GemmParams shared_gemm(int role) const {
     abi::GemmParams p = gemm(role, shared());
     p.rows = tokens_;
+    p.activation_rows = tokens_;
     return p;
   }
 

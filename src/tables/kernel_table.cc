@@ -250,7 +250,7 @@ constexpr KernelRow wgmma_row(const char* name, std::uint32_t recipes, std::span
           CodeKind::kExact,
           "kernels/sm90/gemm_wgmma.cuh",
           "sm90::gemm_wgmma",
-          "GemmParams",
+          "TensorGemmParams",
           configs,
           supports_aligned};
 }

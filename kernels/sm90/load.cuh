@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// The warpgroup that fills the ring of gemm_wgmma.cuh: weights by bulk copies; tokens by tensor copies where their rows
+// follow each other, else gathered by cp.async, which takes several times more of shared memory's bandwidth.
+#pragma once
+
+#include "kernels/sm90/ring.cuh"
+
+namespace moesaic::sm90 {
+
+/// Weights of one piece of work: one thread's.
+template <abi::KernelConfig kConfig>
+class WeightLoader {
+  using Shape = WgmmaShape<kConfig>;
+
+ public:
+  __device__ __forceinline__ WeightLoader(const abi::GemmParams& p, const Work& work) : units_left_(p.units) {
+    const int rank = kConfig.cluster > 1 ? ptx::cluster_rank<kConfig>() : 0;
+    blocks_ = min(p.row_blocks - work.row_block, Shape::kBlockGroups * abi::kGroupBlocks);
+    first_group_ = rank * kOwnGroups;
+#pragma unroll
+    for (int i = 0; i < kOwnGroups; ++i) {
+      const int block = work.row_block + (first_group_ + i) * abi::kGroupBlocks;
+      together_[i] = block < p.row_blocks ? abi::blocks_together(block, p.row_blocks) : 0;
+      weights_[i] = static_cast<const char*>(p.weights) +
+                    static_cast<long long>(work.tile.expert) * p.row_blocks * p.units * abi::kBlockBytes +
+                    abi::block_offset(together_[i] > 0 ? block : 0, p.units);
+    }
+  }
+
+  /// The next stage, with `more` bytes beside the weights. Its slot is free in all blocks of the cluster.
+  __device__ __forceinline__ void load(u32 stage, u32 full, int more) {
+    const int units = min(units_left_, 2);
+    ptx::barrier_arrive_expect(full, units * blocks_ * abi::kBlockBytes + more);
+#pragma unroll
+    for (int i = 0; i < kOwnGroups; ++i) {
+      const int bytes = together_[i] * abi::kBlockBytes;  // of one unit
+      const u32 target = stage + (first_group_ + i) * Shape::kGroupBytes;
+      if (bytes == Shape::kUnitBytes) {  // units follow each other here and there
+        copy(target, weights_[i], units * bytes, full);
+      } else if (bytes > 0) {
+        copy(target, weights_[i], bytes, full);
+        if (units > 1) copy(target + Shape::kUnitBytes, weights_[i] + bytes, bytes, full);
+      }
+      weights_[i] += units * bytes;
+    }
+    units_left_ -= 2;
+  }
+
+ private:
+  static constexpr int kOwnGroups = Shape::kBlockGroups / kConfig.cluster;
+
+  __device__ __forceinline__ static void copy(u32 target, const char* source, int bytes, u32 full) {
+    if constexpr (kConfig.cluster > 1) {
+      ptx::bulk_copy_to((1u << kConfig.cluster) - 1, target, source, bytes, full);
+    } else {
+      ptx::bulk_copy(target, source, bytes, full);
+    }
+  }
+
+  const char* weights_[kOwnGroups];
+  int together_[kOwnGroups];
+  int blocks_, first_group_, units_left_;
+};
+
+/// Tokens of one piece of work: what one of the loading threads copies by cp.async.
+template <abi::KernelConfig kConfig>
+class TokenGatherer {
+  using Shape = WgmmaShape<kConfig>;
+
+ public:
+  __device__ __forceinline__ TokenGatherer(const abi::GemmParams& p, const Work& work, int thread)
+      : activations_(static_cast<const char*>(p.activations)), k_left_(p.k - thread % 8 * 8) {
+    const int first = work.tile.row_begin + thread / 8;
+    copies_ = abi::div_up(work.tile.row_end - first, kRowsApart);
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int row = i < copies_ ? p.row_token[first + i * kRowsApart] : 0;
+      // In pieces of 16 bytes: strides are multiples of 8 elements.
+      pieces_[i] = static_cast<u32>(row) * static_cast<u32>(p.activation_stride / 8) + thread % 8;
+    }
+  }
+
+  __device__ __forceinline__ void load(u32 stage, int thread) {
+    const u32 target = stage + Shape::kWeightBytes + thread / 8 * kTokenBytes + ((thread ^ thread / 8) & 7) * 16;
+    const int size = k_left_ > 0 ? 16 : 0;
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      if (i >= copies_) break;
+      ptx::cp_async_16(target + i * kRowsApart * kTokenBytes,
+                       activations_ + (k_left_ > 0 ? static_cast<u64>(pieces_[i]) * 16 : 0), size);
+      pieces_[i] += 8;
+    }
+    k_left_ -= kConfig.tile_k;
+  }
+
+ private:
+  static constexpr int kRowsApart = 4 * kConfig.warps_load;  // of those that one thread copies
+  static constexpr int kCopies = Shape::kTokens / kRowsApart;
+  static_assert(Shape::kTokens % kRowsApart == 0);
+
+  const char* activations_;
+  u32 pieces_[kCopies];
+  int copies_, k_left_;
+};
+
+/// By one thread: stage after stage of all pieces of work of this block, as slots become free.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
+  constexpr int kBoxes = abi::div_up(WgmmaShape<kConfig>::kTokens, abi::kTensorRows);
+  constexpr int kBoxBytes = abi::kTensorRows * kTokenBytes;
+  Place<kConfig> next;
+  WorkList<kConfig> list(p.gemm);
+  Work work;
+#pragma unroll 1
+  while (list.next(work)) {
+    WeightLoader<kConfig> weights(p.gemm, work);
+    const int boxes = abi::div_up(work.tile.row_end - work.tile.row_begin, abi::kTensorRows);
+#pragma unroll 1
+    for (int k = 0; k < p.gemm.units * abi::kBlockK; k += kConfig.tile_k) {
+      const u32 stage = ring.stage(next.slot), full = ring.full(next.slot);
+      ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
+      weights.load(stage, full, boxes * kBoxBytes);
+#pragma unroll
+      for (int i = 0; i < kBoxes; ++i) {
+        if (i >= boxes) break;
+        ptx::tensor_copy(stage + WgmmaShape<kConfig>::kWeightBytes + i * kBoxBytes, &p.activations, k,
+                         work.tile.row_begin + i * abi::kTensorRows, full);
+      }
+      next.advance();
+    }
+  }
+}
+
+/// By all loading threads.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, const Ring<kConfig>& ring, int thread) {
+  Place<kConfig> next;
+  WorkList<kConfig> list(p);
+  Work work;
+#pragma unroll 1
+  while (list.next(work)) {
+    WeightLoader<kConfig> weights(p, work);
+    TokenGatherer<kConfig> tokens(p, work, thread);
+#pragma unroll 1
+    for (int units = p.units; units > 0; units -= 2) {
+      ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
+      if (thread == 0) weights.load(ring.stage(next.slot), ring.full(next.slot), 0);
+      tokens.load(ring.stage(next.slot), thread);
+      ptx::cp_async_arrive(ring.full(next.slot));
+      next.advance();
+    }
+  }
+  ptx::cp_async_wait_all();  // a thread must not leave before its copies have landed
+}
+
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void fill_ring(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
+  const int thread = static_cast<int>(threadIdx.x) - WgmmaShape<kConfig>::kMultiplyThreads;
+  if (gathers(p.gemm)) {
+    fill_by_gathering<kConfig>(p.gemm, ring, thread);
+  } else if (thread == 0) {
+    fill_by_tensor_copies<kConfig>(p, ring);
+  }
+}
+
+}  // namespace moesaic::sm90
