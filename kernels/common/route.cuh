@@ -97,8 +97,8 @@ struct GlobalEntries {
 template <abi::KernelConfig kConfig>
 struct SharedEntries {
   const RouteShared<kConfig>& shared;
-  __device__ __forceinline__ int expert(int entry) const { return static_cast<int>(shared.entry_experts[entry]); }
-  __device__ __forceinline__ float weight(int entry) const { return __uint_as_float(shared.entry_weights[entry]); }
+  __device__ __forceinline__ int expert(int entry) const { return static_cast<int>(shared.sort.entry_experts[entry]); }
+  __device__ __forceinline__ float weight(int entry) const { return __uint_as_float(shared.sort.entry_weights[entry]); }
 };
 
 /// The warp's run, 32 entries at a time: visit(entry, expert, peers) by all lanes; `expert` is -1 where there is
@@ -199,7 +199,7 @@ __device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, const
     __syncwarp();  // everyone has read the rank before its leader moves it on
     if (id >= 0 && before == 0) counts[id] += __popc(peers);
     if (entry < 0) return;
-    const int row = id >= 0 ? shared.bases[id] + rank : -1;
+    const int row = id >= 0 ? shared.sort.bases[id] + rank : -1;
     p.slot_row[entry] = row;
     if (row < 0) return;
     p.row_token[row] = entry / slots_of(p);
@@ -323,7 +323,10 @@ __device__ __forceinline__ void route_dispatched(const abi::RouteParams& p, Rout
 /// One block, or one cluster, does everything.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
-  if (p.tokens == 1 && chooses_apart(p)) return route_one<kConfig>(p, shared);
+  if (chooses_apart(p)) {
+    if (p.tokens == 1) return route_one<kConfig>(p, shared);
+    if (fits_each<kConfig>(p)) return route_each<kConfig>(p, shared);
+  }
   const bool few = p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr;
   const int block = ptx::cluster_rank<kConfig>();
   const int blocks = ptx::cluster_blocks<kConfig>();
@@ -334,11 +337,11 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
     if (!waited) ptx::cluster_wait<kConfig>();  // the first block has shared memory
     waited = true;
     if (entry >= 0 && blocks == 1) {
-      shared.entry_experts[entry] = static_cast<u32>(expert);
-      shared.entry_weights[entry] = __float_as_uint(slot.weight);
+      shared.sort.entry_experts[entry] = static_cast<u32>(expert);
+      shared.sort.entry_weights[entry] = __float_as_uint(slot.weight);
     } else if (entry >= 0) {
-      ptx::store_to_first<kConfig>(shared.entry_experts + entry, static_cast<u32>(expert));
-      ptx::store_to_first<kConfig>(shared.entry_weights + entry, __float_as_uint(slot.weight));
+      ptx::store_to_first<kConfig>(shared.sort.entry_experts + entry, static_cast<u32>(expert));
+      ptx::store_to_first<kConfig>(shared.sort.entry_weights + entry, __float_as_uint(slot.weight));
     }
   });
   // Entries are complete after this; the keys are dead.
@@ -360,7 +363,7 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
   count_segment<kConfig>(p, entries, runs, shared, [&](int e, int count) { shared.offsets[e] = count; });
   make_offsets<kConfig>(p, shared, true);
 #pragma unroll 1
-  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] = shared.offsets[e];
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.sort.bases[e] = shared.offsets[e];
   __syncthreads();  // bases are complete
   scatter_segment<kConfig>(p, entries, runs, shared);
 }
@@ -381,12 +384,12 @@ __device__ __forceinline__ void route_scatter(const abi::RouteParams& p, int seg
       total += count;
     }
     shared.offsets[e] = total;
-    shared.bases[e] = before;
+    shared.sort.bases[e] = before;
   }
   __syncthreads();  // totals are complete
   make_offsets<kConfig>(p, shared, segment == 0);
 #pragma unroll 1
-  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] += shared.offsets[e];
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.sort.bases[e] += shared.offsets[e];
   __syncthreads();  // bases are complete
   scatter_segment<kConfig>(p, entries, runs, shared);
 }

@@ -3,6 +3,7 @@
 // slots need not be counted. A decode step reads this code cold: what it runs lies together, in few instructions.
 #pragma once
 
+#include "kernels/common/mbarrier.cuh"
 #include "kernels/common/route_shared.cuh"
 
 namespace moesaic {
@@ -179,6 +180,186 @@ __device__ __forceinline__ void route_one(const abi::RouteParams& p, RouteShared
     if (p.tiles != nullptr) store_tile(p, row, {static_cast<int>(expert), row, row + 1, 0});
   }
   if (p.tiles != nullptr && lane == 0 && slots > 0) *p.num_tiles = __popc(rows);
+}
+
+/// Whether route_each takes them: a warp of the block or cluster for each token, with room for keys.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ bool fits_each(const abi::RouteParams& p) {
+  const int warps = ptx::cluster_blocks<kConfig>() == 1 ? p.tokens : abi::div_up(p.tokens, abi::kRouteCluster);
+  return p.tokens <= kMaxEachTokens && warps <= RouteShared<kConfig>::kWarps &&
+         warps * p.num_experts <= RouteShared<kConfig>::kWords * kMaxRouteExperts &&
+         p.tokens * abi::div_up(slots_of(p), 8) <= EachShared<true>::kEights && local_experts(p) <= kMaxRouteExperts;
+}
+
+/// Every block of the cluster gets the experts of all tokens. The arrivals of route_each's beginning are waited for.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void exchange(const abi::RouteParams& p, int token, RouteShared<kConfig>& shared) {
+  const int lane = threadIdx.x % 32, pieces = abi::div_up(slots_of(p), 8);
+  const uint4* experts = shared.slot_experts[threadIdx.x / 32].eights;
+  if (ptx::cluster_blocks<kConfig>() == 1) {
+    if (token < p.tokens && lane < pieces) shared.each.eights[token * pieces + lane] = experts[lane];
+    __syncthreads();  // experts of all tokens are there, and no bits are set
+    return;
+  }
+  if constexpr ((kConfig.features & abi::kClusters) != 0) {
+    static_assert(32 / abi::kRouteCluster * 8 >= 32);  // a lane for each piece of each block
+    const u32 arrived = ptx::shared_address(&shared.each.arrived);
+    ptx::cluster_wait<kConfig>();  // all blocks run, and count what arrives
+    const int piece = lane / abi::kRouteCluster;
+    if (token < p.tokens && piece < pieces) {
+      ptx::store_async_16(ptx::shared_address(shared.each.eights + token * pieces + piece), experts[piece], arrived,
+                          lane % abi::kRouteCluster);
+    }
+    __syncthreads();  // no bits of this block are set
+    ptx::barrier_wait(arrived, 0);
+  }
+}
+
+/// Sets the bit of each token at its slots' experts.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void set_bits(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
+  const int pieces = abi::div_up(slots_of(p), 8);
+  const u16* experts = reinterpret_cast<const u16*>(shared.each.eights);
+#pragma unroll 1
+  for (int piece = 0; piece < pieces; ++piece) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < p.tokens * 8; i += blockDim.x) {
+      const int token = i / 8;
+      const u32 expert = experts[(token * pieces + piece) * 8 + i % 8];
+      if (expert != kNotSorted) atomicOr(&shared.each.bits[token / 32][expert], 1u << token % 32);
+    }
+  }
+  __syncthreads();  // all bits are
+}
+
+/// Rows of an expert in the low half, its tiles in the high one.
+__device__ __forceinline__ u32 packed_rows(const abi::RouteParams& p, int rows) {
+  return static_cast<u32>(rows | (rows + p.tile_tokens - 1 >> 31 - __clz(p.tile_tokens)) << 16);
+}
+
+/// Rows and tiles of a lane's four experts.
+struct FourExperts {
+  u32 packed[4];
+  __device__ __forceinline__ u32 rows(int i) const {
+    return (i == 0 ? packed[0] : i == 1 ? packed[1] : i == 2 ? packed[2] : packed[3]) & 0xffff;
+  }
+};
+
+/// One warp, kChunkExperts experts from `first` on: what the chunk has before each goes to offsets, its sum to `sum`.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ FourExperts sum_chunk(const abi::RouteParams& p, int first, u32& sum,
+                                                 RouteShared<kConfig>& shared) {
+  const int lane = threadIdx.x % 32, expert = first + 4 * lane;
+  int rows[4] = {0, 0, 0, 0};
+#pragma unroll 1
+  for (int word = 0; 32 * word < p.tokens; ++word) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(&shared.each.bits[word][expert]);
+    rows[0] += __popc(bits.x), rows[1] += __popc(bits.y), rows[2] += __popc(bits.z), rows[3] += __popc(bits.w);
+  }
+  FourExperts four;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) four.packed[i] = packed_rows(p, rows[i]);
+  const u32 own = four.packed[0] + four.packed[1] + four.packed[2] + four.packed[3];
+  u32 up_to = own;
+#pragma unroll
+  for (int delta = 1; delta < 32; delta *= 2) {
+    const u32 other = __shfl_up_sync(0xffffffffu, up_to, delta);
+    if (lane >= delta) up_to += other;
+  }
+  uint4 before;
+  before.x = up_to - own, before.y = before.x + four.packed[0];
+  before.z = before.y + four.packed[1], before.w = before.z + four.packed[2];
+  *reinterpret_cast<uint4*>(shared.offsets + expert) = before;
+  if (lane == 31) sum = up_to;
+  return four;
+}
+
+/// Rows and tiles of the chunks before one.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ u32 chunks_before(int chunk, const RouteShared<kConfig>& shared) {
+  u32 sum = 0;
+#pragma unroll 1
+  for (int i = 0; i < chunk; ++i) sum += shared.each.chunks[i];
+  return sum;
+}
+
+/// First rows and tiles of a lane's four experts from `expert` on.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void write_lists(const abi::RouteParams& p, int expert, const FourExperts& four,
+                                            const RouteShared<kConfig>& shared) {
+  const u32 base = chunks_before<kConfig>(expert / kChunkExperts, shared);
+#pragma unroll 1
+  for (int i = 0; i < 4 && expert + i < local_experts(p); ++i) {
+    const u32 before = base + static_cast<u32>(shared.offsets[expert + i]);
+    const int row = static_cast<int>(before & 0xffff);
+    if (p.row_offsets != nullptr) p.row_offsets[expert + i] = row;
+    if (p.tiles == nullptr) continue;
+    const int end = row + static_cast<int>(four.rows(i));
+#pragma unroll 1
+    for (int begin = row, tile = static_cast<int>(before >> 16); begin < end; begin += p.tile_tokens, ++tile) {
+      store_tile(p, tile, {expert + i, begin, begin + p.tile_tokens < end ? begin + p.tile_tokens : end, 0});
+    }
+  }
+}
+
+/// At most one token a warp, in one block or a cluster: every block learns what all tokens have chosen, finds the first
+/// row of every expert, and gives its own tokens their rows. The first block writes the lists. No block waits for
+/// another's writes to global memory (a release at the cluster's barrier would, MEMBAR.ALL.GPU).
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void route_each(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
+  constexpr int kWarps = RouteShared<kConfig>::kWarps;
+  const int lane = threadIdx.x % 32, warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  const int block = ptx::cluster_rank<kConfig>(), blocks = ptx::cluster_blocks<kConfig>();
+  const int chunks = abi::div_up(local_experts(p), kChunkExperts), slots = slots_of(p);
+  if constexpr ((kConfig.features & abi::kClusters) != 0) {
+    if (blocks > 1 && threadIdx.x == 0) {
+      const u32 arrived = ptx::shared_address(&shared.each.arrived);
+      ptx::barrier_init(arrived, 1);
+      ptx::barrier_init_fence();
+      ptx::barrier_arrive_expect(arrived, p.tokens * abi::div_up(slots, 8) * 16);
+    }
+    if (blocks > 1) ptx::cluster_arrive<kConfig>();
+  }
+#pragma unroll 1
+  for (int i = threadIdx.x; i < chunks * kChunkExperts; i += blockDim.x) {
+#pragma unroll
+    for (int word = 0; word < kMaxEachTokens / 32; ++word) {
+      if (32 * word < p.tokens) shared.each.bits[word][i] = 0;
+    }
+  }
+  const int token = warp * blocks + block;
+  SortedSlot mine = {{0, 0.0f}, kNotSorted};
+  if (token < p.tokens) mine = select_sorted<kConfig>(p, token, kPartReal, shared);
+  const bool is_slot = token < p.tokens && lane < slots;
+  if (is_slot) {
+    p.ids[token * slots + lane] = mine.slot.id;
+    p.weights[token * slots + lane] = mine.slot.weight;
+  }
+  exchange<kConfig>(p, token, shared);
+  set_bits<kConfig>(p, shared);
+  const int chunk = kWarps - 1 - warp;  // the last warps have no token most often
+  FourExperts four;
+  if (chunk < chunks) four = sum_chunk<kConfig>(p, chunk * kChunkExperts, shared.each.chunks[chunk], shared);
+  __syncthreads();  // offsets are complete
+  if (is_slot) {
+    int row = -1;
+    if (mine.expert != kNotSorted) {
+      const u32 before = chunks_before<kConfig>(mine.expert / kChunkExperts, shared);
+      row = static_cast<int>(before + static_cast<u32>(shared.offsets[mine.expert]) & 0xffff);
+#pragma unroll 1
+      for (int word = 0; word < token / 32; ++word) row += __popc(shared.each.bits[word][mine.expert]);
+      row += __popc(shared.each.bits[token / 32][mine.expert] & (1u << token % 32) - 1);
+      p.row_token[row] = token;
+      p.row_weight[row] = mine.slot.weight;
+    }
+    p.slot_row[token * slots + lane] = row;
+  }
+  if (block == 0 && chunk < chunks) write_lists<kConfig>(p, chunk * kChunkExperts + 4 * lane, four, shared);
+  if (block == 0 && threadIdx.x == blockDim.x - 1) {
+    const u32 all = chunks_before<kConfig>(chunks, shared);
+    if (p.tiles != nullptr) *p.num_tiles = static_cast<int>(all >> 16);
+    if (p.row_offsets != nullptr) p.row_offsets[local_experts(p)] = static_cast<int>(all & 0xffff);
+  }
 }
 
 }  // namespace moesaic

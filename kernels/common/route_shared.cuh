@@ -10,6 +10,7 @@ namespace moesaic {
 enum RouteRole : int { kRouteFused = 0, kRouteSelect = 1, kRouteScatter = 2, kRouteDispatched = 3 };
 
 inline constexpr int kMaxRouteExperts = 1024;
+inline constexpr int kChunkExperts = 128;  // whose rows and tiles a warp of route_each sums
 
 struct RowsTiles {
   int rows, tiles;
@@ -20,6 +21,26 @@ inline constexpr u32 kNotSorted = 0x7fff;
 union SlotExperts {
   u16 of_slot[32];  // [slot]
   uint4 eights[4];  // [slot / 8]
+};
+
+template <int kEntries>
+struct SortShared {
+  u32 entry_experts[kEntries];  // [token][slot] local_expert of what was chosen
+  u32 entry_weights[kEntries];  // bits of floats
+  int bases[kMaxRouteExperts];  // first row of this segment's entries of an expert
+};
+
+/// Of route_each, which knows tokens by bits.
+inline constexpr int kMaxEachTokens = 128;
+template <bool kUsed>
+struct EachShared {
+  static constexpr int kWords = kUsed ? kMaxEachTokens / 32 : 1;
+  // Of kMaxFusedEntries slots, each token's rounded up to 8; the worst is 120 tokens of 17.
+  static constexpr int kEights = kUsed ? 384 : 1;
+  u32 bits[kWords][kUsed ? kMaxRouteExperts : 1];  // [token / 32][expert]
+  uint4 eights[kEights];                           // [token][slot / 8] as in SlotExperts
+  u32 chunks[kMaxRouteExperts / kChunkExperts];    // RowsTiles packed of a warp's experts
+  alignas(8) unsigned long long arrived;           // mbarrier: bytes of `eights`
 };
 
 template <abi::KernelConfig kConfig>
@@ -33,10 +54,11 @@ struct RouteShared {
     u16 counts[2 * kWords * kMaxRouteExperts];   // [sorter][expert] entries per warp, then the warp's first rank
     uint4 masks[kWords * kMaxRouteExperts / 4];  // [expert][kWarps bits of 32 entries]
   };
-  u32 entry_experts[kEntries];    // [token][slot] local_expert of what was chosen
-  u32 entry_weights[kEntries];    // bits of floats
+  union {
+    SortShared<kEntries> sort;
+    EachShared<kConfig.role == kRouteFused> each;  // the keys are alive then
+  };
   int offsets[kMaxRouteExperts];  // first row of an expert
-  int bases[kMaxRouteExperts];    // first row of this segment's entries of an expert
   RowsTiles scan[kWarps];
   SlotExperts slot_experts[kConfig.role == kRouteFused ? kWarps : 1];  // [warp] of its one token
 
