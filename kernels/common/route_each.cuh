@@ -215,9 +215,9 @@ __device__ __forceinline__ void exchange(const abi::RouteParams& p, int token, R
   }
 }
 
-/// Sets the bit of each token at its slots' experts.
+/// Sets the bit of each token at its slots' experts. Not `is_real`: sets none.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void set_bits(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
+__device__ __forceinline__ void set_bits(const abi::RouteParams& p, bool is_real, RouteShared<kConfig>& shared) {
   const int pieces = abi::div_up(slots_of(p), 8);
   const u16* experts = reinterpret_cast<const u16*>(shared.each.eights);
 #pragma unroll 1
@@ -225,11 +225,10 @@ __device__ __forceinline__ void set_bits(const abi::RouteParams& p, RouteShared<
 #pragma unroll 1
     for (int i = threadIdx.x; i < p.tokens * 8; i += blockDim.x) {
       const int token = i / 8;
-      const u32 expert = experts[(token * pieces + piece) * 8 + i % 8];
+      const u32 expert = is_real ? experts[(token * pieces + piece) * 8 + i % 8] : kNotSorted;
       if (expert != kNotSorted) atomicOr(&shared.each.bits[token / 32][expert], 1u << token % 32);
     }
   }
-  __syncthreads();  // all bits are
 }
 
 /// Rows of an expert in the low half, its tiles in the high one.
@@ -245,15 +244,16 @@ struct FourExperts {
   }
 };
 
-/// One warp, kChunkExperts experts from `first` on: what the chunk has before each goes to offsets, its sum to `sum`.
+/// One warp, kChunkExperts experts: what their chunk has before each goes to offsets, its sum to chunks.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ FourExperts sum_chunk(const abi::RouteParams& p, int first, u32& sum,
+__device__ __forceinline__ FourExperts sum_chunk(const abi::RouteParams& p, int chunk, bool is_real,
                                                  RouteShared<kConfig>& shared) {
-  const int lane = threadIdx.x % 32, expert = first + 4 * lane;
+  const int lane = threadIdx.x % 32, expert = chunk * kChunkExperts + 4 * lane;
   int rows[4] = {0, 0, 0, 0};
 #pragma unroll 1
   for (int word = 0; 32 * word < p.tokens; ++word) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(&shared.each.bits[word][expert]);
+    uint4 bits = {0, 0, 0, 0};
+    if (is_real) bits = *reinterpret_cast<const uint4*>(&shared.each.bits[word][expert]);
     rows[0] += __popc(bits.x), rows[1] += __popc(bits.y), rows[2] += __popc(bits.z), rows[3] += __popc(bits.w);
   }
   FourExperts four;
@@ -269,8 +269,8 @@ __device__ __forceinline__ FourExperts sum_chunk(const abi::RouteParams& p, int 
   uint4 before;
   before.x = up_to - own, before.y = before.x + four.packed[0];
   before.z = before.y + four.packed[1], before.w = before.z + four.packed[2];
-  *reinterpret_cast<uint4*>(shared.offsets + expert) = before;
-  if (lane == 31) sum = up_to;
+  if (is_real) *reinterpret_cast<uint4*>(shared.offsets + expert) = before;
+  if (is_real && lane == 31) shared.each.chunks[chunk] = up_to;
   return four;
 }
 
@@ -302,6 +302,25 @@ __device__ __forceinline__ void write_lists(const abi::RouteParams& p, int exper
   }
 }
 
+/// A lane's slot of the warp's token gets its row. Not `is_slot`: nothing is read and written.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void write_own(const abi::RouteParams& p, int token, bool is_slot, const SortedSlot& mine,
+                                          const RouteShared<kConfig>& shared) {
+  const int lane = threadIdx.x % 32;
+  const bool has_row = is_slot && mine.expert != kNotSorted;
+  const u32 expert = has_row ? mine.expert : 0;
+  u32 row = has_row ? static_cast<u32>(shared.offsets[expert]) : 0;
+  row = row + chunks_before<kConfig>(expert / kChunkExperts, shared) & 0xffff;
+  if (has_row) row += __popc(shared.each.bits[token / 32][expert] & (1u << token % 32) - 1);
+#pragma unroll 1
+  for (int word = 0; has_row && word < token / 32; ++word) row += __popc(shared.each.bits[word][expert]);
+  if (is_slot) p.slot_row[token * slots_of(p) + lane] = has_row ? static_cast<int>(row) : -1;
+  if (has_row) {
+    p.row_token[row] = token;
+    p.row_weight[row] = mine.slot.weight;
+  }
+}
+
 /// At most one token a warp, in one block or a cluster: every block learns what all tokens have chosen, finds the first
 /// row of every expert, and gives its own tokens their rows. The first block writes the lists. No block waits for
 /// another's writes to global memory (a release at the cluster's barrier would, MEMBAR.ALL.GPU).
@@ -327,32 +346,29 @@ __device__ __forceinline__ void route_each(const abi::RouteParams& p, RouteShare
       if (32 * word < p.tokens) shared.each.bits[word][i] = 0;
     }
   }
-  const int token = warp * blocks + block;
+  const int token = warp * blocks + block, chunk = kWarps - 1 - warp;  // the last warps have no token most often
+  const bool has_token = token < p.tokens, is_slot = has_token && lane < slots;
   SortedSlot mine = {{0, 0.0f}, kNotSorted};
-  if (token < p.tokens) mine = select_sorted<kConfig>(p, token, kPartReal, shared);
-  const bool is_slot = token < p.tokens && lane < slots;
+  // Of the warps without a token one in two runs ahead from the choice on.
+  if (has_token || chooses_by_logits(p)) {
+    const int part = has_token ? kPartReal : warp % 2 == 0 ? kPartChoose : kPartWeigh;
+    mine = select_sorted<kConfig>(p, token, part, shared);
+  }
   if (is_slot) {
     p.ids[token * slots + lane] = mine.slot.id;
     p.weights[token * slots + lane] = mine.slot.weight;
   }
-  exchange<kConfig>(p, token, shared);
-  set_bits<kConfig>(p, shared);
-  const int chunk = kWarps - 1 - warp;  // the last warps have no token most often
   FourExperts four;
-  if (chunk < chunks) four = sum_chunk<kConfig>(p, chunk * kChunkExperts, shared.each.chunks[chunk], shared);
-  __syncthreads();  // offsets are complete
-  if (is_slot) {
-    int row = -1;
-    if (mine.expert != kNotSorted) {
-      const u32 before = chunks_before<kConfig>(mine.expert / kChunkExperts, shared);
-      row = static_cast<int>(before + static_cast<u32>(shared.offsets[mine.expert]) & 0xffff);
+  // They run ahead here, too: their first pass reads and writes nothing.
 #pragma unroll 1
-      for (int word = 0; word < token / 32; ++word) row += __popc(shared.each.bits[word][mine.expert]);
-      row += __popc(shared.each.bits[token / 32][mine.expert] & (1u << token % 32) - 1);
-      p.row_token[row] = token;
-      p.row_weight[row] = mine.slot.weight;
-    }
-    p.slot_row[token * slots + lane] = row;
+  for (int pass = has_token ? 1 : 0; pass < 2; ++pass) {
+    const bool is_real = pass == 1;
+    if (is_real) exchange<kConfig>(p, token, shared);
+    set_bits<kConfig>(p, is_real, shared);
+    if (is_real) __syncthreads();  // all bits are set
+    if (chunk < chunks) four = sum_chunk<kConfig>(p, chunk, is_real, shared);
+    if (is_real) __syncthreads();  // offsets are complete
+    if (is_slot || !is_real) write_own<kConfig>(p, token, is_slot, mine, shared);
   }
   if (block == 0 && chunk < chunks) write_lists<kConfig>(p, chunk * kChunkExperts + 4 * lane, four, shared);
   if (block == 0 && threadIdx.x == blockDim.x - 1) {
