@@ -4,7 +4,8 @@
 // Rows of an expert are in the order of (token, slot): a stable counting sort without atomics on global memory, so the
 // result does not depend on scheduling. Tokens are cut into segments, one a block; inside a block each warp takes a run
 // of the segment's entries, counts them per expert (shared memory), and after a prefix over warps ranks them again.
-// kFused: one block does everything, for small T; where there are clusters, one chooses and its first block sorts.
+// kFused: one block does everything, for small T, or one cluster: see route_each for tokens that choose their experts;
+// what else there is its blocks choose and its first one sorts.
 // kSelect + kScatter: two launches, segment counts in between. kDispatched: rows are in expert order already; tiles of
 // them, and which rows are anybody's.
 #pragma once
@@ -323,7 +324,7 @@ __device__ __forceinline__ void route_dispatched(const abi::RouteParams& p, Rout
 /// One block, or one cluster, does everything.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
-  if (chooses_apart(p)) {
+  if (abi::chooses_apart(p)) {
     if (p.tokens == 1) return route_one<kConfig>(p, shared);
     if (fits_each<kConfig>(p)) return route_each<kConfig>(p, shared);
   }

@@ -8,11 +8,6 @@
 
 namespace moesaic {
 
-/// Whether no token has an expert twice; a caller's ids and a table may.
-__device__ __forceinline__ bool chooses_apart(const abi::RouteParams& p) {
-  return p.given_ids == nullptr && p.method != kRouteHash;
-}
-
 /// Whether choose_by_logits chooses.
 __device__ __forceinline__ bool chooses_by_logits(const abi::RouteParams& p) {
   return (p.method == kRouteSoftmaxTopKRenorm || p.method == kRouteTopKSoftmax) && p.n_group <= 1 &&
@@ -23,6 +18,7 @@ __device__ __forceinline__ bool chooses_by_logits(const abi::RouteParams& p) {
 /// what it will run, each from another place on, with scores of their own making: by the time that the logits are there
 /// the instructions are in the SM's caches. They touch nothing of global memory.
 enum Part : int { kPartReal = 0, kPartChoose = 1, kPartWeigh = 2, kPartSort = 3, kParts = 4 };
+static_assert(32 * kParts == abi::kRouteOneThreads);
 
 /// What a lane knows of its slot when all are chosen.
 struct ChosenKey {
@@ -162,7 +158,7 @@ __device__ __forceinline__ void store_tile(const abi::RouteParams& p, int tile, 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route_one(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
   const int lane = threadIdx.x % 32, part = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
-  if (part != kPartReal && (part >= kParts || !chooses_by_logits(p))) return;
+  if (part != kPartReal && !chooses_by_logits(p)) return;
   const auto [slot, expert] = select_sorted<kConfig>(p, 0, part, shared);
   const int slots = part == kPartReal ? slots_of(p) : 0;
   const bool has_row = expert != kNotSorted && part == kPartReal;

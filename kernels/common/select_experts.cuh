@@ -20,7 +20,7 @@ enum RouteMethod : int {
   kRouteTopK,
   kRouteSigmoid,
   kRouteMiniMax2,
-  kRouteHash,
+  kRouteHash = abi::kRouteByTable,
 };
 
 inline constexpr u32 kTaken = 0;
