@@ -192,6 +192,15 @@ struct RouteParams {
   int segment_tokens;  // tokens per block of the two-launch form
 };
 
+/// `method` of routing by a table of experts.
+inline constexpr int kRouteByTable = 9;
+/// Whether no token has an expert in two of its slots: a caller's ids and a table may.
+MOESAIC_HD constexpr bool chooses_apart(const RouteParams& p) {
+  return p.given_ids == nullptr && p.method != kRouteByTable;
+}
+/// Threads of the block that routes one such token.
+inline constexpr int kRouteOneThreads = 128;
+
 // --- projection -----------------------------------------------------------------------------------------------------
 
 /// out[t][r] = sum_k x[t][k] weight[r][k] + bias[r], FP32.

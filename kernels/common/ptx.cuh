@@ -135,6 +135,7 @@ __device__ __forceinline__ void store_to_first(u32* own, u32 value) {
 /// Largest of the warp's values.
 __device__ __forceinline__ u32 warp_max(u32 value) { return __reduce_max_sync(0xffffffffu, value); }
 __device__ __forceinline__ u32 warp_min(u32 value) { return __reduce_min_sync(0xffffffffu, value); }
+__device__ __forceinline__ u32 warp_or(u32 value) { return __reduce_or_sync(0xffffffffu, value); }
 
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll

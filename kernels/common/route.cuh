@@ -4,64 +4,15 @@
 // Rows of an expert are in the order of (token, slot): a stable counting sort without atomics on global memory, so the
 // result does not depend on scheduling. Tokens are cut into segments, one a block; inside a block each warp takes a run
 // of the segment's entries, counts them per expert (shared memory), and after a prefix over warps ranks them again.
-// kFused: one block does everything, for small T; where there are clusters, one chooses and its first block sorts.
+// kFused: one block does everything, for small T, or one cluster: see route_each for tokens that choose their experts;
+// what else there is its blocks choose and its first one sorts.
 // kSelect + kScatter: two launches, segment counts in between. kDispatched: rows are in expert order already; tiles of
 // them, and which rows are anybody's.
 #pragma once
 
-#include "kernels/common/select_experts.cuh"
+#include "kernels/common/route_each.cuh"
 
 namespace moesaic {
-
-/// KernelConfig::role of routing kernels.
-enum RouteRole : int { kRouteFused = 0, kRouteSelect = 1, kRouteScatter = 2, kRouteDispatched = 3 };
-
-inline constexpr int kMaxRouteExperts = 1024;
-
-struct RowsTiles {
-  int rows, tiles;
-};
-
-template <abi::KernelConfig kConfig>
-struct RouteShared {
-  static constexpr int kWarps = abi::threads(kConfig) / 32;
-  static constexpr int kEntries = kConfig.role == kRouteFused ? abi::kMaxFusedEntries : 1;
-  static constexpr int kWords = kConfig.role == kRouteFused ? 5 : 8;
-  // Choosing and sorting do not overlap in time. Both are cut by the number of experts: see choosers, sorters.
-  union {
-    u32 keys[kWords * kMaxRouteExperts];         // [chooser][expert]
-    u16 counts[2 * kWords * kMaxRouteExperts];   // [sorter][expert] entries per warp, then the warp's first rank
-    uint4 masks[kWords * kMaxRouteExperts / 4];  // [expert][kWarps bits of 32 entries]
-  };
-  u32 entry_experts[kEntries];    // [token][slot] local_expert of what was chosen
-  u32 entry_weights[kEntries];    // bits of floats
-  int offsets[kMaxRouteExperts];  // first row of an expert
-  int bases[kMaxRouteExperts];    // first row of this segment's entries of an expert
-  RowsTiles scan[kWarps];
-
-  /// Warps that have room to choose, and to sort, at the same time.
-  __device__ static int choosers(int experts) { return min_of(kWarps, kWords * kMaxRouteExperts / experts); }
-  __device__ static int sorters(int experts) { return min_of(kWarps, 2 * kWords * kMaxRouteExperts / experts); }
-
- private:
-  __device__ static int min_of(int a, int b) { return a < b ? a : b; }
-};
-
-/// Slots of a token, and experts whose rows are sorted.
-__device__ __forceinline__ int slots_of(const abi::RouteParams& p) { return p.top_k + p.shared_slots; }
-__device__ __forceinline__ int local_experts(const abi::RouteParams& p) { return p.held_experts + p.shared_slots; }
-
-/// An expert's number among those whose rows are sorted, -1: none of them.
-__device__ __forceinline__ int local_expert(const abi::RouteParams& p, int id) {
-  if (id < 0) return -1;
-  if (id >= p.num_experts) {
-    const int local = p.held_experts + id - p.num_experts;
-    return local < local_experts(p) ? local : -1;
-  }
-  if (p.expert_slots != nullptr) return p.expert_slots[id];
-  const int local = id - p.first_expert;
-  return local >= 0 && local < p.held_experts ? local : -1;
-}
 
 /// Fills ids and weights of the tokens of `blocks` blocks, this one being number `block` (choosing, or copying what the
 /// caller gave). visit(entry, slot) for what this block fills; choosing warps call it with all lanes, entry -1 being a
@@ -147,8 +98,8 @@ struct GlobalEntries {
 template <abi::KernelConfig kConfig>
 struct SharedEntries {
   const RouteShared<kConfig>& shared;
-  __device__ __forceinline__ int expert(int entry) const { return static_cast<int>(shared.entry_experts[entry]); }
-  __device__ __forceinline__ float weight(int entry) const { return __uint_as_float(shared.entry_weights[entry]); }
+  __device__ __forceinline__ int expert(int entry) const { return static_cast<int>(shared.sort.entry_experts[entry]); }
+  __device__ __forceinline__ float weight(int entry) const { return __uint_as_float(shared.sort.entry_weights[entry]); }
 };
 
 /// The warp's run, 32 entries at a time: visit(entry, expert, peers) by all lanes; `expert` is -1 where there is
@@ -249,7 +200,7 @@ __device__ __forceinline__ void scatter_segment(const abi::RouteParams& p, const
     __syncwarp();  // everyone has read the rank before its leader moves it on
     if (id >= 0 && before == 0) counts[id] += __popc(peers);
     if (entry < 0) return;
-    const int row = id >= 0 ? shared.bases[id] + rank : -1;
+    const int row = id >= 0 ? shared.sort.bases[id] + rank : -1;
     p.slot_row[entry] = row;
     if (row < 0) return;
     p.row_token[row] = entry / slots_of(p);
@@ -285,7 +236,7 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
   }
   if (lane < count) p.slot_row[lane] = counts ? row : -1;
   if (counts) {
-    p.row_token[row] = p.tokens == 1 ? 0 : lane / slots_of(p);
+    p.row_token[row] = lane / slots_of(p);
     p.row_weight[row] = weight;
   }
 }
@@ -373,27 +324,27 @@ __device__ __forceinline__ void route_dispatched(const abi::RouteParams& p, Rout
 /// One block, or one cluster, does everything.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
+  if (abi::chooses_apart(p)) {
+    if (p.tokens == 1) return route_one<kConfig>(p, shared);
+    if (fits_each<kConfig>(p)) return route_each<kConfig>(p, shared);
+  }
   const bool few = p.tokens * slots_of(p) <= 32 && p.row_offsets == nullptr && p.tiles != nullptr;
-  const bool one = few && p.tokens == 1 && p.given_ids == nullptr;  // the warp that chooses sorts
   const int block = ptx::cluster_rank<kConfig>();
   const int blocks = ptx::cluster_blocks<kConfig>();
-  bool waited = one || blocks == 1;
+  bool waited = blocks == 1;
   if (!waited) ptx::cluster_arrive<kConfig>();
   fill_ids<kConfig>(p, 0, p.tokens, block, blocks, shared, [&](int entry, const Slot& slot) {
     const int expert = entry >= 0 ? local_expert(p, slot.id) : -1;
     if (!waited) ptx::cluster_wait<kConfig>();  // the first block has shared memory
     waited = true;
-    if (one) {
-      sort_few(p, expert, slot.weight);
-    } else if (entry >= 0 && blocks == 1) {
-      shared.entry_experts[entry] = static_cast<u32>(expert);
-      shared.entry_weights[entry] = __float_as_uint(slot.weight);
+    if (entry >= 0 && blocks == 1) {
+      shared.sort.entry_experts[entry] = static_cast<u32>(expert);
+      shared.sort.entry_weights[entry] = __float_as_uint(slot.weight);
     } else if (entry >= 0) {
-      ptx::store_to_first<kConfig>(shared.entry_experts + entry, static_cast<u32>(expert));
-      ptx::store_to_first<kConfig>(shared.entry_weights + entry, __float_as_uint(slot.weight));
+      ptx::store_to_first<kConfig>(shared.sort.entry_experts + entry, static_cast<u32>(expert));
+      ptx::store_to_first<kConfig>(shared.sort.entry_weights + entry, __float_as_uint(slot.weight));
     }
   });
-  if (one) return;
   // Entries are complete after this; the keys are dead.
   if (blocks == 1) {
     __syncthreads();
@@ -413,7 +364,7 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
   count_segment<kConfig>(p, entries, runs, shared, [&](int e, int count) { shared.offsets[e] = count; });
   make_offsets<kConfig>(p, shared, true);
 #pragma unroll 1
-  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] = shared.offsets[e];
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.sort.bases[e] = shared.offsets[e];
   __syncthreads();  // bases are complete
   scatter_segment<kConfig>(p, entries, runs, shared);
 }
@@ -434,12 +385,12 @@ __device__ __forceinline__ void route_scatter(const abi::RouteParams& p, int seg
       total += count;
     }
     shared.offsets[e] = total;
-    shared.bases[e] = before;
+    shared.sort.bases[e] = before;
   }
   __syncthreads();  // totals are complete
   make_offsets<kConfig>(p, shared, segment == 0);
 #pragma unroll 1
-  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.bases[e] += shared.offsets[e];
+  for (int e = threadIdx.x; e < local_experts(p); e += blockDim.x) shared.sort.bases[e] += shared.offsets[e];
   __syncthreads();  // bases are complete
   scatter_segment<kConfig>(p, entries, runs, shared);
 }

@@ -20,7 +20,7 @@ enum RouteMethod : int {
   kRouteTopK,
   kRouteSigmoid,
   kRouteMiniMax2,
-  kRouteHash,
+  kRouteHash = abi::kRouteByTable,
 };
 
 inline constexpr u32 kTaken = 0;
@@ -28,10 +28,9 @@ inline constexpr u32 kNanKey = 1;
 
 /// Order-preserving: a < b as floats <=> key(a) < key(b); -0 counts as 0.
 __device__ __forceinline__ u32 score_key(float score) {
-  if (score != score) return kNanKey;
-  const u32 bits = __float_as_uint(score + 0.0f);  // -0 + 0 = 0
-  const u32 key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return key < 2 ? 2 : key;
+  const u32 bits = __float_as_uint(score + 0.0f);                                         // -0 + 0 = 0
+  const u32 key = bits ^ (static_cast<u32>(static_cast<int>(bits) >> 31) | 0x80000000u);  // of -infinity 0x7fffff
+  return score != score ? kNanKey : key;
 }
 
 __device__ __forceinline__ float key_score(u32 key) {
@@ -139,11 +138,34 @@ struct RegisterScores {
     for (int i = 0; i + 1 < kPerLane; ++i) keys[i] = keys[i + 1], experts[i] = experts[i + 1];
     keys[kPerLane - 1] = kTaken;
   }
+  /// It was not, after all.
+  __device__ __forceinline__ void put_back(u32 key, int taken) {
+#pragma unroll
+    for (int i = kPerLane - 1; i > 0; --i) keys[i] = keys[i - 1], experts[i] = experts[i - 1];
+    keys[0] = key, experts[0] = taken;
+  }
   /// visit(logit) of the lane's experts in ascending order, then of some that are -infinity.
   template <typename Visit>
   __device__ __forceinline__ void for_each_logit(const abi::RouteParams&, Visit visit) const {
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) visit(logits[i]);
+  }
+
+  /// Swaps of neighbours alone: experts of equal keys stay in ascending order.
+  __device__ __forceinline__ void sort() {
+#pragma unroll
+    for (int phase = 0; phase < kPerLane; ++phase) {
+#pragma unroll
+      for (int i = phase % 2; i + 1 < kPerLane; i += 2) {
+        const bool swap = keys[i + 1] > keys[i];
+        const u32 key = swap ? keys[i] : keys[i + 1];
+        const int expert = swap ? experts[i] : experts[i + 1];
+        keys[i] = swap ? keys[i + 1] : keys[i];
+        experts[i] = swap ? experts[i + 1] : experts[i];
+        keys[i + 1] = key;
+        experts[i + 1] = expert;
+      }
+    }
   }
 
  private:
@@ -160,22 +182,6 @@ struct RegisterScores {
       if (expert(i) < p.num_experts && !(kept >> expert(i) / size & 1u)) keys[i] = kTaken;
     }
     __syncwarp();  // everyone has read the keys of this token
-  }
-  /// Swaps of neighbours alone: experts of equal keys stay in ascending order.
-  __device__ __forceinline__ void sort() {
-#pragma unroll
-    for (int phase = 0; phase < kPerLane; ++phase) {
-#pragma unroll
-      for (int i = phase % 2; i + 1 < kPerLane; i += 2) {
-        const bool swap = keys[i + 1] > keys[i];
-        const u32 key = swap ? keys[i] : keys[i + 1];
-        const int expert = swap ? experts[i] : experts[i + 1];
-        keys[i] = swap ? keys[i + 1] : keys[i];
-        experts[i] = swap ? experts[i + 1] : experts[i];
-        keys[i + 1] = key;
-        experts[i + 1] = expert;
-      }
-    }
   }
 };
 

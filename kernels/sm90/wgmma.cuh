@@ -1,49 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// PTX of Hopper: mbarriers, bulk copies, wgmma (sm_90a). Waits spin in the instruction, which suspends the thread.
+// PTX of Hopper: bulk copies, wgmma (sm_90a).
 #pragma once
 
-#include "kernels/common/ptx.cuh"
+#include "kernels/common/mbarrier.cuh"
 
 namespace moesaic::ptx {
 
 using u64 = unsigned long long;
 
-// --- mbarriers: shared memory addresses of 8 bytes ------------------------------------------------------------------
-
-__device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-/// Makes barriers that this thread has made known to the copy engine.
-__device__ __forceinline__ void barrier_init_fence() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-__device__ __forceinline__ void barrier_arrive(u32 barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-/// Arrives, and makes the phase wait for `bytes` of bulk copies.
-__device__ __forceinline__ void barrier_arrive_expect(u32 barrier, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-/// Arrives at the barrier of that place in block `rank` of the cluster. It orders nothing there: with .release.cluster
-/// it would wait for all memory of the GPU (MEMBAR.ALL.GPU; three times slower stages).
-__device__ __forceinline__ void barrier_arrive_at(u32 barrier, int rank) {
-  asm volatile(
-      "{\n\t.reg .b32 there;\n\t"
-      "mapa.shared::cluster.u32 there, %0, %1;\n\t"
-      "mbarrier.arrive.shared::cluster.b64 _, [there];\n\t}" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
-}
-/// Waits for the end of the phase of that parity.
-__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
-  asm volatile(
-      "{\n\t.reg .pred done;\n"
-      "again:\n\t"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-      "@!done bra again;\n\t}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
 /// Barrier `id` (1 to 15) of `threads` threads of the block.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

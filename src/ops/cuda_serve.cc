@@ -67,7 +67,10 @@ void launch_fused_route(cuda::LaunchChain& chain, const cuda::Kernel& kernel, co
                         const abi::RouteParams& params) {
   constexpr int kFewTokens = 4;  // the warps of one block have chosen for so many before a cluster has come up
   const int blocks = kernel.has_clusters() && params.tokens > kFewTokens ? abi::kRouteCluster : 1;
-  chain.launch(kernel, {static_cast<unsigned>(blocks)}, abi::threads(config), params, blocks);
+  // Four of the block's warps, which is launched the sooner.
+  const bool one = params.tokens == 1 && abi::chooses_apart(params);
+  const int threads = one ? abi::kRouteOneThreads : abi::threads(config);
+  chain.launch(kernel, {static_cast<unsigned>(blocks)}, threads, params, blocks);
 }
 
 }  // namespace moesaic::ops

@@ -69,13 +69,17 @@ Flow match_any(Warp& warp, const Instruction& i, u32) {
   });
 }
 
-template <bool kMax>
+enum class Reduce { kMax, kMin, kOr };
+
+template <Reduce kReduce>
 Flow reduce(Warp& warp, const Instruction& i, u32) {
   return together(warp, warp.uniform<u32>(i.slots[2]), [&](u32 lanes) {
-    u32 result = kMax ? 0 : ~0u;
+    u32 result = kReduce == Reduce::kMin ? ~0u : 0;
     each_lane(lanes, [&](u32 lane) {
       const u32 value = warp.at<u32>(i.slots[1])[lane];
-      result = kMax ? std::max(result, value) : std::min(result, value);
+      result = kReduce == Reduce::kMax   ? std::max(result, value)
+               : kReduce == Reduce::kMin ? std::min(result, value)
+                                         : result | value;
     });
     each_lane(lanes, [&](u32 lane) { warp.at<u32>(i.slots[0])[lane] = result; });
   });
@@ -102,7 +106,8 @@ bool decode_lanes(const Statement& s, Names& names, Instruction& to) {
   const std::map<std::string, Handler> known = {
       {"vote.sync.ballot.b32", vote<Vote::kBallot>}, {"vote.sync.any.pred", vote<Vote::kAny>},
       {"vote.sync.all.pred", vote<Vote::kAll>},      {"match.any.sync.b32", match_any},
-      {"redux.sync.max.u32", reduce<true>},          {"redux.sync.min.u32", reduce<false>},
+      {"redux.sync.max.u32", reduce<Reduce::kMax>},  {"redux.sync.min.u32", reduce<Reduce::kMin>},
+      {"redux.sync.or.b32", reduce<Reduce::kOr>},
   };
   const auto found = known.find(text);
   if (found == known.end()) return false;

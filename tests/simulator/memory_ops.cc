@@ -163,6 +163,22 @@ Flow bulk_copy(Warp& warp, const Instruction& i, u32 lanes) {
   return Flow::kNext;
 }
 
+// Slots: shared address and mbarrier, both of one block of the cluster.
+Flow store_async(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    std::vector<u32> values;
+    for (const Slot from : i.registers) values.push_back(warp.at<u32>(from)[lane]);
+    const std::size_t bytes = values.size() * 4;
+    std::byte* to = shared_bytes(warp.block(), address_of(warp, i, i.slots[0], lane), bytes, bytes);
+    std::byte* counts = shared_bytes(warp.block(), address_of(warp, i, i.slots[1], lane), 8, 8);
+    warp.block().cluster.begin([values = std::move(values), to, counts, bytes] {
+      std::memcpy(to, values.data(), bytes);
+      mbarrier_bytes(counts, -static_cast<s64>(bytes));
+    });
+  });
+  return Flow::kNext;
+}
+
 // ---- decoding -------------------------------------------------------------------------------------------------------
 
 void add_registers(const Operand& operand, u32 bytes, Names& names, Instruction& to) {
@@ -183,6 +199,16 @@ bool decode_load_store(const Statement& s, Names& names, Instruction& to) {
   add_registers(s.operands.at(is_load ? 0 : 1), bytes, names, to);
   to.slots[1] = names.address(s.operands.at(is_load ? 1 : 0), to);
   to.run = is_load ? load : store;
+  return true;
+}
+
+bool decode_store_async(const Statement& s, Names& names, Instruction& to) {
+  if (s.op[0] != "st" || s.op.at(1) != "async" || !s.has("mbarrier::complete_tx::bytes")) return false;
+  if (type_bytes(s.type()) != 4) return false;
+  to.slots[0] = names.address(s.operands.at(0), to);
+  add_registers(s.operands.at(1), 4, names, to);
+  to.slots[1] = names.address(s.operands.at(2), to);
+  to.run = store_async;
   return true;
 }
 
@@ -216,6 +242,7 @@ bool decode_bulk(const Statement& s, Names& names, Instruction& to) {
 }  // namespace
 
 bool decode_memory(const Statement& s, Names& names, Instruction& to) {
+  if (decode_store_async(s, names, to)) return true;
   if (decode_load_store(s, names, to) || decode_atomic(s, names, to)) return true;
   if (s.op[0] != "cp" || s.op.at(1) != "async") return false;
   if (decode_bulk(s, names, to)) return true;

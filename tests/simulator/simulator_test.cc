@@ -111,20 +111,27 @@ TEST(Simulator, CopiesThatNobodyWaitsForComeLate) {
 }
 
 TEST(Simulator, MbarriersCountArrivalsAndBytes) {
-  const std::string body =
+  const std::string before =
       "mov.u32 %r1, room;\nsetp.ne.s32 %p0, %r0, 0;\n@%p0 bra wait;\n"
       "mbarrier.init.shared::cta.b64 [%r1], 1;\nmbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], 16;\n"
-      "add.s32 %r2, %r1, 16;\n"
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%base], 16, [%r1];\n"
+      "add.s32 %r2, %r1, 16;\n";
+  const std::string after =
       "wait:\nbar.sync 0;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 %p1, [%r1], 0;\n@!%p1 bra again;\n"
       "ld.shared.u32 %r3, [%r1+16];\nst.global.u32 [%mine+16], %r3;\n";
-  for (const Asynchronous async : {Asynchronous::kEarly, Asynchronous::kLate}) {
-    std::vector<u32> start(4 + 64);
-    start[0] = 42;
-    const Words words(start);
-    run_on(words, body, 64, async);
-    const std::vector<u32> got = words.get();
-    for (u32 i = 0; i < 64; ++i) EXPECT_EQ(got[4 + i], 42u);
+  const std::string copy =
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%base], 16, [%r1];\n";
+  const std::string store =
+      "mapa.shared::cluster.u32 %r2, %r2, 0;\nmapa.shared::cluster.u32 %r4, %r1, 0;\nmov.u32 %r5, 42;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%r2], {%r5, %r5, %r5, %r5}, [%r4];\n";
+  for (const std::string& work : {copy, store}) {
+    for (const Asynchronous async : {Asynchronous::kEarly, Asynchronous::kLate}) {
+      std::vector<u32> start(4 + 64);
+      start[0] = 42;
+      const Words words(start);
+      run_on(words, before + work + after, 64, async);
+      const std::vector<u32> got = words.get();
+      for (u32 i = 0; i < 64; ++i) EXPECT_EQ(got[4 + i], 42u);
+    }
   }
 }
 
