@@ -46,7 +46,9 @@ Warp::Warp(Block& owner, u32 number, u32 threads)
                           launch.cluster_blocks};
     static_assert(std::size(values) == static_cast<std::size_t>(Special::kCount));
     for (std::size_t i = 0; i < std::size(values); ++i) at<u32>({entry.specials[i], 4})[lane] = values[i];
-    at<u64>({entry.parameter_address, 8})[lane] = reinterpret_cast<u64>(launch.parameters.data());
+    for (const Parameter& parameter : entry.parameters) {
+      at<u64>({parameter.address, 8})[lane] = reinterpret_cast<u64>(launch.parameters.data()) + parameter.offset;
+    }
     if ((live_ >> lane & 1) == 0) state_[lane] = State::kGone;
   }
 }
@@ -210,6 +212,11 @@ std::byte* shared_bytes(Block& block, u64 address, std::size_t bytes, std::size_
                 std::to_string(owner->shared.size()));
   }
   return owner->shared.data() + address;
+}
+
+const std::byte* parameter_bytes(const Launch& launch, u64 address, std::size_t bytes) {
+  const u64 at = address - reinterpret_cast<u64>(launch.parameters.data()), size = launch.parameters.size();
+  return at < size && bytes <= size - at ? launch.parameters.data() + at : nullptr;
 }
 
 // ---- mbarriers: bits 0 to 19 arrivals to come, 20 to 39 of a phase, 40 to 62 bytes to come (biased), 63 parity

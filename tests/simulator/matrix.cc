@@ -25,7 +25,7 @@ Flow load_matrices(Warp& warp, const Instruction& i, u32 lanes) {
   need_warp(lanes);
   std::array<std::array<u32, 4>, kLanes> rows;  // [address lane][a row's pairs]
   for (u32 lane = 0; lane < kLanes; ++lane) {
-    const u64 address = warp.at<u32>(i.slots[0])[lane] + static_cast<u64>(i.offset);
+    const u64 address = address_of(warp, i.slots[0], lane);
     if (lane < 8 * i.registers.size()) std::memcpy(rows[lane].data(), shared_bytes(warp.block(), address, 16, 16), 16);
   }
   for (u32 matrix = 0; matrix < i.registers.size(); ++matrix) {
@@ -173,7 +173,7 @@ bool decode_matrix(const Statement& s, Names& names, Instruction& to) {
   const std::string text = s.text();
   if (text == "ldmatrix.sync.aligned.m8n8.x4.shared.b16") {
     add_vector(s.operands.at(0), names, to);
-    to.slots[0] = names.address(s.operands.at(1), to);
+    to.slots[0] = names.address(s.operands.at(1));
     to.run = load_matrices;
   } else if (text.rfind("mma.sync.aligned.m16n8k16.row.col.f32.", 0) == 0) {
     for (std::size_t i = 0; i < 4; ++i) add_vector(s.operands.at(i), names, to);
