@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies by the copy engine, bulks and boxes of tensors: into shared memory, counted in bytes by an mbarrier.
+// Copies by the copy engine: bulks and boxes of tensors into shared memory, counted in bytes by an mbarrier, and bulks
+// out of it, whose groups a thread waits for.
 #include <algorithm>
 #include <cstring>
 
@@ -120,6 +121,47 @@ Flow tensor_copy(Warp& warp, const Instruction& i, u32 lanes) {
   return Flow::kNext;
 }
 
+// ---- out of shared memory -------------------------------------------------------------------------------------------
+
+Flow bulk_store(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    const u32 bytes = warp.at<u32>(i.slots[kBytes])[lane];
+    need_whole_pieces(bytes);
+    Block& block = warp.block();
+    const u64 from = address_of(warp, i.slots[kFrom], lane), rank = from >> kRankShift;
+    if (rank != 0 && rank != block.rank + 1) throw Fault("a bulk copy out of another block's shared memory");
+    BulkStore store{
+        device_bytes(address_of(warp, i.slots[kTo], lane), bytes, 16), shared_bytes(block, from, bytes, 16), bytes, {}};
+    if (block.cluster.launch.asynchronous == Asynchronous::kEarly) return store.write();
+    warp.bulk_stores[lane].open.push_back(std::move(store));
+  });
+  return Flow::kNext;
+}
+
+Flow commit_stores(Warp& warp, const Instruction&, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    auto& [open, groups] = warp.bulk_stores[lane];
+    groups.push_back(std::move(open));
+    open.clear();
+  });
+  return Flow::kNext;
+}
+
+// Slot: how many of the latest groups may be under way. Those before have been read, or written and are no more.
+template <bool kRead>
+Flow wait_stores(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    auto& groups = warp.bulk_stores[lane].groups;
+    const std::size_t most = warp.at<u32>(i.slots[0])[lane];
+    const std::size_t over = groups.size() > most ? groups.size() - most : 0;
+    for (std::size_t n = 0; n < over; ++n) {
+      for (BulkStore& store : groups[n]) kRead ? store.read_source() : store.write();
+    }
+    if (!kRead) groups.erase(groups.begin(), groups.begin() + static_cast<std::ptrdiff_t>(over));
+  });
+  return Flow::kNext;
+}
+
 // ---- decoding -------------------------------------------------------------------------------------------------------
 
 /// Whether the parts from `first` on are `all` of these, in order, with the optional ones (behind '?') or without.
@@ -166,6 +208,23 @@ bool decode_bulk_copy(const Statement& s, Names& names, Instruction& to) {
   return true;
 }
 
+bool decode_store(const Statement& s, Names& names, Instruction& to) {
+  if (reads(s, 3, {"commit_group"})) {
+    to.run = commit_stores;
+  } else if (reads(s, 3, {"wait_group", "?read"})) {
+    to.slots[0] = names.value(s.operands.at(0), 4);
+    to.run = s.has("read") ? wait_stores<true> : wait_stores<false>;
+  } else if (reads(s, 3, {"global", "shared::cta", "bulk_group", "?L2::cache_hint"})) {
+    to.slots[kTo] = names.address(s.operands.at(0));
+    to.slots[kFrom] = names.address(s.operands.at(1));
+    to.slots[kBytes] = names.value(s.operands.at(2), 4);
+    to.run = bulk_store;
+  } else {
+    return false;
+  }
+  return true;
+}
+
 Flow nothing(Warp&, const Instruction&, u32) { return Flow::kNext; }
 
 }  // namespace
@@ -176,8 +235,9 @@ bool decode_bulk(const Statement& s, Names& names, Instruction& to) {
     to.run = nothing;
     return true;
   }
-  if (s.op[0] != "cp" || s.op.size() < 5 || s.op[2] != "bulk") return false;
-  return s.op[3] == "tensor" ? decode_tensor_copy(s, names, to) : decode_bulk_copy(s, names, to);
+  if (s.op[0] != "cp" || s.op.size() < 4 || s.op[2] != "bulk") return false;
+  return s.op[3] == "tensor" ? decode_tensor_copy(s, names, to)
+                             : decode_bulk_copy(s, names, to) || decode_store(s, names, to);
 }
 
 }  // namespace moesaic::sim

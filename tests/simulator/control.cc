@@ -78,6 +78,11 @@ Flow mbarrier_arrival(Warp& warp, const Instruction& i, u32 lanes) {
   return Flow::kNext;
 }
 
+Flow mbarrier_expect(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) { mbarrier_bytes(mbarrier_at(warp, i, lane), warp.at<u32>(i.slots[2])[lane]); });
+  return Flow::kNext;
+}
+
 // Lanes that wait for different phases part ways by the predicate, as they would.
 Flow mbarrier_try(Warp& warp, const Instruction& i, u32 lanes) {
   u32 passed = 0;
@@ -111,6 +116,10 @@ bool decode_mbarrier(const Statement& s, Names& names, Instruction& to) {
     to.slots[1] = names.address(s.operands.at(1));
     if (s.has("expect_tx")) to.slots[2] = names.value(s.operands.at(2), 4);
     to.run = s.has("expect_tx") ? mbarrier_arrival<true> : mbarrier_arrival<false>;
+  } else if (verb == "expect_tx") {
+    to.slots[1] = names.address(s.operands.at(0));
+    to.slots[2] = names.value(s.operands.at(1), 4);
+    to.run = mbarrier_expect;
   } else if (verb == "try_wait" && s.has("parity")) {
     to.slots[0] = names.result(s.operands.at(0).name);
     to.slots[1] = names.address(s.operands.at(1));

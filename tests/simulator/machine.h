@@ -55,6 +55,17 @@ struct Copy {
   void perform() const;
 };
 
+/// A bulk copy out of shared memory, which is read and written to at different times.
+struct BulkStore {
+  std::byte* to = nullptr;
+  const std::byte* from = nullptr;
+  u32 bytes = 0;
+  std::vector<std::byte> read;  // empty until that has been done
+
+  void read_source();
+  void write();  // reads, too, where that has not been done
+};
+
 class Warp {
  public:
   Warp(Block& owner, u32 number, u32 threads);
@@ -93,6 +104,11 @@ class Warp {
     std::deque<std::vector<Copy>> groups;
   };
   std::array<Copies, kLanes> copies;
+  struct BulkStores {
+    std::vector<BulkStore> open;
+    std::vector<std::vector<BulkStore>> groups;
+  };
+  std::array<BulkStores, kLanes> bulk_stores;
   std::vector<std::function<void()>> products;  // not committed
   std::deque<std::vector<std::function<void()>>> product_groups;
   std::array<u32, kLanes> cluster_phase{};  // at this lane's arrival
@@ -137,6 +153,7 @@ struct Cluster {
   std::deque<Block> blocks;
   std::mt19937 random;
   std::deque<std::function<void()>> pending;  // copies under way that no thread waits for by itself
+  std::vector<BulkStore> unawaited;           // by threads that have ended
   u32 arrived = 0, phase = 0;                 // of the cluster's barrier
 
   void begin(std::function<void()> work);  // now or later
