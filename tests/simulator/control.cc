@@ -60,7 +60,7 @@ Flow cluster_wait(Warp& warp, const Instruction&, u32 lanes) {
 }
 
 std::byte* mbarrier_at(Warp& warp, const Instruction& i, u32 lane) {
-  return shared_bytes(warp.block(), address_of(warp, i, i.slots[1], lane), 8, 8);
+  return shared_bytes(warp.block(), address_of(warp, i.slots[1], lane), 8, 8);
 }
 
 Flow mbarrier_start(Warp& warp, const Instruction& i, u32 lanes) {
@@ -75,6 +75,11 @@ Flow mbarrier_arrival(Warp& warp, const Instruction& i, u32 lanes) {
     if (kExpect) mbarrier_bytes(barrier, warp.at<u32>(i.slots[2])[lane]);
     mbarrier_arrive(barrier, 1);
   });
+  return Flow::kNext;
+}
+
+Flow mbarrier_expect(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) { mbarrier_bytes(mbarrier_at(warp, i, lane), warp.at<u32>(i.slots[2])[lane]); });
   return Flow::kNext;
 }
 
@@ -103,17 +108,21 @@ bool decode_mbarrier(const Statement& s, Names& names, Instruction& to) {
   if (s.op[0] != "mbarrier") return false;
   const std::string& verb = s.op.at(1);
   if (verb == "init") {
-    to.slots[1] = names.address(s.operands.at(0), to);
+    to.slots[1] = names.address(s.operands.at(0));
     to.slots[2] = names.value(s.operands.at(1), 4);
     to.run = mbarrier_start;
   } else if (verb == "arrive") {
     if (s.operands.at(0).name != "_") return false;
-    to.slots[1] = names.address(s.operands.at(1), to);
+    to.slots[1] = names.address(s.operands.at(1));
     if (s.has("expect_tx")) to.slots[2] = names.value(s.operands.at(2), 4);
     to.run = s.has("expect_tx") ? mbarrier_arrival<true> : mbarrier_arrival<false>;
+  } else if (verb == "expect_tx") {
+    to.slots[1] = names.address(s.operands.at(0));
+    to.slots[2] = names.value(s.operands.at(1), 4);
+    to.run = mbarrier_expect;
   } else if (verb == "try_wait" && s.has("parity")) {
     to.slots[0] = names.result(s.operands.at(0).name);
-    to.slots[1] = names.address(s.operands.at(1), to);
+    to.slots[1] = names.address(s.operands.at(1));
     to.slots[2] = names.value(s.operands.at(2), 4);
     to.run = mbarrier_try;
   } else {

@@ -60,6 +60,7 @@ Decoders all_known() {
       {"cvt.rn.satfinite.e4m3x2.f32", PerLane<pair_e4m3>::decode},
       {"cvt.rn.satfinite.e5m2x2.f32", PerLane<pair_e5m2>::decode},
       {"cvta.to.global.u64", PerLane<integer<u64, u64>>::decode},
+      {"cvta.param.u64", PerLane<integer<u64, u64>>::decode},  // both are addresses of the host
   };
   add_from<u16>(known, "u16"), add_from<s16>(known, "s16");
   add_from<u32>(known, "u32"), add_from<s32>(known, "s32");

@@ -50,7 +50,7 @@ CUresult do_now_or_later(Work work) {
   return CUDA_SUCCESS;
 }
 
-CUresult launch(const Function& function, const CUlaunchConfig& config, unsigned cluster, const void* parameters) {
+CUresult launch(const Function& function, const CUlaunchConfig& config, unsigned cluster, void** parameters) {
   const char* async = std::getenv("MOESAIC_SIM_ASYNC");
   sim::Launch what{.program = *function.program,
                    .entry = *function.entry,
@@ -63,7 +63,9 @@ CUresult launch(const Function& function, const CUlaunchConfig& config, unsigned
                                                                                        : sim::Asynchronous::kEarly,
                    .seed = static_cast<unsigned>(number("MOESAIC_SIM_SEED", 0)) + 1000 * launches++};
   what.parameters.resize(function.entry->parameter_bytes);
-  std::memcpy(what.parameters.data(), parameters, what.parameters.size());
+  for (const sim::Parameter& parameter : function.entry->parameters) {
+    std::memcpy(what.parameters.data() + parameter.offset, *parameters++, parameter.bytes);
+  }
   return do_now_or_later([what = std::move(what), name = function.name] {
     try {
       sim::run(what);
@@ -172,14 +174,14 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA
 CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                         unsigned shared, CUstream stream, void** parameters, void**) {
   const CUlaunchConfig config{x, y, z, threads, 1, 1, shared, stream, nullptr, 0};
-  return launch(*reinterpret_cast<Function*>(function), config, 1, parameters[0]);
+  return launch(*reinterpret_cast<Function*>(function), config, 1, parameters);
 }
 CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** parameters, void**) {
   unsigned cluster = 1;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) cluster = config->attrs[i].value.clusterDim.x;
   }
-  return launch(*reinterpret_cast<Function*>(function), *config, cluster, parameters[0]);
+  return launch(*reinterpret_cast<Function*>(function), *config, cluster, parameters);
 }
 
 CUresult cuMemAlloc(CUdeviceptr* to, std::size_t bytes) {

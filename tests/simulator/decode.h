@@ -11,7 +11,7 @@
 
 namespace moesaic::sim {
 
-/// Names in scope: registers, variables in shared memory, the parameter.
+/// Names in scope: registers, variables in shared memory, parameters. A parameter's value is its address.
 class Names {
  public:
   explicit Names(Entry& entry) : entry_(entry), scopes_(1) {}
@@ -21,16 +21,16 @@ class Names {
   /// A register, or `count` of them, "%r" as "%r0" and so on.
   void declare(const std::string& name, u32 bytes, u32 count);
   void declare_shared(const std::string& name, u32 bytes, u32 alignment);
-  void declare_dynamic(const std::string& name);  // behind what is declared
-  void declare_parameter(const std::string& name, u32 bytes);
+  void declare_dynamic(const std::string& name);                              // behind what is declared
+  void declare_parameter(const std::string& name, u32 bytes, u32 alignment);  // behind those before it
 
   /// A register; `_` is a place of its own.
   Slot result(const std::string& name);
   /// What an operand of a type of `bytes` reads: a register, or a constant's place.
   Slot value(const Operand& operand, u32 bytes);
   Slot constant(u64 bits, u32 bytes);
-  /// Base (u32 or u64) and, in the instruction, offset.
-  Slot address(const Operand& operand, Instruction& to);
+  /// Base (u32 or u64) and offset.
+  Slot address(const Operand& operand);
 
  private:
   Slot place(u32 bytes);
@@ -48,6 +48,7 @@ u32 type_bytes(const std::string& type);
 bool decode_arithmetic(const Statement& statement, Names& names, Instruction& to);
 bool decode_floating(const Statement& statement, Names& names, Instruction& to);
 bool decode_conversion(const Statement& statement, Names& names, Instruction& to);
+bool decode_bulk(const Statement& statement, Names& names, Instruction& to);
 bool decode_memory(const Statement& statement, Names& names, Instruction& to);
 bool decode_control(const Statement& statement, Names& names, Instruction& to);
 bool decode_lanes(const Statement& statement, Names& names, Instruction& to);

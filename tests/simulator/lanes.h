@@ -16,10 +16,10 @@ void each_lane(u32 lanes, Function function) {
   }
 }
 
-/// Where an address operand points for a lane: its base, of 4 or 8 bytes, and the instruction's offset.
-inline u64 address_of(Warp& warp, const Instruction& i, Slot base, u32 lane) {
+/// Where an address operand points for a lane: its base, of 4 or 8 bytes, and its offset.
+inline u64 address_of(Warp& warp, Slot base, u32 lane) {
   const u64 start = base.bytes == 4 ? warp.at<u32>(base)[lane] : warp.at<u64>(base)[lane];
-  return start + static_cast<u64>(i.offset);
+  return start + static_cast<u64>(base.offset);
 }
 
 /// Registers of another width than the type are not for all instructions.

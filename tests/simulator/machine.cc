@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 
 namespace moesaic::sim {
 namespace {
@@ -22,6 +23,15 @@ void Copy::perform() const {
   } else {
     std::memcpy(to, from, bytes);
   }
+}
+
+void BulkStore::read_source() {
+  if (read.empty()) read.assign(from, from + bytes);
+}
+
+void BulkStore::write() {
+  read_source();
+  std::memcpy(to, read.data(), read.size());
 }
 
 // ---- warps ----------------------------------------------------------------------------------------------------------
@@ -46,7 +56,9 @@ Warp::Warp(Block& owner, u32 number, u32 threads)
                           launch.cluster_blocks};
     static_assert(std::size(values) == static_cast<std::size_t>(Special::kCount));
     for (std::size_t i = 0; i < std::size(values); ++i) at<u32>({entry.specials[i], 4})[lane] = values[i];
-    at<u64>({entry.parameter_address, 8})[lane] = reinterpret_cast<u64>(launch.parameters.data());
+    for (const Parameter& parameter : entry.parameters) {
+      at<u64>({parameter.address, 8})[lane] = reinterpret_cast<u64>(launch.parameters.data()) + parameter.offset;
+    }
     if ((live_ >> lane & 1) == 0) state_[lane] = State::kGone;
   }
 }
@@ -123,6 +135,12 @@ void Warp::leave(u32 lanes) {
   for (u32 lane = 0; lane < kLanes; ++lane) {
     if ((lanes >> lane & 1) == 0) continue;
     if (!copies[lane].open.empty() || !copies[lane].groups.empty()) throw Fault("left with copies under way");
+    auto& [open, groups] = bulk_stores[lane];
+    groups.push_back(std::move(open));
+    for (auto& group : groups) {
+      std::move(group.begin(), group.end(), std::back_inserter(block_.cluster.unawaited));
+    }
+    groups.clear();
   }
   for (u32 i = 0; i < 16; ++i) block_.release_if_complete(i);
 }
@@ -212,6 +230,11 @@ std::byte* shared_bytes(Block& block, u64 address, std::size_t bytes, std::size_
   return owner->shared.data() + address;
 }
 
+const std::byte* parameter_bytes(const Launch& launch, u64 address, std::size_t bytes) {
+  const u64 at = address - reinterpret_cast<u64>(launch.parameters.data()), size = launch.parameters.size();
+  return at < size && bytes <= size - at ? launch.parameters.data() + at : nullptr;
+}
+
 // ---- mbarriers: bits 0 to 19 arrivals to come, 20 to 39 of a phase, 40 to 62 bytes to come (biased), 63 parity
 // ---------
 
@@ -290,12 +313,14 @@ void Cluster::run() {
     }
   }
   if (!pending.empty()) throw Fault("blocks end with copies under way");
+  for (BulkStore& store : unawaited) store.read_source();  // while there is shared memory
 }
 
 namespace {
 
-void run_cluster(const Launch& launch, u32 first, u32 y, u32 z, u32 seed) {
-  Cluster cluster{.launch = launch, .blocks = {}, .random = std::mt19937(seed), .pending = {}};
+// What has been read of shared memory and must be written by the end of the grid.
+std::vector<BulkStore> run_cluster(const Launch& launch, u32 first, u32 y, u32 z, u32 seed) {
+  Cluster cluster{.launch = launch, .blocks = {}, .random = std::mt19937(seed), .pending = {}, .unawaited = {}};
   constexpr u32 kAligned = 1024;
   const u32 dynamic_at = (launch.entry.shared_bytes + kAligned - 1) / kAligned * kAligned;
   for (u32 rank = 0; rank < launch.cluster_blocks; ++rank) {
@@ -314,17 +339,23 @@ void run_cluster(const Launch& launch, u32 first, u32 y, u32 z, u32 seed) {
     }
     throw Fault(text);
   }
+  return std::move(cluster.unawaited);
 }
 
 }  // namespace
 
 void run(const Launch& launch) {
   u32 seed = launch.seed;
+  std::vector<BulkStore> unawaited;
   for (u32 z = 0; z < launch.grid[2]; ++z) {
     for (u32 y = 0; y < launch.grid[1]; ++y) {
-      for (u32 x = 0; x < launch.grid[0]; x += launch.cluster_blocks) run_cluster(launch, x, y, z, seed++);
+      for (u32 x = 0; x < launch.grid[0]; x += launch.cluster_blocks) {
+        std::vector<BulkStore> more = run_cluster(launch, x, y, z, seed++);
+        std::move(more.begin(), more.end(), std::back_inserter(unawaited));
+      }
     }
   }
+  for (BulkStore& store : unawaited) store.write();
 }
 
 }  // namespace moesaic::sim

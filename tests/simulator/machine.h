@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <functional>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
@@ -19,6 +20,19 @@ struct Block;
 /// When asynchronous copies and products happen: as they are issued, or as late as the program lets them.
 enum class Asynchronous { kEarly, kLate };
 
+/// Kernel parameters: a tensor map among them is where its alignment puts it.
+template <typename T>
+struct ParameterAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{128};
+  ParameterAllocator() = default;
+  template <typename U>
+  explicit ParameterAllocator(const ParameterAllocator<U>&) {}
+  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kAlignment)); }
+  void deallocate(T* memory, std::size_t) { ::operator delete(memory, kAlignment); }
+  bool operator==(const ParameterAllocator&) const { return true; }
+};
+
 struct Launch {
   const Program& program;
   const Entry& entry;
@@ -26,7 +40,7 @@ struct Launch {
   u32 threads = 1;
   u32 cluster_blocks = 1;
   u32 dynamic_shared = 0;
-  std::vector<std::byte> parameters;
+  std::vector<std::byte, ParameterAllocator<std::byte>> parameters;
   Asynchronous asynchronous = Asynchronous::kEarly;
   u32 seed = 0;
 };
@@ -39,6 +53,17 @@ struct Copy {
   const std::byte* from = nullptr;  // null: zeros
   u32 bytes = 0;
   void perform() const;
+};
+
+/// A bulk copy out of shared memory, which is read and written to at different times.
+struct BulkStore {
+  std::byte* to = nullptr;
+  const std::byte* from = nullptr;
+  u32 bytes = 0;
+  std::vector<std::byte> read;  // empty until that has been done
+
+  void read_source();
+  void write();  // reads, too, where that has not been done
 };
 
 class Warp {
@@ -79,6 +104,11 @@ class Warp {
     std::deque<std::vector<Copy>> groups;
   };
   std::array<Copies, kLanes> copies;
+  struct BulkStores {
+    std::vector<BulkStore> open;
+    std::vector<std::vector<BulkStore>> groups;
+  };
+  std::array<BulkStores, kLanes> bulk_stores;
   std::vector<std::function<void()>> products;  // not committed
   std::deque<std::vector<std::function<void()>>> product_groups;
   std::array<u32, kLanes> cluster_phase{};  // at this lane's arrival
@@ -123,6 +153,7 @@ struct Cluster {
   std::deque<Block> blocks;
   std::mt19937 random;
   std::deque<std::function<void()>> pending;  // copies under way that no thread waits for by itself
+  std::vector<BulkStore> unawaited;           // by threads that have ended
   u32 arrived = 0, phase = 0;                 // of the cluster's barrier
 
   void begin(std::function<void()> work);  // now or later
@@ -132,6 +163,8 @@ struct Cluster {
 /// Addresses of the shared state space: own block, or those that `mapa` made.
 inline constexpr u32 kRankShift = 24;
 std::byte* shared_bytes(Block& block, u64 address, std::size_t bytes, std::size_t alignment);
+/// Parameters of the kernel; null where others are.
+const std::byte* parameter_bytes(const Launch& launch, u64 address, std::size_t bytes);
 
 // mbarriers: 8 bytes of shared memory.
 void mbarrier_init(std::byte* barrier, u32 arrivals);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix instructions: ldmatrix, mma.sync m16n8k16, wgmma m64nNk16 with both operands in shared memory, K-major.
-// Products are summed in FP32 one after the other; tensor cores sum in another order.
+// Matrix instructions: ldmatrix, stmatrix, mma.sync m16n8k16, wgmma m64nNk16 with both operands in shared memory,
+// K-major. Products are summed in FP32 one after the other; tensor cores sum in another order.
 #include <cstring>
 
 #include "simulator/lanes.h"
@@ -25,12 +25,28 @@ Flow load_matrices(Warp& warp, const Instruction& i, u32 lanes) {
   need_warp(lanes);
   std::array<std::array<u32, 4>, kLanes> rows;  // [address lane][a row's pairs]
   for (u32 lane = 0; lane < kLanes; ++lane) {
-    const u64 address = warp.at<u32>(i.slots[0])[lane] + static_cast<u64>(i.offset);
+    const u64 address = address_of(warp, i.slots[0], lane);
     if (lane < 8 * i.registers.size()) std::memcpy(rows[lane].data(), shared_bytes(warp.block(), address, 16, 16), 16);
   }
   for (u32 matrix = 0; matrix < i.registers.size(); ++matrix) {
     u32* to = warp.at<u32>(i.registers[matrix]);
     for (u32 lane = 0; lane < kLanes; ++lane) to[lane] = rows[8 * matrix + lane / 4][lane % 4];
+  }
+  return Flow::kNext;
+}
+
+// Lane 8 m + r has the address of row r of matrix m; lane 4 r + c its columns 2 c and 2 c + 1.
+Flow store_matrices(Warp& warp, const Instruction& i, u32 lanes) {
+  need_warp(lanes);
+  std::array<std::byte*, kLanes> rows;
+  for (u32 lane = 0; lane < kLanes; ++lane) {
+    rows[lane] = shared_bytes(warp.block(), address_of(warp, i.slots[0], lane), 16, 16);
+  }
+  for (u32 matrix = 0; matrix < 4; ++matrix) {
+    const u32* from = warp.at<u32>(i.registers[matrix]);
+    for (u32 lane = 0; lane < kLanes; ++lane) {
+      std::memcpy(rows[8 * matrix + lane / 4] + lane % 4 * sizeof(u32), &from[lane], sizeof(u32));
+    }
   }
   return Flow::kNext;
 }
@@ -173,8 +189,13 @@ bool decode_matrix(const Statement& s, Names& names, Instruction& to) {
   const std::string text = s.text();
   if (text == "ldmatrix.sync.aligned.m8n8.x4.shared.b16") {
     add_vector(s.operands.at(0), names, to);
-    to.slots[0] = names.address(s.operands.at(1), to);
+    to.slots[0] = names.address(s.operands.at(1));
     to.run = load_matrices;
+  } else if (text == "stmatrix.sync.aligned.m8n8.x4.shared.b16") {
+    to.slots[0] = names.address(s.operands.at(0));
+    add_vector(s.operands.at(1), names, to);
+    if (to.registers.size() != 4) return false;
+    to.run = store_matrices;
   } else if (text.rfind("mma.sync.aligned.m16n8k16.row.col.f32.", 0) == 0) {
     for (std::size_t i = 0; i < 4; ++i) add_vector(s.operands.at(i), names, to);
     if (to.registers.size() != 14) return false;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loads, stores, atomics, asynchronous copies.
+// Loads, stores, atomics, asynchronous copies by threads.
 #include <cstring>
 
 #include "simulator/device_memory.h"
@@ -17,17 +17,16 @@ u32 bytes_of(const Instruction& i) { return i.target >> 4 & 0xff; }
 bool is_signed(const Instruction& i) { return (i.target >> 12 & 1) != 0; }
 
 std::byte* locate(Warp& warp, const Instruction& i, Slot base, u32 lane, u32 bytes) {
-  const u64 address = address_of(warp, i, base, lane);
+  const u64 address = address_of(warp, base, lane);
   switch (space_of(i)) {
     case kGlobal:
       return device_bytes(address, bytes, bytes);
     case kShared:
       return shared_bytes(warp.block(), address, bytes, bytes);
     case kParam: {
-      auto& parameters = const_cast<std::vector<std::byte>&>(warp.block().cluster.launch.parameters);
-      const u64 at = address - reinterpret_cast<u64>(parameters.data());
-      if (at + bytes > parameters.size()) throw Fault("reads behind the parameters");
-      return parameters.data() + at;
+      const std::byte* place = parameter_bytes(warp.block().cluster.launch, address, bytes);
+      if (place == nullptr) throw Fault("reads behind the parameters");
+      return const_cast<std::byte*>(place);  // only loads have this space
     }
   }
   throw Fault("state space");
@@ -80,17 +79,15 @@ Flow atomic(Warp& warp, const Instruction& i, u32 lanes) {
   return Flow::kNext;
 }
 
-// ---- cp.async: slots are shared address, global address, bytes read; `offset` is that of the first address
-// ---------------
+// ---- cp.async: slots 1 to 3 are shared address, global address, bytes read ------------------------------------------
 
 Flow copy_async(Warp& warp, const Instruction& i, u32 lanes) {
   const u32 bytes = bytes_of(i);
   each_lane(lanes, [&](u32 lane) {
     const u32 read = i.slots[3].bytes == 0 ? bytes : warp.at<u32>(i.slots[3])[lane];
-    std::byte* to = shared_bytes(warp.block(), address_of(warp, i, i.slots[1], lane), bytes, bytes);
+    std::byte* to = shared_bytes(warp.block(), address_of(warp, i.slots[1], lane), bytes, bytes);
     auto& copies = warp.copies[lane];
-    const std::byte* from =
-        read == 0 ? nullptr : device_bytes(warp.at<u64>(i.slots[2])[lane] + i.target / 8192, read, bytes);
+    const std::byte* from = read == 0 ? nullptr : device_bytes(address_of(warp, i.slots[2], lane), read, bytes);
     copies.open.push_back({to, from, read == 0 ? bytes : read});
     if (read > 0 && read < bytes) copies.open.push_back({to + read, nullptr, bytes - read});
     if (warp.block().cluster.launch.asynchronous == Asynchronous::kLate) return;
@@ -132,33 +129,11 @@ Flow arrive_with_copies(Warp& warp, const Instruction& i, u32 lanes) {
     for (auto& group : copies.groups) all.insert(all.end(), group.begin(), group.end());
     all.insert(all.end(), copies.open.begin(), copies.open.end());
     copies.groups.clear(), copies.open.clear();
-    std::byte* barrier = shared_bytes(warp.block(), address_of(warp, i, i.slots[0], lane), 8, 8);
+    std::byte* barrier = shared_bytes(warp.block(), address_of(warp, i.slots[0], lane), 8, 8);
     warp.block().cluster.begin([all = std::move(all), barrier] {
       for (const Copy& copy : all) copy.perform();
       mbarrier_arrive(barrier, 1);
     });
-  });
-  return Flow::kNext;
-}
-
-// Slots: shared address, global address, bytes, mbarrier, and blocks of the cluster where there are several.
-Flow bulk_copy(Warp& warp, const Instruction& i, u32 lanes) {
-  each_lane(lanes, [&](u32 lane) {
-    const u32 bytes = warp.at<u32>(i.slots[2])[lane];
-    if (bytes % 16 != 0) throw Fault("a bulk copy of " + std::to_string(bytes) + " bytes");
-    const std::byte* from = device_bytes(warp.at<u64>(i.slots[1])[lane], bytes, 16);
-    const u64 to = address_of(warp, i, i.slots[0], lane), barrier = address_of(warp, i, i.slots[3], lane);
-    Cluster& cluster = warp.block().cluster;
-    const u32 blocks = i.slots[4].bytes == 0 ? 1u << warp.block().rank : warp.at<u16>(i.slots[4])[lane];
-    for (u32 rank = 0; rank < cluster.blocks.size(); ++rank) {
-      if ((blocks >> rank & 1) == 0) continue;
-      const Copy copy{shared_bytes(cluster.blocks[rank], to, bytes, 16), from, bytes};
-      std::byte* arrive = shared_bytes(cluster.blocks[rank], barrier, 8, 8);
-      cluster.begin([copy, arrive] {
-        copy.perform();
-        mbarrier_bytes(arrive, -static_cast<s64>(copy.bytes));
-      });
-    }
   });
   return Flow::kNext;
 }
@@ -197,7 +172,7 @@ bool decode_load_store(const Statement& s, Names& names, Instruction& to) {
   const u32 bytes = type_bytes(s.type());
   to.target = pack(space, bytes, s.type()[0] == 's');
   add_registers(s.operands.at(is_load ? 0 : 1), bytes, names, to);
-  to.slots[1] = names.address(s.operands.at(is_load ? 1 : 0), to);
+  to.slots[1] = names.address(s.operands.at(is_load ? 1 : 0));
   to.run = is_load ? load : store;
   return true;
 }
@@ -217,7 +192,7 @@ bool decode_atomic(const Statement& s, Names& names, Instruction& to) {
   const bool gives = s.op[0] == "atom";
   to.target = pack(s.has("global") ? kGlobal : kShared, 4, false);
   if (gives) to.slots[0] = names.result(s.operands.at(0).name);
-  to.slots[1] = names.address(s.operands.at(gives ? 1 : 0), to);
+  to.slots[1] = names.address(s.operands.at(gives ? 1 : 0));
   to.slots[2] = names.value(s.operands.at(gives ? 2 : 1), 4);
   if (s.type()[0] == 's' && (s.has("max") || s.has("min"))) return false;
   to.run = s.has("max")   ? atomic<Atomic::kMax>
@@ -228,24 +203,12 @@ bool decode_atomic(const Statement& s, Names& names, Instruction& to) {
   return to.run != nullptr;
 }
 
-bool decode_bulk(const Statement& s, Names& names, Instruction& to) {
-  if (!s.has("bulk") || !s.has("mbarrier::complete_tx::bytes")) return false;
-  to.slots[0] = names.address(s.operands.at(0), to);
-  to.slots[1] = names.address(s.operands.at(1), to);
-  to.slots[2] = names.value(s.operands.at(2), 4);
-  to.slots[3] = names.address(s.operands.at(3), to);
-  if (s.has("multicast::cluster")) to.slots[4] = names.value(s.operands.at(4), 2);
-  to.run = bulk_copy;
-  return true;
-}
-
 }  // namespace
 
 bool decode_memory(const Statement& s, Names& names, Instruction& to) {
   if (decode_store_async(s, names, to)) return true;
   if (decode_load_store(s, names, to) || decode_atomic(s, names, to)) return true;
   if (s.op[0] != "cp" || s.op.at(1) != "async") return false;
-  if (decode_bulk(s, names, to)) return true;
   if (s.has("commit_group")) {
     to.run = commit_copies;
   } else if (s.has("wait_group")) {
@@ -254,14 +217,12 @@ bool decode_memory(const Statement& s, Names& names, Instruction& to) {
   } else if (s.has("wait_all")) {
     to.run = wait_copies;
   } else if (s.has("noinc")) {
-    to.slots[0] = names.address(s.operands.at(0), to);
+    to.slots[0] = names.address(s.operands.at(0));
     to.run = arrive_with_copies;
   } else if (s.has("global")) {
-    Instruction from;
-    to.slots[2] = names.address(s.operands.at(1), from);
-    if (from.offset < 0) return false;
-    to.slots[1] = names.address(s.operands.at(0), to);
-    to.target = pack(kShared, static_cast<u32>(s.operands.at(2).bits), false) | static_cast<u32>(from.offset) * 8192;
+    to.slots[1] = names.address(s.operands.at(0));
+    to.slots[2] = names.address(s.operands.at(1));
+    to.target = pack(kShared, static_cast<u32>(s.operands.at(2).bits), false);
     if (s.operands.size() > 3) to.slots[3] = names.value(s.operands.at(3), 4);
     to.run = copy_async;
   } else {

@@ -40,18 +40,22 @@ class Reader {
   }
 
  private:
+  bool ends_declaration(std::size_t i) const {
+    const std::string& word = tokens_.at(i).text;
+    return word == ";" || word == ")" || word == ",";
+  }
+
   // The last word of a declaration before its size, value or end.
   std::string variable_name() const {
     std::string name;
-    for (std::size_t i = at_;
-         tokens_.at(i).text != "[" && tokens_[i].text != "=" && tokens_[i].text != ";" && tokens_[i].text != ")"; ++i) {
+    for (std::size_t i = at_; tokens_.at(i).text != "[" && tokens_[i].text != "=" && !ends_declaration(i); ++i) {
       name = tokens_[i].text;
     }
     return name;
   }
 
   u32 number_behind(const char* word, u32 otherwise) const {
-    for (std::size_t i = at_; tokens_.at(i).text != ";" && tokens_[i].text != ")"; ++i) {
+    for (std::size_t i = at_; !ends_declaration(i); ++i) {
       if (tokens_[i].text == word) return static_cast<u32>(std::stoul(tokens_.at(i + 1).text));
     }
     return otherwise;
@@ -71,9 +75,11 @@ class Reader {
       names.declare(special, 4, 1);
       entry.specials[i] = names.result(special).at;
     }
-    while (tokens_.at(at_).text != ")" && tokens_[at_].text != ".param") ++at_;
-    if (tokens_[at_].text == ".param") names.declare_parameter(variable_name(), number_behind("[", 8));
-    while (tokens_.at(at_).text != "{") ++at_;
+    for (; tokens_.at(at_).text != "{"; ++at_) {
+      if (tokens_[at_].text != ".param") continue;
+      const u32 element = type_bytes(tokens_.at(at_ + (tokens_.at(at_ + 1).text == ".align" ? 3 : 1)).text.substr(1));
+      names.declare_parameter(variable_name(), element * number_behind("[", 1), number_behind(".align", element));
+    }
     ++at_;
     read_body(entry, names);
     program_.entries.emplace(name, std::move(entry));
@@ -147,9 +153,10 @@ class Reader {
     try {
       for (const std::string& name : dynamic_) names.declare_dynamic(name);
       const bool known = decode_arithmetic(statement, names, to) || decode_floating(statement, names, to) ||
-                         decode_conversion(statement, names, to) || decode_memory(statement, names, to) ||
-                         decode_control(statement, names, to) || decode_lanes(statement, names, to) ||
-                         decode_barrier(statement, names, to) || decode_matrix(statement, names, to);
+                         decode_conversion(statement, names, to) || decode_bulk(statement, names, to) ||
+                         decode_memory(statement, names, to) || decode_control(statement, names, to) ||
+                         decode_lanes(statement, names, to) || decode_barrier(statement, names, to) ||
+                         decode_matrix(statement, names, to);
       if (!known) throw Fault("not simulated: " + statement.text());
     } catch (const std::exception& e) {
       throw Fault("line " + std::to_string(statement.line) + ": " + program_.lines.at(statement.line - 1) + ": " +
@@ -203,10 +210,11 @@ void Names::declare_shared(const std::string& name, u32 bytes, u32 alignment) {
 
 void Names::declare_dynamic(const std::string& name) { shared_[name] = align(entry_.shared_bytes, kSharedAlignment); }
 
-void Names::declare_parameter(const std::string& name, u32 bytes) {
+void Names::declare_parameter(const std::string& name, u32 bytes, u32 alignment) {
   declare(name, 8, 1);
-  entry_.parameter_address = result(name).at;
-  entry_.parameter_bytes = bytes;
+  const u32 offset = align(entry_.parameter_bytes, alignment);
+  entry_.parameters.push_back({offset, bytes, result(name).at});
+  entry_.parameter_bytes = offset + bytes;
 }
 
 const Slot* Names::find(const std::string& name) const {
@@ -244,12 +252,14 @@ Slot Names::value(const Operand& operand, u32 bytes) {
   return result(operand.name);
 }
 
-Slot Names::address(const Operand& operand, Instruction& to) {
+Slot Names::address(const Operand& operand) {
   if (operand.kind != Operand::Kind::kAddress) throw Fault("an address belongs here");
-  to.offset = static_cast<s64>(operand.bits);
-  if (operand.name.empty()) return constant(0, 8);
-  if (const auto shared = shared_.find(operand.name); shared != shared_.end()) return constant(shared->second, 8);
-  return result(operand.name);
+  const auto shared = shared_.find(operand.name);
+  Slot base = operand.name.empty()      ? constant(0, 8)
+              : shared != shared_.end() ? constant(shared->second, 8)
+                                        : result(operand.name);
+  base.offset = static_cast<s64>(operand.bits);
+  return base;
 }
 
 // ---- text -----------------------------------------------------------------------------------------------------------

@@ -42,8 +42,9 @@ enum class Flow {
 using Handler = Flow (*)(Warp&, const Instruction&, u32 lanes);
 
 struct Slot {
-  u32 at = 0;     // in the frame
-  u32 bytes = 0;  // of a lane's element
+  u32 at = 0;      // in the frame
+  u32 bytes = 0;   // of a lane's element
+  s64 offset = 0;  // where the slot is an address's base: what the text adds to it
 };
 
 struct Instruction {
@@ -53,7 +54,6 @@ struct Instruction {
   u32 guard = 0;                // predicate in the frame
   std::array<Slot, 5> slots;    // result first, as in the text
   std::vector<Slot> registers;  // of vectors, in order
-  s64 offset = 0;               // of an address
   u32 target = 0;               // of a branch; else what the handler makes of it
   u32 line = 0;                 // in the text, from 1
 };
@@ -77,13 +77,18 @@ enum class Special {
 };
 const char* special_name(Special special);
 
+struct Parameter {
+  u32 offset, bytes;  // among all parameters
+  u32 address;        // in the frame: u64 each, where it lies
+};
+
 struct Entry {
   std::vector<Instruction> code;
   std::vector<std::byte> frame;                                           // constants in their places, all else 0
   std::array<u32, static_cast<std::size_t>(Special::kCount)> specials{};  // in the frame, u32 each
-  u32 parameter_bytes = 0;
-  u32 parameter_address = 0;  // in the frame: u64 each, the address of the parameters
-  u32 shared_bytes = 0;       // static; dynamic shared memory follows at the next multiple of 1024
+  std::vector<Parameter> parameters;
+  u32 parameter_bytes = 0;  // of all
+  u32 shared_bytes = 0;     // static; dynamic shared memory follows at the next multiple of 1024
 };
 
 struct Program {

@@ -4,67 +4,19 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 
-#include "simulator/device_memory.h"
-#include "simulator/machine.h"
 #include "simulator/numbers.h"
+#include "simulator/testing.h"
 
 namespace moesaic::sim {
 namespace {
-
-/// Device memory of one test.
-struct Words {
-  explicit Words(std::vector<u32> from) : count(from.size()), address(allocate(4 * from.size())) {
-    std::memcpy(reinterpret_cast<void*>(address), from.data(), 4 * count);
-  }
-  ~Words() { release(address); }
-  Words(const Words&) = delete;
-  Words& operator=(const Words&) = delete;
-  std::vector<u32> get() const {
-    const u32* words = reinterpret_cast<const u32*>(address);
-    return {words, words + count};
-  }
-  std::size_t count;
-  u64 address;
-};
-
-/// A kernel with one parameter, the address of its memory in %base.
-Program program_of(const std::string& body) {
-  return read_program(
-      ".version 8.0\n.target sm_80\n.address_size 64\n"
-      ".visible .entry kernel(.param .u64 kernel_param_0)\n{\n"
-      ".reg .pred %p<4>;\n.reg .b32 %r<9>;\n.reg .b64 %rd<9>;\n.reg .b64 %base, %mine;\n"
-      ".shared .align 16 .b8 room[1024];\n"
-      "ld.param.u64 %base, [kernel_param_0];\nmov.u32 %r0, %tid.x;\nmul.wide.u32 %mine, %r0, 4;\n"
-      "add.s64 %mine, %base, %mine;\n" +
-      body + "ret;\n}\n");
-}
-
-void run_on(const Words& words, const std::string& body, u32 threads, Asynchronous async = Asynchronous::kEarly) {
-  const Program program = program_of(body);
-  const Entry& entry = program.entries.at("kernel");
-  Launch launch{.program = program, .entry = entry, .threads = threads, .parameters = {}, .asynchronous = async};
-  launch.parameters.resize(entry.parameter_bytes);
-  std::memcpy(launch.parameters.data(), &words.address, 8);
-  run(launch);
-}
-
-std::string fault_of(const Words& words, const std::string& body, u32 threads) {
-  try {
-    run_on(words, body, threads);
-  } catch (const Fault& fault) {
-    return fault.what();
-  }
-  return "";
-}
 
 TEST(Simulator, LanesThatPartJoinAgain) {
   const Words words(std::vector<u32>(40));
   run_on(words,
          "and.b32 %r1, %r0, 1;\nsetp.eq.s32 %p0, %r1, 0;\n@%p0 bra even;\nmov.u32 %r2, 100;\nbra.uni after;\n"
          "even:\nmov.u32 %r2, 200;\nafter:\nshfl.sync.bfly.b32 %r3, %r2, 1, 31, -1;\nst.global.u32 [%mine], %r3;\n",
-         32);
+         {.threads = 32});
   const std::vector<u32> got = words.get();
   for (u32 i = 0; i < 32; ++i) EXPECT_EQ(got[i], i % 2 == 0 ? 100u : 200u) << i;
   EXPECT_EQ(got[32], 0u);
@@ -75,7 +27,7 @@ TEST(Simulator, BarriersOrderWarps) {
   run_on(words,
          "mov.u32 %r1, room;\nshl.b32 %r2, %r0, 2;\nadd.s32 %r3, %r1, %r2;\nst.shared.u32 [%r3], %r0;\nbar.sync 0;\n"
          "sub.s32 %r4, 252, %r2;\nadd.s32 %r4, %r1, %r4;\nld.shared.u32 %r5, [%r4];\nst.global.u32 [%mine], %r5;\n",
-         64);
+         {.threads = 64});
   const std::vector<u32> got = words.get();
   for (u32 i = 0; i < 64; ++i) EXPECT_EQ(got[i], 63 - i);
 }
@@ -83,18 +35,20 @@ TEST(Simulator, BarriersOrderWarps) {
 TEST(Simulator, ABarrierThatOthersDoNotReachIsTold) {
   const Words words(std::vector<u32>(64));
   const std::string fault =
-      fault_of(words, "setp.gt.u32 %p0, %r0, 31;\n@%p0 bra there;\nbar.sync 1, 64;\nthere:\n", 64);
+      fault_of(words, "setp.gt.u32 %p0, %r0, 31;\n@%p0 bra there;\nbar.sync 1, 64;\nthere:\n", {.threads = 64});
   EXPECT_NE(fault.find("nobody can go on"), std::string::npos) << fault;
   EXPECT_NE(fault.find("bar.sync 1, 64;"), std::string::npos) << fault;
 }
 
 TEST(Simulator, AccessesOutsideOfAllocationsAreTold) {
   const Words words(std::vector<u32>(31));  // for 32 lanes
-  const std::string fault = fault_of(words, "st.global.u32 [%mine], %r0;\n", 32);
+  const std::string fault = fault_of(words, "st.global.u32 [%mine], %r0;\n", {.threads = 32});
   EXPECT_NE(fault.find("are in no allocation"), std::string::npos) << fault;
-  EXPECT_NE(fault_of(words, "ld.global.u32 %r1, [%base+2];\n", 1).find("not a multiple"), std::string::npos);
-  EXPECT_NE(fault_of(words, "mov.u32 %r1, 1024;\nld.shared.u32 %r2, [%r1];\n", 1).find("at shared address"),
+  EXPECT_NE(fault_of(words, "ld.global.u32 %r1, [%base+2];\n", {.threads = 1}).find("not a multiple"),
             std::string::npos);
+  EXPECT_NE(
+      fault_of(words, "mov.u32 %r1, 8192;\nld.shared.u32 %r2, [%r1];\n", {.threads = 1}).find("at shared address"),
+      std::string::npos);
 }
 
 TEST(Simulator, CopiesThatNobodyWaitsForComeLate) {
@@ -105,7 +59,7 @@ TEST(Simulator, CopiesThatNobodyWaitsForComeLate) {
   for (const bool waits : {true, false}) {
     const Words words({42, 0, 0, 0, 0});
     const std::string wait = "cp.async.wait_group 0;\n";
-    run_on(words, waits ? copy + wait + use + store : copy + use + wait + store, 1, Asynchronous::kLate);
+    run_on(words, waits ? copy + wait + use + store : copy + use + wait + store, {.asynchronous = Asynchronous::kLate});
     EXPECT_EQ(words.get()[4], waits ? 42u : 7u);
   }
 }
@@ -128,7 +82,7 @@ TEST(Simulator, MbarriersCountArrivalsAndBytes) {
       std::vector<u32> start(4 + 64);
       start[0] = 42;
       const Words words(start);
-      run_on(words, before + work + after, 64, async);
+      run_on(words, before + work + after, {.threads = 64, .asynchronous = async});
       const std::vector<u32> got = words.get();
       for (u32 i = 0; i < 64; ++i) EXPECT_EQ(got[4 + i], 42u);
     }

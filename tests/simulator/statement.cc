@@ -34,6 +34,14 @@ void expect(const std::vector<Token>& tokens, std::size_t& at, const char* what)
   ++at;
 }
 
+void read_names(const std::vector<Token>& tokens, std::size_t& at, Operand& to) {
+  for (;; ++at) {
+    to.names.push_back(tokens.at(at++).text);
+    if (tokens.at(at).text != ",") break;
+  }
+  expect(tokens, at, "}");
+}
+
 Operand read_address(const std::vector<Token>& tokens, std::size_t& at) {
   Operand operand;
   operand.kind = Operand::Kind::kAddress;
@@ -42,6 +50,10 @@ Operand read_address(const std::vector<Token>& tokens, std::size_t& at) {
   } else {
     operand.name = tokens[at++].text;
     if (tokens[at].text == "+") operand.bits = number(tokens[++at].text), ++at;
+  }
+  if (tokens.at(at).text == ",") {
+    expect(tokens, ++at, "{");
+    read_names(tokens, at, operand);
   }
   expect(tokens, at, "]");
   return operand;
@@ -53,22 +65,26 @@ Operand read_operand(const std::vector<Token>& tokens, std::size_t& at) {
   Operand operand;
   if (first == "{") {
     operand.kind = Operand::Kind::kVector;
-    for (;; ++at) {
-      operand.names.push_back(tokens.at(at++).text);
-      if (tokens.at(at).text != ",") break;
-    }
-    expect(tokens, at, "}");
-  } else if (is_number(first)) {
-    operand.kind = is_float(first) ? Operand::Kind::kFloat : Operand::Kind::kNumber;
-    operand.bits = number(first);
+    read_names(tokens, at, operand);
   } else {
-    operand.name = first;
+    operand = operand_of(first);
     if (tokens.at(at).text == "|") operand.also = tokens.at(at + 1).text, at += 2;
   }
   return operand;
 }
 
 }  // namespace
+
+Operand operand_of(const std::string& word) {
+  Operand operand;
+  if (is_number(word)) {
+    operand.kind = is_float(word) ? Operand::Kind::kFloat : Operand::Kind::kNumber;
+    operand.bits = number(word);
+  } else {
+    operand.name = word;
+  }
+  return operand;
+}
 
 bool Statement::has(const char* part) const { return std::find(op.begin(), op.end(), part) != op.end(); }
 

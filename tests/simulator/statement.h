@@ -15,7 +15,7 @@ struct Operand {
   std::string name;                // of a register, label or variable; of an address's base, empty for a number alone
   std::string also;                // behind '|': a second result
   u64 bits = 0;                    // a number; a float's bits; an address's offset
-  std::vector<std::string> names;  // of a vector
+  std::vector<std::string> names;  // of a vector; of the one behind a tensor map's address
 };
 
 struct Statement {
@@ -38,6 +38,9 @@ struct Token {
 
 /// Words, numbers and single characters; comments left out.
 std::vector<Token> tokens_of(const std::string& text);
+
+/// A word of a vector as an operand of its own.
+Operand operand_of(const std::string& word);
 
 /// The instruction that begins at `at`, which moves behind its ';'.
 Statement read_statement(const std::vector<Token>& tokens, std::size_t& at);

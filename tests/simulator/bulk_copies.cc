@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copies by the copy engine: bulks and boxes of tensors into shared memory, counted in bytes by an mbarrier, and bulks
+// out of it, whose groups a thread waits for.
+#include <algorithm>
+#include <cstring>
+
+#include "simulator/device_memory.h"
+#include "simulator/lanes.h"
+#include "simulator/tensor_map.h"
+
+namespace moesaic::sim {
+namespace {
+
+// ---- into shared memory ---------------------------------------------------------------------------------------------
+
+// Slots of both: shared address, what is copied, bytes, mbarrier, and blocks of the cluster where there are several.
+constexpr std::size_t kTo = 0, kFrom = 1, kBytes = 2, kBarrier = 3, kBlocks = 4;
+
+// Begins a copy to the same place of each block that the instruction names. `parts_for(block)`: what it consists of.
+template <typename Function>
+void copy_to_blocks(Warp& warp, const Instruction& i, u32 lane, u32 bytes, Function parts_for) {
+  Cluster& cluster = warp.block().cluster;
+  const u64 barrier = address_of(warp, i.slots[kBarrier], lane);
+  const bool several = i.slots[kBlocks].bytes != 0;
+  const u32 blocks = several ? warp.at<u16>(i.slots[kBlocks])[lane] : 1u << warp.block().rank;
+  if (blocks >> cluster.blocks.size() != 0) throw Fault("a copy to blocks that the cluster does not have");
+  for (u32 rank = 0; rank < cluster.blocks.size(); ++rank) {
+    if ((blocks >> rank & 1) == 0) continue;
+    std::byte* arrive = shared_bytes(cluster.blocks[rank], barrier, 8, 8);
+    cluster.begin([parts = parts_for(cluster.blocks[rank]), arrive, bytes] {
+      for (const Copy& part : parts) part.perform();
+      mbarrier_bytes(arrive, -static_cast<s64>(bytes));
+    });
+  }
+}
+
+void need_whole_pieces(u32 bytes) {
+  if (bytes % 16 != 0) throw Fault("a bulk copy of " + std::to_string(bytes) + " bytes");
+}
+
+Flow bulk_copy(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    const u32 bytes = warp.at<u32>(i.slots[kBytes])[lane];
+    need_whole_pieces(bytes);
+    const std::byte* from = device_bytes(address_of(warp, i.slots[kFrom], lane), bytes, 16);
+    const u64 to = address_of(warp, i.slots[kTo], lane);
+    copy_to_blocks(warp, i, lane, bytes, [&](Block& block) {
+      return std::vector<Copy>{{shared_bytes(block, to, bytes, 16), from, bytes}};
+    });
+  });
+  return Flow::kNext;
+}
+
+// ---- boxes of tensors -----------------------------------------------------------------------------------------------
+
+using Corner = std::array<s64, kTensorRanks>;  // of a box, in elements
+
+TensorMap map_at(const Launch& launch, u64 address) {
+  const std::byte* place = parameter_bytes(launch, address, sizeof(TensorMap));
+  if (place == nullptr) place = device_bytes(address, sizeof(TensorMap), 64);
+  if (address % 64 != 0) throw Fault("a tensor map that is not aligned to 64 bytes");
+  TensorMap map;
+  std::memcpy(&map, place, sizeof(map));
+  if (map.mark != TensorMap::kMark) throw Fault("no tensor map at " + std::to_string(address));
+  return map;
+}
+
+// The bytes of a row of the box that the tensor has, from the row's first byte on.
+struct Inside {
+  const std::byte* from = nullptr;
+  s64 begin = 0, end = 0;
+};
+Inside inside(const TensorMap& map, const Corner& corner, u32 row) {
+  u64 address = map.address;
+  for (u32 i = 1; i < map.rank; row /= map.box[i], ++i) {
+    const s64 at = corner[i] + row % map.box[i];
+    if (at < 0 || at >= static_cast<s64>(map.sizes[i])) return {};
+    address += static_cast<u64>(at) * map.strides[i];
+  }
+  const s64 element = map.element_bytes, first = corner[0] * element;
+  const s64 begin = std::max<s64>(0, -first);
+  const s64 end = std::min<s64>(map.row_bytes(), static_cast<s64>(map.sizes[0]) * element - first);
+  if (begin >= end) return {};
+  return {device_bytes(address + static_cast<u64>(first + begin), static_cast<std::size_t>(end - begin), 1), begin,
+          end};
+}
+
+// Pieces of 16 bytes, each at its swizzled place, with zeros where the tensor has nothing.
+std::vector<Copy> parts_of_box(const TensorMap& map, const Corner& corner, Block& block, u64 to) {
+  std::vector<Copy> parts;
+  const auto add = [&](std::byte* place, const std::byte* from, s64 bytes) {
+    if (bytes > 0) parts.push_back({place, from, static_cast<u32>(bytes)});
+  };
+  for (u32 row = 0; row < map.rows(); ++row) {
+    const Inside have = inside(map, corner, row);
+    for (s64 at = 0; at < map.row_bytes(); at += 16, to += 16) {
+      std::byte* place = shared_bytes(block, swizzled(to, map.swizzle_bytes), 16, 16);
+      const s64 begin = std::clamp(have.begin, at, at + 16), end = std::clamp(have.end, begin, at + 16);
+      add(place, nullptr, begin - at);
+      if (begin < end) add(place + (begin - at), have.from + (begin - have.begin), end - begin);
+      add(place + (end - at), nullptr, at + 16 - end);
+    }
+  }
+  return parts;
+}
+
+// Registers: coordinates. Target: their number.
+Flow tensor_copy(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    const TensorMap map = map_at(warp.block().cluster.launch, address_of(warp, i.slots[kFrom], lane));
+    const u64 to = address_of(warp, i.slots[kTo], lane);
+    if (map.rank != i.registers.size()) throw Fault("a tensor map of rank " + std::to_string(map.rank));
+    if (to % 128 != 0) throw Fault("a box at shared address " + std::to_string(to) + ", no multiple of 128");
+    // How far apart such rows lie is said nowhere.
+    if (map.swizzle_bytes > map.row_bytes() && map.rows() > 1) throw Fault("rows of a box narrower than its swizzle");
+    Corner corner{};
+    for (u32 n = 0; n < map.rank; ++n) corner[n] = warp.at<s32>(i.registers[n])[lane];
+    copy_to_blocks(warp, i, lane, map.rows() * map.row_bytes(),
+                   [&](Block& block) { return parts_of_box(map, corner, block, to); });
+  });
+  return Flow::kNext;
+}
+
+// ---- out of shared memory -------------------------------------------------------------------------------------------
+
+Flow bulk_store(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    const u32 bytes = warp.at<u32>(i.slots[kBytes])[lane];
+    need_whole_pieces(bytes);
+    Block& block = warp.block();
+    const u64 from = address_of(warp, i.slots[kFrom], lane), rank = from >> kRankShift;
+    if (rank != 0 && rank != block.rank + 1) throw Fault("a bulk copy out of another block's shared memory");
+    BulkStore store{
+        device_bytes(address_of(warp, i.slots[kTo], lane), bytes, 16), shared_bytes(block, from, bytes, 16), bytes, {}};
+    if (block.cluster.launch.asynchronous == Asynchronous::kEarly) return store.write();
+    warp.bulk_stores[lane].open.push_back(std::move(store));
+  });
+  return Flow::kNext;
+}
+
+Flow commit_stores(Warp& warp, const Instruction&, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    auto& [open, groups] = warp.bulk_stores[lane];
+    groups.push_back(std::move(open));
+    open.clear();
+  });
+  return Flow::kNext;
+}
+
+// Slot: how many of the latest groups may be under way. Those before have been read, or written and are no more.
+template <bool kRead>
+Flow wait_stores(Warp& warp, const Instruction& i, u32 lanes) {
+  each_lane(lanes, [&](u32 lane) {
+    auto& groups = warp.bulk_stores[lane].groups;
+    const std::size_t most = warp.at<u32>(i.slots[0])[lane];
+    const std::size_t over = groups.size() > most ? groups.size() - most : 0;
+    for (std::size_t n = 0; n < over; ++n) {
+      for (BulkStore& store : groups[n]) kRead ? store.read_source() : store.write();
+    }
+    if (!kRead) groups.erase(groups.begin(), groups.begin() + static_cast<std::ptrdiff_t>(over));
+  });
+  return Flow::kNext;
+}
+
+// ---- decoding -------------------------------------------------------------------------------------------------------
+
+/// Whether the parts from `first` on are `all` of these, in order, with the optional ones (behind '?') or without.
+bool reads(const Statement& s, std::size_t first, std::initializer_list<const char*> all) {
+  for (const char* part : all) {
+    const bool optional = part[0] == '?';
+    if (first < s.op.size() && s.op[first] == part + (optional ? 1 : 0)) {
+      ++first;
+    } else if (!optional) {
+      return false;
+    }
+  }
+  return first == s.op.size();
+}
+
+// Behind [to], what is copied: the barrier, a mask of blocks; a cache policy is nothing here.
+void add_arrival(const Statement& s, std::size_t at, Names& names, Instruction& to) {
+  to.slots[kTo] = names.address(s.operands.at(0));
+  to.slots[kFrom] = names.address(s.operands.at(1));
+  to.slots[kBarrier] = names.address(s.operands.at(at));
+  if (s.has("multicast::cluster")) to.slots[kBlocks] = names.value(s.operands.at(at + 1), 2);
+}
+
+bool decode_tensor_copy(const Statement& s, Names& names, Instruction& to) {
+  if (!reads(s, 5,
+             {"shared::cluster", "global", "?tile", "mbarrier::complete_tx::bytes", "?multicast::cluster",
+              "?L2::cache_hint"})) {
+    return false;
+  }
+  add_arrival(s, 2, names, to);
+  for (const std::string& name : s.operands.at(1).names) to.registers.push_back(names.value(operand_of(name), 4));
+  to.run = tensor_copy;
+  return s.op[4] == std::to_string(to.registers.size()) + "d";
+}
+
+bool decode_bulk_copy(const Statement& s, Names& names, Instruction& to) {
+  if (!reads(s, 3,
+             {"shared::cluster", "global", "mbarrier::complete_tx::bytes", "?multicast::cluster", "?L2::cache_hint"})) {
+    return false;
+  }
+  add_arrival(s, 3, names, to);
+  to.slots[kBytes] = names.value(s.operands.at(2), 4);
+  to.run = bulk_copy;
+  return true;
+}
+
+bool decode_store(const Statement& s, Names& names, Instruction& to) {
+  if (reads(s, 3, {"commit_group"})) {
+    to.run = commit_stores;
+  } else if (reads(s, 3, {"wait_group", "?read"})) {
+    to.slots[0] = names.value(s.operands.at(0), 4);
+    to.run = s.has("read") ? wait_stores<true> : wait_stores<false>;
+  } else if (reads(s, 3, {"global", "shared::cta", "bulk_group", "?L2::cache_hint"})) {
+    to.slots[kTo] = names.address(s.operands.at(0));
+    to.slots[kFrom] = names.address(s.operands.at(1));
+    to.slots[kBytes] = names.value(s.operands.at(2), 4);
+    to.run = bulk_store;
+  } else {
+    return false;
+  }
+  return true;
+}
+
+Flow nothing(Warp&, const Instruction&, u32) { return Flow::kNext; }
+
+}  // namespace
+
+bool decode_bulk(const Statement& s, Names& names, Instruction& to) {
+  if (s.op[0] == "prefetch" && s.type() == "tensormap") {
+    names.address(s.operands.at(0));
+    to.run = nothing;
+    return true;
+  }
+  if (s.op[0] != "cp" || s.op.size() < 4 || s.op[2] != "bulk") return false;
+  return s.op[3] == "tensor" ? decode_tensor_copy(s, names, to)
+                             : decode_bulk_copy(s, names, to) || decode_store(s, names, to);
+}
+
+}  // namespace moesaic::sim
