@@ -144,8 +144,8 @@ Flow store_async(Warp& warp, const Instruction& i, u32 lanes) {
     std::vector<u32> values;
     for (const Slot from : i.registers) values.push_back(warp.at<u32>(from)[lane]);
     const std::size_t bytes = values.size() * 4;
-    std::byte* to = shared_bytes(warp.block(), address_of(warp, i, i.slots[0], lane), bytes, bytes);
-    std::byte* counts = shared_bytes(warp.block(), address_of(warp, i, i.slots[1], lane), 8, 8);
+    std::byte* to = shared_bytes(warp.block(), address_of(warp, i.slots[0], lane), bytes, bytes);
+    std::byte* counts = shared_bytes(warp.block(), address_of(warp, i.slots[1], lane), 8, 8);
     warp.block().cluster.begin([values = std::move(values), to, counts, bytes] {
       std::memcpy(to, values.data(), bytes);
       mbarrier_bytes(counts, -static_cast<s64>(bytes));
@@ -180,9 +180,9 @@ bool decode_load_store(const Statement& s, Names& names, Instruction& to) {
 bool decode_store_async(const Statement& s, Names& names, Instruction& to) {
   if (s.op[0] != "st" || s.op.at(1) != "async" || !s.has("mbarrier::complete_tx::bytes")) return false;
   if (type_bytes(s.type()) != 4) return false;
-  to.slots[0] = names.address(s.operands.at(0), to);
+  to.slots[0] = names.address(s.operands.at(0));
   add_registers(s.operands.at(1), 4, names, to);
-  to.slots[1] = names.address(s.operands.at(2), to);
+  to.slots[1] = names.address(s.operands.at(2));
   to.run = store_async;
   return true;
 }
