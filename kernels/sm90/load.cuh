@@ -3,7 +3,7 @@
 // follow each other, else gathered by cp.async, which takes several times more of shared memory's bandwidth.
 #pragma once
 
-#include "kernels/sm90/ring.cuh"
+#include "kernels/sm90/store.cuh"
 
 namespace moesaic::sm90 {
 
@@ -108,6 +108,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
   constexpr int kBoxes = abi::div_up(WgmmaShape<kConfig>::kTokens, abi::kTensorRows);
   constexpr int kBoxBytes = abi::kTensorRows * kTokenBytes;
+  const bool slots = needs_slot<kConfig>(p.gemm);
   Place<kConfig> next;
   WorkList<kConfig> list(p.gemm);
   Work work;
@@ -128,12 +129,18 @@ __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParam
       }
       next.advance();
     }
+    if (slots) {
+      ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
+      ptx::barrier_arrive(ring.full(next.slot));
+      next.advance();
+    }
   }
 }
 
 /// By all loading threads.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, const Ring<kConfig>& ring, int thread) {
+  const bool slots = needs_slot<kConfig>(p);
   Place<kConfig> next;
   WorkList<kConfig> list(p);
   Work work;
@@ -147,6 +154,12 @@ __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, cons
       if (thread == 0) weights.load(ring.stage(next.slot), ring.full(next.slot), 0);
       tokens.load(ring.stage(next.slot), thread);
       ptx::cp_async_arrive(ring.full(next.slot));
+      next.advance();
+    }
+    if (slots) {
+      ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
+      if (thread == 0) ptx::barrier_arrive(ring.full(next.slot));
+      ptx::barrier_arrive(ring.full(next.slot));
       next.advance();
     }
   }

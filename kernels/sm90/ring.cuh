@@ -76,11 +76,22 @@ class Ring {
   /// [kStoreTokens][kPitch] of a warpgroup.
   __device__ __forceinline__ float* sums(int group) const {
     constexpr int kSums = abi::kStoreTokens * Shape::Group::kPitch;
-    return reinterpret_cast<float*>(memory_ + kBarriersAt + kConfig.stages * 16) + group * kSums;
+    return reinterpret_cast<float*>(memory_ + kSumsAt) + group * kSums;
+  }
+  /// [16 tokens][kBytes] of this warp, which multiplies: results on their way to global memory. Those of all warps lie
+  /// where sums do, as far as there is room, else in a stage's slot.
+  template <int kBytes>
+  __device__ __forceinline__ u32 results(int slot) const {
+    constexpr int kWarpBytes = 16 * kBytes, kSumsBytes = abi::kStoreTokens * Shape::Group::kPitch * 4 * Shape::kGroups;
+    constexpr int kOutside = kSumsBytes / kWarpBytes;  // warps that have theirs where sums are
+    static_assert((4 * Shape::kGroups - kOutside) * kWarpBytes <= Shape::kStageBytes);
+    const int warp = threadIdx.x / 32;
+    return warp < kOutside ? base_ + kSumsAt + warp * kWarpBytes : stage(slot) + (warp - kOutside) * kWarpBytes;
   }
 
  private:
   static constexpr int kBarriersAt = kConfig.stages * Shape::kStageBytes;
+  static constexpr int kSumsAt = kBarriersAt + kConfig.stages * 16;
   char* memory_;
   u32 base_;
 };
@@ -93,6 +104,21 @@ struct Place {
   __device__ __forceinline__ void advance() {
     slot = slot + 1 == kConfig.stages ? 0 : slot + 1;
     parity ^= slot == 0 ? 1u : 0u;
+  }
+};
+
+/// What a warp has given to the copy engine, and the slot of the ring where some of it lies, -1: none.
+template <abi::KernelConfig kConfig>
+struct Outbox {
+  const Ring<kConfig>& ring;
+  int slot = -1;
+
+  /// All of it has been read: its memory is free again.
+  __device__ __forceinline__ void clear() {
+    ptx::bulk_wait_read();
+    __syncwarp();
+    if (slot >= 0) ring.release(slot);
+    slot = -1;
   }
 };
 

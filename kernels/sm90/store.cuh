@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What becomes of the sums of a warpgroup's piece of work: through shared memory when weight rows are on the m64 side,
-// from registers when tokens are.
+// from registers when tokens are; 16-bit results by the copy engine, while the next piece of work is multiplied.
 #pragma once
 
 #include "kernels/sm90/products.cuh"
@@ -82,10 +82,12 @@ __device__ __forceinline__ uint4 gather_quad(const u32 (&words)[4]) {
   return upper ? make_uint4(c, d, high.x, high.y) : make_uint4(low.x, low.y, c, d);
 }
 
-/// 16-bit results, four tiles of 8 columns at a time. words(tile, words of both rows): of this thread's two columns.
-template <abi::KernelConfig kConfig, int kTiles, typename Words>
-__device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Corner& corner, Words words) {
-  const int lane4 = threadIdx.x % 4, left = p.out_cols - (corner.column - lane4 * 2);
+/// 16-bit results of 16 tokens of a warp, four tiles of 8 columns at a time, to `shared`; from there by the copy
+/// engine. words(tile, words of both rows): of this thread's two columns.
+template <int kTiles, typename Words>
+__device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Work& work, const Corner& corner,
+                                            u32 shared, Words words) {
+  const int lane = threadIdx.x % 32, first_column = corner.column - lane % 4 * 2, left = p.out_cols - first_column;
 #pragma unroll
   for (int first = 0; first < kTiles; first += 4) {
     if (first * 8 >= left) break;
@@ -94,20 +96,24 @@ __device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Corn
     for (int i = 0; i < 4; ++i) words(first + i, pair[0][i], pair[1][i]);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint4 line = gather_quad(pair[i]);
-      const int column = corner.column - lane4 * 2 + (first + lane4) * 8;
-      if (corner.exist[i] && column < p.out_cols) {
-        *reinterpret_cast<uint4*>(static_cast<u16*>(p.out) + static_cast<long long>(corner.rows[i]) * p.out_stride +
-                                  column) = line;
-      }
+      const u32 at = shared + ((lane / 4 + 8 * i) * kTiles + first + lane % 4) * 16;
+      ptx::store_shared_16(at, gather_quad(pair[i]));
     }
   }
+  ptx::fence_async_proxy();
+  __syncwarp();
+  const int row = work.tile.row_begin + static_cast<int>(threadIdx.x) / 32 * 16 + lane;
+  if (lane < 16 && row < work.tile.row_end) {
+    ptx::bulk_store(static_cast<u16*>(p.out) + static_cast<long long>(row) * p.out_stride + first_column,
+                    shared + lane * kTiles * 16, min(kTiles * 8, left) * 2);
+  }
+  ptx::bulk_commit();
 }
 
 /// Of TokensTimesRows, gated GEMM 1: gate and up are neighbouring n8 tiles of the same thread.
 template <abi::KernelConfig kConfig, int kKind>
 __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, const Work& work,
-                                                    const Sums<kConfig>& sums) {
+                                                    const Sums<kConfig>& sums, const Ring<kConfig>& ring) {
   const Epilogue epilogue{p, work.tile.expert};
   const Corner corner(epilogue, work, work.row_block * 8);
   float weight[2];
@@ -115,7 +121,8 @@ __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, co
   for (int i = 0; i < 2; ++i) {
     weight[i] = corner.exist[i] && p.row_weight != nullptr ? p.row_weight[corner.rows[i]] : 1.0f;
   }
-  store_lines<kConfig, kConfig.tile_rows / 16>(p, corner, [&](int tile, u32& first, u32& second) {
+  constexpr int kTiles = kConfig.tile_rows / 16;
+  store_lines<kTiles>(p, work, corner, ring.template results<kTiles * 16>(-1), [&](int tile, u32& first, u32& second) {
     const int block = min(work.row_block + tile, p.row_blocks - 1), row = threadIdx.x % 4 * 2;
     RowTerms gates[2], ups[2];
     epilogue.pair_terms(block, row, gates[0], gates[1]);
@@ -132,19 +139,22 @@ __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, co
 
 /// Of TokensTimesRows, GEMM 2 and plain GEMMs whose results are of the io type.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void store_tokens_16(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums) {
+__device__ __forceinline__ void store_tokens_16(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
+                                                const Ring<kConfig>& ring, int slot) {
   const Epilogue epilogue{p, work.tile.expert};
   const Corner corner(epilogue, work, work.row_block * abi::kBlockRows);
-  store_lines<kConfig, kConfig.tile_rows / 8>(p, corner, [&](int tile, u32& first, u32& second) {
-    const int block = min(work.row_block + tile / 2, p.row_blocks - 1);
-    RowTerms terms[2];
-    epilogue.pair_terms(block, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
-    const float* s = sums + tile * 4;
-    first = pack<kConfig.io>(epilogue.plain(terms[0], s[0], corner.scale[0]),
-                             epilogue.plain(terms[1], s[1], corner.scale[0]));
-    second = pack<kConfig.io>(epilogue.plain(terms[0], s[2], corner.scale[1]),
-                              epilogue.plain(terms[1], s[3], corner.scale[1]));
-  });
+  constexpr int kTiles = kConfig.tile_rows / 8;
+  store_lines<kTiles>(p, work, corner, ring.template results<kTiles * 16>(slot),
+                      [&](int tile, u32& first, u32& second) {
+                        const int block = min(work.row_block + tile / 2, p.row_blocks - 1);
+                        RowTerms terms[2];
+                        epilogue.pair_terms(block, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
+                        const float* s = sums + tile * 4;
+                        first = pack<kConfig.io>(epilogue.plain(terms[0], s[0], corner.scale[0]),
+                                                 epilogue.plain(terms[1], s[1], corner.scale[0]));
+                        second = pack<kConfig.io>(epilogue.plain(terms[0], s[2], corner.scale[1]),
+                                                  epilogue.plain(terms[1], s[3], corner.scale[1]));
+                      });
 }
 
 /// The same, FP32: four threads store 32 bytes of a row.
@@ -182,16 +192,25 @@ __device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
          (p.out_cols | p.out_stride) % 8 == 0 && reinterpret_cast<u64>(p.out) % 16 == 0;
 }
 
+/// Whether 16-bit results of a tile need a slot of the ring for their way out: every tile of the kernel then has one.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void store_tokens(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums) {
+__device__ __forceinline__ bool needs_slot(const abi::GemmParams& p) {
+  return TokensTimesRows<kConfig>::kExists && p.epilogue != abi::kEpilogueHidden && p.out_type != abi::kSourceF32 &&
+         stores_tokens<kConfig>(p);
+}
+
+/// outbox.slot: a free slot when needs_slot.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void store_tokens(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
+                                             const Outbox<kConfig>& outbox) {
   if (p.out_type == abi::kSourceF32) {
     store_tokens_32<kConfig>(p, work, sums);
   } else if (p.epilogue != abi::kEpilogueHidden) {
-    store_tokens_16<kConfig>(p, work, sums);
+    store_tokens_16<kConfig>(p, work, sums, outbox.ring, outbox.slot);
   } else if (p.activation == 3) {
-    store_tokens_hidden<kConfig, 3>(p, work, sums);
+    store_tokens_hidden<kConfig, 3>(p, work, sums, outbox.ring);
   } else {
-    store_tokens_hidden<kConfig, 5>(p, work, sums);
+    store_tokens_hidden<kConfig, 5>(p, work, sums, outbox.ring);
   }
 }
 

@@ -38,12 +38,22 @@ __device__ __forceinline__ void tensor_copy(u32 shared, const abi::TensorMap* ma
       "l"(map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
+/// Copies `bytes`, a multiple of 16, shared -> global, as part of this thread's group of such copies.
+__device__ __forceinline__ void bulk_store(void* global, u32 shared, u32 bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// All of this thread's groups have been read from shared memory; have been written.
+__device__ __forceinline__ void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ __forceinline__ void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 /// Arrives at `barrier`, which expects it, when all copies by cp.async that this thread has begun have landed.
 __device__ __forceinline__ void cp_async_arrive(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 __device__ __forceinline__ void cp_async_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-/// What this thread sees in shared memory, wgmma sees. (By a thread whose copies are under way it would wait for them.)
+/// What this thread sees in shared memory, wgmma and the copy engine see. (By a thread whose copies are under way it
+/// would wait for them.)
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // --- wgmma ----------------------------------------------------------------------------------------------------------
