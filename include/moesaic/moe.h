@@ -7,6 +7,7 @@
 //     ids[t,s], weights[t,s] = routing(logits[t,:])                               s = 0..k-1, falling selection score
 //     h = act(x gate^T + gate_bias, x up^T + up_bias)                             FP32 until one rounding to `io`
 //     y[t,:] = sum_s weights[t,s] * (h down^T + down_bias) + shared(x[t,:])       FP32 in slot order, one rounding
+// A GPU that writes y in bf16 rounds each h down^T + down_bias, and shared(x[t,:]), to bf16 before they are summed.
 #pragma once
 
 #include <cstddef>

@@ -302,15 +302,19 @@ struct TensorGemmParams {
 
 // --- weighted sum ---------------------------------------------------------------------------------------------------
 
+/// Columns that a thread sums, 16 bytes of each row.
+MOESAIC_HD constexpr int sum_columns(bool bf16_rows) { return bf16_rows ? 8 : 4; }
+
 /// out[t] = sum_s weights[t][s] rows[slot_row[t][s]] + sigmoid(shared_gate[t]) shared[t], in FP32 in slot order.
 struct WeightedSumParams {
-  const float* rows;         // [rows][cols]
+  const void* rows;          // [rows][cols] f32, or bf16 when bf16_rows
   const int* slot_row;       // [tokens][top_k]
   const float* weights;      // [tokens][top_k]; nullptr: 1 (weights on the input)
-  const float* shared;       // [tokens][cols] or nullptr
+  const void* shared;        // [tokens][cols] as `rows`, or nullptr
   const float* shared_gate;  // [tokens] logits or nullptr
   void* out;                 // [tokens][cols] io type, or f32 when out_f32
   int tokens, cols, top_k, out_f32;
+  int bf16_rows;  // only where io is bf16 and out is of it
 };
 
 // --- activation -----------------------------------------------------------------------------------------------------

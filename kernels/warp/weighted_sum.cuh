@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weighted sum over a token's slots, shared experts added: FP32 in slot order, one rounding at the end.
-// Blocks of one token and 4 * threads columns; reads rows [rows][cols] f32 as float4, writes 4 columns a thread.
+// Blocks of one token; a thread reads 16 bytes of each row [rows][cols], bf16 or f32, and writes those columns.
 #pragma once
 
 #include "kernels/common/activation.cuh"
@@ -8,38 +8,109 @@
 
 namespace moesaic::warp {
 
-template <int kIo>
-__device__ __forceinline__ void store_columns(const abi::WeightedSumParams& p, long long index, float4 sum) {
-  if (p.out_f32) {
-    *reinterpret_cast<float4*>(static_cast<float*>(p.out) + index) = sum;
-  } else {
-    uint2 bits = {pack<kIo>(sum.x, sum.y), pack<kIo>(sum.z, sum.w)};
-    *reinterpret_cast<uint2*>(static_cast<u16*>(p.out) + index) = bits;
+/// A thread's columns, kColumns from `index` on, of what the sum is made of and becomes.
+template <int kColumns>
+struct Columns;
+
+/// Of bf16 rows. The output is bf16, too.
+template <>
+struct Columns<8> {
+  static __device__ __forceinline__ void add(float (&sum)[8], float weight, uint4 v) {
+    const u32 words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = unpack<abi::kIoBf16>(words[i]);
+      sum[2 * i] = fmaf(weight, pair.x, sum[2 * i]);
+      sum[2 * i + 1] = fmaf(weight, pair.y, sum[2 * i + 1]);
+    }
+  }
+  template <int kIo>
+  static __device__ __forceinline__ void store(const abi::WeightedSumParams& p, long long index,
+                                               const float (&sum)[8]) {
+    *reinterpret_cast<uint4*>(static_cast<u16*>(p.out) + index) = {
+        pack<kIo>(sum[0], sum[1]), pack<kIo>(sum[2], sum[3]), pack<kIo>(sum[4], sum[5]), pack<kIo>(sum[6], sum[7])};
+  }
+};
+
+/// Of FP32 rows.
+template <>
+struct Columns<4> {
+  static __device__ __forceinline__ void add(float (&sum)[4], float weight, uint4 v) {
+    const u32 words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] = fmaf(weight, __uint_as_float(words[i]), sum[i]);
+  }
+  template <int kIo>
+  static __device__ __forceinline__ void store(const abi::WeightedSumParams& p, long long index,
+                                               const float (&sum)[4]) {
+    if (p.out_f32) {
+      *reinterpret_cast<float4*>(static_cast<float*>(p.out) + index) = {sum[0], sum[1], sum[2], sum[3]};
+    } else {
+      const uint2 bits = {pack<kIo>(sum[0], sum[1]), pack<kIo>(sum[2], sum[3])};
+      *reinterpret_cast<uint2*>(static_cast<u16*>(p.out) + index) = bits;
+    }
+  }
+};
+
+/// 16 bytes of a row, from its column `col` on.
+template <int kColumns>
+__device__ __forceinline__ uint4 load_columns(const void* rows, long long row, const abi::WeightedSumParams& p,
+                                              int col) {
+  constexpr int kBytes = 16 / kColumns;
+  return *reinterpret_cast<const uint4*>(static_cast<const char*>(rows) + (row * p.cols + col) * kBytes);
+}
+
+/// Slots `slot` .. slot + kSlots - 1, which all exist when kWhole: all their rows are under way before the first is
+/// added. A slot without a row adds 0: no branch may stand between the loads.
+template <int kColumns, int kSlots, bool kWhole>
+__device__ __forceinline__ void add_slots(const abi::WeightedSumParams& p, int slot, int col, float (&sum)[kColumns]) {
+  const long long first = static_cast<long long>(blockIdx.x) * p.top_k + slot;
+  int rows[kSlots];
+  float weights[kSlots];
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) {
+    const bool exists = kWhole || slot + i < p.top_k;
+    rows[i] = exists ? p.slot_row[first + i] : -1;
+    weights[i] = exists && p.weights != nullptr ? p.weights[first + i] : 1.0f;
+  }
+  uint4 values[kSlots];
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) {
+    values[i] = {0, 0, 0, 0};
+    if (rows[i] >= 0) values[i] = load_columns<kColumns>(p.rows, rows[i], p, col);
+  }
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) {
+    Columns<kColumns>::add(sum, rows[i] < 0 ? 0.0f : weights[i], values[i]);
   }
 }
 
-/// Requires: cols a multiple of 4. grid = (tokens, div_up(cols, 4 * threads)).
+template <abi::KernelConfig kConfig, int kColumns>
+__device__ __forceinline__ void sum_columns(const abi::WeightedSumParams& p) {
+  const int col = kColumns * static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  if (col >= p.cols) return;
+  const long long token = blockIdx.x;
+  float gate = 1.0f;
+  uint4 shared = {0, 0, 0, 0};
+  if (p.shared != nullptr) {
+    shared = load_columns<kColumns>(p.shared, token, p, col);
+    if (p.shared_gate != nullptr) gate = sigmoid(p.shared_gate[token]);
+  }
+  float sum[kColumns] = {};
+  int slot = 0;
+  for (; slot + 8 <= p.top_k; slot += 8) add_slots<kColumns, 8, true>(p, slot, col, sum);
+  for (; slot < p.top_k; slot += 4) add_slots<kColumns, 4, false>(p, slot, col, sum);
+  if (p.shared != nullptr) Columns<kColumns>::add(sum, gate, shared);
+  Columns<kColumns>::template store<kConfig.io>(p, token * p.cols + col, sum);
+}
+
+/// Requires: cols a multiple of 8. grid = (tokens, div_up(cols, sum_columns(bf16_rows) * threads)).
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void weighted_sum(const abi::WeightedSumParams& p) {
-  const int token = blockIdx.x;
-  const float gate = p.shared_gate != nullptr ? sigmoid(p.shared_gate[token]) : 1.0f;
-  const int col = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
-  if (col >= p.cols) return;
-  float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 4
-  for (int slot = 0; slot < p.top_k; ++slot) {
-    const int row = p.slot_row[token * p.top_k + slot];
-    if (row < 0) continue;
-    const float weight = p.weights != nullptr ? p.weights[token * p.top_k + slot] : 1.0f;
-    const float4 v = *reinterpret_cast<const float4*>(p.rows + static_cast<long long>(row) * p.cols + col);
-    sum = {fmaf(weight, v.x, sum.x), fmaf(weight, v.y, sum.y), fmaf(weight, v.z, sum.z), fmaf(weight, v.w, sum.w)};
+  if constexpr (kConfig.io == abi::kIoBf16) {
+    if (p.bf16_rows) return sum_columns<kConfig, abi::sum_columns(true)>(p);
   }
-  const long long index = static_cast<long long>(token) * p.cols + col;
-  if (p.shared != nullptr) {
-    const float4 v = *reinterpret_cast<const float4*>(p.shared + index);
-    sum = {fmaf(gate, v.x, sum.x), fmaf(gate, v.y, sum.y), fmaf(gate, v.z, sum.z), fmaf(gate, v.w, sum.w)};
-  }
-  store_columns<kConfig.io>(p, index, sum);
+  sum_columns<kConfig, abi::sum_columns(false)>(p);
 }
 
 }  // namespace moesaic::warp

@@ -275,17 +275,18 @@ class Launches {
 
   void sum(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
     abi::WeightedSumParams p{};
-    p.rows = work<float>(w_.routed.y);
+    p.rows = work<void>(w_.routed.y);
     p.slot_row = work<int>(w_.slot_row);
     p.weights = c_.weights_on_input || is_dispatched(run_) ? nullptr : slot_weights();
-    p.shared = c_.shared.intermediate > 0 ? work<float>(w_.shared.y) : nullptr;
+    p.shared = c_.shared.intermediate > 0 ? work<void>(w_.shared.y) : nullptr;
     p.shared_gate = c_.shared.gated ? work<float>(w_.shared_gate) : nullptr;
     p.out = run_.out.data;
     p.tokens = tokens_;
     p.cols = c_.hidden;
     p.top_k = c_.top_k;
     p.out_f32 = run_.out.dtype == DType::kF32 ? 1 : 0;
-    const int columns = abi::div_up(c_.hidden, 4 * abi::threads(config));
+    p.bf16_rows = rows_type() == abi::kSourceBf16 ? 1 : 0;
+    const int columns = abi::div_up(c_.hidden, abi::sum_columns(p.bf16_rows != 0) * abi::threads(config));
     chain_.launch(kernel, {static_cast<unsigned>(tokens_), static_cast<unsigned>(columns)}, abi::threads(config), p);
   }
 
@@ -336,6 +337,11 @@ class Launches {
             tables::quantises_activations(tables::get_recipe(recipe))};
   }
 
+  /// SourceType of the rows that GEMM 2 gives, routed and shared, which the weighted sum reads: bf16 for an output of
+  /// bf16, whatever T, so that a token's bits do not depend on the batch. Never fp16: a row may leave its range where
+  /// the weighted sum does not.
+  int rows_type() const { return source_type(run_.out.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32); }
+
   /// GEMM 1 (hidden -> intermediate) or GEMM 2 (back).
   abi::GemmParams gemm(int role, const Experts& e) const {
     abi::GemmParams p{};
@@ -349,7 +355,8 @@ class Launches {
     p.epilogue = role == 1 ? abi::kEpilogueHidden : abi::kEpilogueRows;
     p.out_alpha = 1.0f;
     p.out = work<void>(role == 1 ? e.space.h : e.space.y);
-    p.out_type = role == 1 && !e.quantised ? source_type(tables::get_recipe(e.recipe).io) : int{abi::kSourceF32};
+    const int hidden_type = e.quantised ? int{abi::kSourceF32} : source_type(tables::get_recipe(e.recipe).io);
+    p.out_type = role == 1 ? hidden_type : rows_type();
     p.out_cols = role == 1 ? stride : c_.hidden;
     p.out_stride = p.out_cols;
     if (!e.quantised) {

@@ -209,7 +209,7 @@ ExpertSpace take_experts(Packer& pack, const tables::RecipeRow& recipe, std::siz
   const bool quantised = tables::quantises_activations(recipe);
   ExpertSpace space;
   space.h = pack.take(rows * static_cast<std::size_t>(abi::round_up(intermediate, 8)) * (quantised ? 4 : 2));
-  space.y = pack.take(rows * static_cast<std::size_t>(hidden) * 4);
+  space.y = pack.take(rows * static_cast<std::size_t>(hidden) * 4);  // f32: only a run knows its output's type
   if (!quantised) return space;
   space.x_operand = take_operand(pack, recipe, tokens, hidden);
   space.h_operand = take_operand(pack, recipe, rows, intermediate);

@@ -96,7 +96,7 @@ struct OperandSpace {
 OperandSpace take_operand(Packer& pack, const tables::RecipeRow& recipe, std::size_t rows, int k);
 
 /// What one set of experts, routed or shared, needs between its launches. h: of 16 bits, or f32 where it is quantised
-/// for GEMM 2. The operands: only with quantised activations.
+/// for GEMM 2. y: GEMM 2's rows, f32, or bf16 where the run's output is. The operands: only with quantised activations.
 struct ExpertSpace {
   std::size_t h = 0, y = 0;
   OperandSpace x_operand, h_operand;

@@ -48,8 +48,10 @@ constexpr std::array kOperandConfigs = {
     KernelConfig{.warps_tokens = 8, .warps_rows = 1, .warps_k = 1, .min_blocks = 4}};
 template <int kIo>
 constexpr std::array kMatrixConfigs = {elementwise(kIo, 8)};
+// min_blocks: eight rows of 16 bytes in flight fit the registers that this leaves a thread.
 template <int kIo>
-constexpr std::array kSumConfigs = {elementwise(kIo, 8)};
+constexpr std::array kSumConfigs = {
+    KernelConfig{.io = kIo, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1, .min_blocks = 4}};
 
 template <int kIo>
 constexpr std::array kProjectConfigs = {

@@ -41,6 +41,14 @@ void check_rows(const HostLayer& host, const DeviceLayer& device, const Dispatch
   const testing::Distance d = testing::compare(out.fetch<float>(), wanted, host.config.hidden, tables::kTolBf16);
   EXPECT_TRUE(d.finite);
   EXPECT_LE(d.row_l2, tables::kTolBf16.oracle_row_l2) << "row " << d.row;
+  // A bf16 output is that rounded once, and no more.
+  const PoisonedBuffer rounded(kDevice, wanted.size() * 2);
+  run.out.data = rounded.data();
+  run.out.dtype = DType::kBF16;
+  device.layer().run(run);
+  EXPECT_EQ(testing::to_floats({DType::kBF16, rounded.fetch<unsigned char>()}),
+            testing::to_floats(testing::to_array(out.fetch<float>(), DType::kBF16)));
+  EXPECT_TRUE(rounded.intact());
   EXPECT_TRUE(out.intact());
   EXPECT_TRUE(workspace.intact());
 }

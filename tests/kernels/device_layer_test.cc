@@ -209,7 +209,8 @@ void check_full_tiles(std::mt19937& rng, const HostLayer& host, const ModuleOpti
     HostArray few = x;
     few.bytes.resize(static_cast<std::size_t>(tokens * c.hidden) * dtype_size(DType::kBF16));
     const DeviceResult alone = device.run(few, {logits.begin(), logits.begin() + tokens * c.num_experts});
-    EXPECT_TRUE(std::equal(alone.out.begin(), alone.out.end(), all.out.begin()))
+    EXPECT_TRUE(std::equal(alone.out.begin(), alone.out.end(), all.out.begin()) &&
+                std::equal(alone.rounded.begin(), alone.rounded.end(), all.rounded.begin()))
         << *modules.force_kernel << " " << activation_name(c.activation.kind) << ": " << tokens << " tokens";
   }
 }

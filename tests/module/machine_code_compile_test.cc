@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ptxas made of the 16-bit GEMMs: products of the shapes meant, under way together, and little beside them.
+// What ptxas made of the 16-bit GEMMs: products of the shapes meant, under way together, and little beside them; and of
+// the weighted sum: rows under way together.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -227,6 +228,35 @@ TEST_P(TiledCompile, LoopOf16BitWeightsHasLittleBesideProducts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, TiledCompile, ::testing::Values("warp_tiled_bf16", "warp_tiled_fp16"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// ---- weighted sum ---------------------------------------------------------------------------------------------------
+
+// Times that eight loads of 16 bytes stand before the first sum or branch behind them.
+std::size_t eights_of_loads(const MachineCode& code) {
+  std::size_t eights = 0, loads = 0;
+  for (const Instruction& one : code.all()) {
+    if (one.is("FFMA") || one.is("BRA")) loads = 0;
+    if (one.is("LDG.E.128") && ++loads == 8) ++eights;
+  }
+  return eights;
+}
+
+struct SumCompile : MachineCodeCompile {};
+
+TEST_P(SumCompile, EightSlotsAreUnderWayTogether) {
+  MOESAIC_NEED_NVRTC();
+  MOESAIC_NEED_DISASSEMBLER();
+  const Kernel both = compile_one(*tables::find_kernel("warp_sum_bf16"), 0, GetParam()),
+               wide = compile_one(*tables::find_kernel("warp_sum_fp16"), 0, GetParam());
+  EXPECT_EQ(eights_of_loads(both.code), 2u) << "of bf16 rows and of FP32 rows";
+  EXPECT_EQ(eights_of_loads(wide.code), 1u) << "of FP32 rows alone";
+  for (const Kernel* kernel : {&both, &wide}) {
+    EXPECT_EQ(count(kernel->code.all(), "LDL") + count(kernel->code.all(), "STL"), 0u);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, SumCompile, ::testing::Values("sm_80", "sm_90"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
