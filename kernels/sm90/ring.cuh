@@ -75,23 +75,25 @@ class Ring {
   }
   /// [kStoreTokens][kPitch] of a warpgroup.
   __device__ __forceinline__ float* sums(int group) const {
-    constexpr int kSums = abi::kStoreTokens * Shape::Group::kPitch;
-    return reinterpret_cast<float*>(memory_ + kSumsAt) + group * kSums;
+    return reinterpret_cast<float*>(memory_ + kSumsAt + group * kSumsBytes);
   }
-  /// [16 tokens][kBytes] of this warp, which multiplies: results on their way to global memory. Those of all warps lie
-  /// where sums do, as far as there is room, else in a stage's slot.
+  /// [16 tokens][kBytes] of this warp, which multiplies: results on their way to global memory. Those of a warpgroup's
+  /// warps lie where its sums do, as far as there is room, else in a stage's slot.
   template <int kBytes>
   __device__ __forceinline__ u32 results(int slot) const {
-    constexpr int kWarpBytes = 16 * kBytes, kSumsBytes = abi::kStoreTokens * Shape::Group::kPitch * 4 * Shape::kGroups;
-    constexpr int kOutside = kSumsBytes / kWarpBytes;  // warps that have theirs where sums are
-    static_assert((4 * Shape::kGroups - kOutside) * kWarpBytes <= Shape::kStageBytes);
-    const int warp = threadIdx.x / 32;
-    return warp < kOutside ? base_ + kSumsAt + warp * kWarpBytes : stage(slot) + (warp - kOutside) * kWarpBytes;
+    constexpr int kWarpBytes = 16 * kBytes;
+    constexpr int kOutside = min_of(kSumsBytes / kWarpBytes, 4), kInside = 4 - kOutside;  // warps of a warpgroup
+    static_assert(kInside * Shape::kGroups * kWarpBytes <= Shape::kStageBytes);
+    const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4;
+    return warp < kOutside ? base_ + kSumsAt + group * kSumsBytes + warp * kWarpBytes
+                           : stage(slot) + (group * kInside + warp - kOutside) * kWarpBytes;
   }
 
  private:
   static constexpr int kBarriersAt = kConfig.stages * Shape::kStageBytes;
   static constexpr int kSumsAt = kBarriersAt + kConfig.stages * 16;
+  static constexpr int kSumsBytes = abi::kStoreTokens * Shape::Group::kPitch * 4;  // of a warpgroup
+  __device__ static constexpr int min_of(int a, int b) { return a < b ? a : b; }
   char* memory_;
   u32 base_;
 };

@@ -49,6 +49,8 @@ __device__ __forceinline__ void store_rows(const abi::GemmParams& p, Work work, 
       store_plain<Group>(p, work, thread, work.tile.row_begin + first, tokens, shared);
     }
   }
+  // Results of the next tile may lie where these sums do.
+  if constexpr (TokensTimesRows<kConfig>::kExists) ptx::named_barrier(1 + group, 128);
 }
 
 /// The two rows of results that a thread has sums of, eight apart, and its first column in `tiles` of 8 columns.

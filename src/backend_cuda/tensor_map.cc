@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// CUtensorMap of a matrix of 16 bits.
 #include "backend_cuda/tensor_map.h"
 
 #include <bit>
