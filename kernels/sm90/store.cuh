@@ -53,12 +53,13 @@ __device__ __forceinline__ void store_rows(const abi::GemmParams& p, Work work, 
   if constexpr (TokensTimesRows<kConfig>::kExists) ptx::named_barrier(1 + group, 128);
 }
 
-/// The two rows of results that a thread has sums of, eight apart, and its first column in `tiles` of 8 columns.
+/// The two rows of results that a thread has sums of, eight apart, and the first of its columns: two of every tile
+/// of 8.
 struct Corner {
   int rows[2];
   bool exist[2];
   float scale[2];
-  int column;  // of two
+  int column;
 
   __device__ __forceinline__ Corner(const Epilogue& epilogue, const Work& work, int first_column)
       : column(first_column + threadIdx.x % 4 * 2) {
@@ -72,7 +73,7 @@ struct Corner {
 };
 
 /// Words of four lanes, one of each of four tiles of 8 columns -> the tile of the lane's number among four.
-__device__ __forceinline__ uint4 gather_quad(const u32 (&words)[4]) {
+__device__ __forceinline__ uint4 gather_quad(const u32* words) {
   const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
   // Tiles 1 and 3 of even lanes change places with 0 and 2 of odd ones; then pairs of tiles do.
   const u32 a = __shfl_xor_sync(0xffffffffu, odd ? words[0] : words[1], 1);
@@ -84,22 +85,26 @@ __device__ __forceinline__ uint4 gather_quad(const u32 (&words)[4]) {
   return upper ? make_uint4(c, d, high.x, high.y) : make_uint4(low.x, low.y, c, d);
 }
 
-/// 16-bit results of 16 tokens of a warp, four tiles of 8 columns at a time, to `shared`; from there by the copy
+/// 16-bit results of 16 tokens of a warp, eight tiles of 8 columns at a time, to `shared`; from there by the copy
 /// engine. words(tile, words of both rows): of this thread's two columns.
 template <int kTiles, typename Words>
 __device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Work& work, const Corner& corner,
                                             u32 shared, Words words) {
+  static_assert(kTiles % 8 == 0);
   const int lane = threadIdx.x % 32, first_column = corner.column - lane % 4 * 2, left = p.out_cols - first_column;
+  const bool odd = lane / 4 % 2 != 0;  // of two rows, one stores its first four tiles first: all banks at once
 #pragma unroll
-  for (int first = 0; first < kTiles; first += 4) {
+  for (int first = 0; first < kTiles; first += 8) {
     if (first * 8 >= left) break;
-    u32 pair[2][4];
+    u32 pair[2][8];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) words(first + i, pair[0][i], pair[1][i]);
+    for (int i = 0; i < 8; ++i) words(first + i, pair[0][i], pair[1][i]);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
+      const uint4 low = gather_quad(pair[i]), high = gather_quad(pair[i] + 4);
       const u32 at = shared + ((lane / 4 + 8 * i) * kTiles + first + lane % 4) * 16;
-      ptx::store_shared_16(at, gather_quad(pair[i]));
+      ptx::store_shared_16(at + (odd ? 64 : 0), odd ? high : low);
+      ptx::store_shared_16(at + (odd ? 0 : 64), odd ? low : high);
     }
   }
   ptx::fence_async_proxy();
@@ -189,9 +194,12 @@ __device__ __forceinline__ void store_tokens_32(const abi::GemmParams& p, const 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
   if (p.epilogue == abi::kEpilogueHidden && p.activation != 3 && p.activation != 5) return false;
-  if (p.out_type == abi::kSourceF32) return p.epilogue != abi::kEpilogueHidden && p.out_cols % 2 == 0;
+  const u64 place = reinterpret_cast<u64>(p.out);
+  if (p.out_type == abi::kSourceF32) {
+    return p.epilogue != abi::kEpilogueHidden && (p.out_cols | p.out_stride) % 2 == 0 && place % 8 == 0;
+  }
   return p.out_type == (kConfig.io == abi::kIoBf16 ? abi::kSourceBf16 : abi::kSourceFp16) &&
-         (p.out_cols | p.out_stride) % 8 == 0 && reinterpret_cast<u64>(p.out) % 16 == 0;
+         (p.out_cols | p.out_stride) % 8 == 0 && place % 16 == 0;
 }
 
 /// Whether 16-bit results of a tile need a slot of the ring for their way out: every tile of the kernel then has one.
