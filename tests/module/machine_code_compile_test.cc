@@ -145,9 +145,9 @@ void expect_registers_handed_over(const Kernel& kernel) {
 }
 
 void expect_weights_shared_by_clusters_alone(const Kernel& kernel) {
-  EXPECT_GT(count(kernel.code.all(), "UBLKCP"), 0u);
+  EXPECT_GT(count(kernel.code.all(), "UBLKCP.S.G"), 0u);
   for (const Instruction& one : kernel.code.all()) {
-    if (!one.is("UBLKCP")) continue;
+    if (!one.is("UBLKCP.S.G")) continue;  // from global memory
     EXPECT_EQ(one.opcode.find(".MULTICAST") != std::string::npos, kernel.config.cluster > 1) << one.text;
   }
 }

@@ -229,20 +229,75 @@ void expect_routed_by_logits(const MoeConfig& config, const VectorView& selectio
   for (std::size_t i = 0; i < weights.size(); ++i) ASSERT_NEAR(s.weights[i], weights[i], 1e-5f) << "slot " << i;
 }
 
-/// A reference's rows, rounded to `out`.
-std::vector<double> reference_rows(const MoeConfig& c, const MoeWeights& weights, ReferenceMode mode, const Sample& s,
-                                   DType out) {
-  const auto tokens = static_cast<std::int64_t>(s.tokens.size());
+/// A reference's output, rounded to `out`, of tokens whose experts are given: [tokens][c.top_k].
+std::vector<double> run_reference(const MoeConfig& c, const MoeWeights& weights, ReferenceMode mode, const HostArray& x,
+                                  const std::vector<std::int32_t>& ids, const std::vector<float>& slot_weights,
+                                  DType out) {
+  const std::int64_t tokens = x.size() / c.hidden;
   HostArray y{out, std::vector<unsigned char>(static_cast<std::size_t>(tokens * c.hidden) * dtype_size(out))};
   MoeRun run;
-  run.x = TensorView(s.x.bytes.data(), s.x.dtype, {tokens, c.hidden});
-  run.topk_ids = TensorView(s.ids.data(), DType::kI32, {tokens, c.top_k});
-  run.topk_weights = TensorView(s.weights.data(), DType::kF32, {tokens, c.top_k});
+  run.x = TensorView(x.bytes.data(), x.dtype, {tokens, c.hidden});
+  run.topk_ids = TensorView(ids.data(), DType::kI32, {tokens, c.top_k});
+  run.topk_weights = TensorView(slot_weights.data(), DType::kF32, {tokens, c.top_k});
   run.out = TensorView(y.bytes.data(), out, {tokens, c.hidden});
   reference_moe(c, weights, mode, run);
-  std::vector<int> all(s.tokens.size());
+  std::vector<int> all(static_cast<std::size_t>(tokens));
   std::iota(all.begin(), all.end(), 0);
   return values_of(y, all, c.hidden);
+}
+
+/// What slot `slot` of every token adds to the oracle's output: its row rounded to bf16, times its weight.
+std::vector<double> rounded_slot(MoeConfig c, MoeWeights weights, const Sample& s, int slot) {
+  const int slots = std::exchange(c.top_k, 1);
+  c.shared = {};
+  weights.shared = {}, weights.shared_gate = {};
+  std::vector<std::int32_t> ids;
+  std::vector<float> on_input, on_output;
+  for (std::size_t i = static_cast<std::size_t>(slot); i < s.ids.size(); i += static_cast<std::size_t>(slots)) {
+    ids.push_back(s.ids[i]);
+    on_input.push_back(c.weights_on_input ? s.weights[i] : 1.0f);
+    on_output.push_back(c.weights_on_input ? 1.0f : s.weights[i]);
+  }
+  std::vector<double> rows = run_reference(c, weights, ReferenceMode::kOracle, s.x, ids, on_input, DType::kBF16);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] *= on_output[i / static_cast<std::size_t>(c.hidden)];
+  return rows;
+}
+
+/// The same of the shared experts. Their gate is what the oracle's FP64 rows with and without it are apart.
+std::vector<double> rounded_shared(MoeConfig c, MoeWeights weights, const Sample& s) {
+  const std::vector<std::int32_t> nobody(s.ids.size(), -1);
+  const auto rows_as = [&](DType out) {
+    return run_reference(c, weights, ReferenceMode::kOracle, s.x, nobody, s.weights, out);
+  };
+  const std::vector<double> gated = rows_as(DType::kF64);
+  c.shared.gated = false;
+  weights.shared_gate = {};
+  const std::vector<double> open = rows_as(DType::kF64);
+  std::vector<double> rows = rows_as(DType::kBF16);
+  const auto width = static_cast<std::size_t>(c.hidden);
+  for (std::size_t begin = 0; begin < rows.size(); begin += width) {
+    std::size_t most = begin;
+    for (std::size_t i = begin; i < begin + width; ++i) most = std::fabs(open[i]) > std::fabs(open[most]) ? i : most;
+    if (open[most] == 0) continue;
+    for (std::size_t i = begin; i < begin + width; ++i) rows[i] *= gated[most] / open[most];
+  }
+  return rows;
+}
+
+/// A reference's rows, rounded to `out`. The oracle's bf16 output is a sum of rows in bf16, as a GPU's is.
+std::vector<double> reference_rows(const MoeConfig& c, const MoeWeights& weights, ReferenceMode mode, const Sample& s,
+                                   DType out) {
+  if (mode != ReferenceMode::kOracle || out != DType::kBF16) {
+    return run_reference(c, weights, mode, s.x, s.ids, s.weights, out);
+  }
+  std::vector<float> sum(s.tokens.size() * static_cast<std::size_t>(c.hidden));
+  const auto add = [&](const std::vector<double>& rows) {
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<float>(rows[i]);
+  };
+  for (int slot = 0; slot < c.top_k; ++slot) add(rounded_slot(c, weights, s, slot));
+  if (c.shared.intermediate > 0) add(rounded_shared(c, weights, s));
+  const std::vector<float> rounded = to_floats(to_array(sum, out));
+  return {rounded.begin(), rounded.end()};
 }
 
 /// Relative L2 of each row; `outside`: whether an element is farther than the tolerance allows. NaN is far.
