@@ -16,6 +16,7 @@
 
 #include "base/fs.h"
 #include "command.h"
+#include "module/nvcc.h"
 #include "tests/module/nvrtc_versions.h"
 #include "tests/support/temporary_folder.h"
 
@@ -60,6 +61,20 @@ TEST_F(CliBuild, CompileBundleAndCacheAgree) {
   EXPECT_EQ(run("cache verify").exit_code, 1);
   EXPECT_EQ(facts("cache clear")["removed"], first["kernels"]);
   EXPECT_EQ(facts("cache list")["entries"].size(), 0u);
+}
+
+TEST_F(CliBuild, NvccCompilesABundle) {
+  const auto nvcc = module::find_nvcc();
+  if (!nvcc || nvcc->version < module::kMinNvrtcVersion) {
+    GTEST_SKIP() << "no nvcc of 12.8 or later in CUDA_HOME, PATH or /usr/local/cuda";
+  }
+  const json made = facts("compile --arch 90 --op projection --compiler nvcc --out " + out);
+  EXPECT_GT(made["kernels"], 0);
+  EXPECT_EQ(made["compiled"], made["kernels"]);
+  EXPECT_TRUE(facts("bundle verify " + out)["sound"].get<bool>());
+  for (const json& entry : facts("bundle list " + out)["entries"]) {
+    EXPECT_EQ(entry["compiler"].get<std::string>().rfind("nvcc ", 0), 0u) << entry;
+  }
 }
 
 TEST_F(CliBuild, SkippedArchitectureFailsOnlyWhenNamed) {

@@ -2,13 +2,16 @@
 // archs, kernels, compile, bundle and cache as far as they go without a compiler.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "command.h"
 #include "module/bundle.h"
+#include "module/cache.h"
 #include "tables/arch_table.h"
 #include "tables/kernel_table.h"
 #include "tests/module/fake_cubin.h"
@@ -198,6 +201,26 @@ TEST(Cache, EmptyOneIsSound) {
   EXPECT_EQ(run_cli("cache verify", environment).exit_code, 0);
   EXPECT_EQ(json::parse(run_cli("cache clear --json", environment).out)["removed"], 0);
   EXPECT_EQ(run_cli("cache").exit_code, 2);
+}
+
+TEST(Cache, OlderThanRemovesWhatIsUnusedForAsLong) {
+  const TemporaryFolder folder;
+  const module::Cache cache(folder / "cache");
+  const module::KernelInstance instance{&tables::kernel_table()[0], 0, module::Target{"sm_90"}};
+  std::vector<std::string> entries;
+  for (const char* build : {"new", "old"}) {
+    const std::string key = module::cache_key(module::identity(instance), build, {});
+    const auto lock = cache.lock(key);
+    ASSERT_EQ(cache.store(key, instance, fake_cubin(instance, "image"), *lock), "");
+    entries.push_back(cache.folder() + "/" + key.substr(0, 2) + "/" + key);
+  }
+  const auto two_days_ago = std::filesystem::file_time_type::clock::now() - std::chrono::hours(48);
+  std::filesystem::last_write_time(entries[1] + "/meta.json", two_days_ago);
+  const std::string environment = "MOESAIC_CACHE_DIR=" + (folder / "cache");
+  const json cleared = json::parse(run_cli("cache clear --json --older-than 1d", environment).out);
+  EXPECT_EQ(cleared["removed"], 1);
+  EXPECT_TRUE(std::filesystem::exists(entries[0]));
+  EXPECT_FALSE(std::filesystem::exists(entries[1]));
 }
 
 TEST(Cache, OlderThanTakesDurationsAlone) {

@@ -164,6 +164,31 @@ TEST_F(CacheEviction, StoreKeepsToTheLimitButNeverEvictsItsOwn) {
   EXPECT_EQ(get_all({instances[0]}), 1);
 }
 
+TEST_F(CacheEviction, WhatAStoreFoundItHoldsUntilItsProcessIsGone) {
+  if (testing::nvrtc_is_loaded()) {  // by another test
+    EXPECT_EQ(testing::run_alone("CacheEviction.WhatAStoreFoundItHoldsUntilItsProcessIsGone"), 0);
+    return;
+  }
+  const ModuleOptions options = testing::compiling_options(folder / "cache", MOESAIC_FAKE_NVRTC);
+  ASSERT_EQ(Child([&] { return Store(options).get_all(instances, 1).empty() ? 1 : 0; }).wait(), 0);
+  const std::size_t all = cache.list().size();
+  ASSERT_GT(all, 1u);
+  StartingGate held, done;
+  const Child user([&] {
+    Store store(options);
+    store.get(instances[0]);
+    held.open();
+    done.wait();
+    return testing::nvrtc_is_loaded() ? 1 : 0;  // else it was found, not compiled
+  });
+  held.wait();
+  EXPECT_EQ(cache.clear_older(hours(0)).entries, static_cast<int>(all) - 1);
+  EXPECT_EQ(cache.list().size(), 1u);
+  done.open();
+  EXPECT_EQ(user.wait(), 0);
+  EXPECT_EQ(cache.clear_older(hours(0)).entries, 1);
+}
+
 TEST_F(CacheEviction, ManyProcessesAtTheLimitAllSucceed) {
   const ScopedEnv limit("MOESAIC_CACHE_LIMIT", "40K"), slow("MOESAIC_FAKE_NVRTC", "slow");
   const ModuleOptions options = testing::compiling_options(folder / "cache", MOESAIC_FAKE_NVRTC);

@@ -82,6 +82,15 @@ TEST_F(UnderFire, ProcessesKilledWhileCompilingBlockAndBreakNothing) {
   EXPECT_GT(unfinished, 0) << "no kill fell into a compile";
 }
 
+// Whether a process was killed amid a write: what it was writing is there, beside what is whole.
+bool has_temporaries(const std::string& folder_path) {
+  std::error_code none;
+  for (const auto& item : fs::directory_iterator(folder_path, none)) {
+    if (item.path().filename().string().find(".tmp.") != std::string::npos) return true;
+  }
+  return false;
+}
+
 TEST_F(UnderFire, ProcessesKilledWhileWritingToTheCacheBlockAndBreakNothing) {
   const Cache cache(folder / "cache");
   const std::string key = cache_key(id, "build", {});
@@ -90,10 +99,12 @@ TEST_F(UnderFire, ProcessesKilledWhileWritingToTheCacheBlockAndBreakNothing) {
     const auto lock = cache.lock(key);
     return lock ? cache.store(key, instance, fake_cubin(instance, image), *lock) : "no lock";
   };
+  const std::string entries = cache.folder() + "/" + key.substr(0, 2);
   RandomDelays delays;
-  int found_whole = 0;
+  int found_whole = 0, amid_writes = 0;
   for (int i = 0; i < 33; ++i) {
     kill_amid([&](int turn) { store(images[turn % 2]); }, delays, kMostDelay);
+    amid_writes += has_temporaries(entries) ? 1 : 0;
     std::string damage;
     if (const auto found = cache.lookup(key, id, &damage)) {
       ++found_whole;
@@ -103,10 +114,11 @@ TEST_F(UnderFire, ProcessesKilledWhileWritingToTheCacheBlockAndBreakNothing) {
     EXPECT_EQ(damage, "") << i;
     EXPECT_EQ(store("next"), "") << i;
     EXPECT_EQ(image_of(*cache.lookup(key, id, nullptr)), "next") << i;
-    const auto left = std::distance(fs::directory_iterator(cache.folder() + "/" + key.substr(0, 2)), {});
+    const auto left = std::distance(fs::directory_iterator(entries), {});
     EXPECT_EQ(left, 1) << "temporaries of the killed are swept, " << i;
   }
   EXPECT_GT(found_whole, 0);
+  EXPECT_GT(amid_writes, 0) << "no kill fell into a write";
 }
 
 TEST_F(UnderFire, ProcessesKilledWhileWritingABundleLeaveTheOldOrTheNew) {
@@ -117,14 +129,17 @@ TEST_F(UnderFire, ProcessesKilledWhileWritingABundleLeaveTheOldOrTheNew) {
   };
   ASSERT_TRUE(write(images[0]));
   RandomDelays delays;
+  int amid_writes = 0;
   for (int i = 0; i < 33; ++i) {
     kill_amid([&](int turn) { write(images[turn % 2]); }, delays, kMostDelay);
+    amid_writes += has_temporaries(folder.path()) ? 1 : 0;
     const std::string image = image_of(*Bundle(path).get(id));
     EXPECT_TRUE(image == images[0] || image == images[1]) << i;
     EXPECT_TRUE(write(images[i % 2])) << i;
     EXPECT_EQ(image_of(*Bundle(path).get(id)), images[i % 2]) << i;
     EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1) << "what the killed left is swept, " << i;
   }
+  EXPECT_GT(amid_writes, 0) << "no kill fell into a write";
 }
 
 // ---- damaged and foreign files --------------------------------------------------------------------------------------
