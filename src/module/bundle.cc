@@ -32,7 +32,9 @@ constexpr std::uint64_t kMaxImage = 256u << 20;
 constexpr std::uint64_t kMaxFiles = 100'000;
 
 [[noreturn]] void throw_damaged(const std::string& path, const std::string& what) {
-  throw Error(ErrorKind::kIo, fmt::format("bundle {} is damaged: {}", path, what));
+  throw Error(
+      ErrorKind::kIo,
+      fmt::format("bundle {} is damaged: {}; make it again (`moesaic compile`, `moesaic package`)", path, what));
 }
 
 std::string file_name(const KernelRecord& record) {

@@ -42,7 +42,8 @@ bool ZipWriter::finish(const std::function<bool()>& stop) {
 }
 
 void ZipWriter::require(bool ok) const {
-  if (!ok) throw Error(ErrorKind::kIo, fmt::format("write {}: failed (disk full?)", path_));
+  if (!ok)
+    throw Error(ErrorKind::kIo, fmt::format("write {}: failed (disk full?); free space, or name another place", path_));
 }
 
 }  // namespace moesaic::module
