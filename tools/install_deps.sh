@@ -11,7 +11,7 @@ packages=(cmake ninja-build g++ libfmt-dev libcli11-dev nlohmann-json3-dev libmi
           python3-numpy python3-pytest  # the Python package's tests; one installs its wheel in an environment
           pkgconf  # a test builds a program by the installed moesaic.pc
           dpkg-dev file help2man lintian)  # make deb, and the tests of packages
-if [[ "${1:-}" == --lint ]]; then packages+=(clang-format clang-tidy universal-ctags); fi
+if [[ "${1:-}" == --lint ]]; then packages+=(clang-format clang-tidy universal-ctags mypy); fi
 if [[ "${1:-}" == --docs ]]; then packages=(doxygen); fi
 
 install_packages() {

@@ -4,7 +4,7 @@
 # these steps. Usage: tools/lint.sh BUILD_FOLDER [STEP [FILE.cc...]] (configured; files: of step tidy), or --steps
 set -euo pipefail
 cd "$(dirname "$0")/.."
-steps=(format rules facts tidy)
+steps=(format rules types facts tidy)
 
 format() { tools/format.sh --check; }
 
@@ -15,6 +15,9 @@ rules() {
   done
   return "$failed"
 }
+
+# torch and ml_dtypes, where they are installed, are not looked into: pyproject.toml.
+types() { mypy --no-error-summary python/moesaic; }
 
 # What the documents repeat of the code is compared with the executable.
 facts() {

@@ -141,15 +141,17 @@ def _compiled(op: Gemm, x: Any, offsets: Any, counts: Any, alpha: float, x_scale
 
 
 def gemm(x: Any, w: Any, bias: Any = None, **arguments: Any) -> Any:
-    """x [M, k] times W [n, k]: `Gemm` made for one call. w: a `Gemm`, or what it is made of: then the weights are
-    prepared for this call alone. Arguments are those of `Gemm` and of its call."""
+    """x [M, k] (bf16; recipe fp16: f16) times W [n, k] (a `Matrix`, a `Quantized`, or bf16, f16, f32): `Gemm` made for one
+    call. w: a `Gemm`, or what it is made of: then the weights are prepared for this call alone. bias: f32, bf16 or f16
+    [n]. Arguments are those of `Gemm` and of its call, which names the types of the result."""
     return _once(x, w, None if bias is None else [bias], arguments)
 
 
 def grouped_gemm(x: Any, weights: Any, biases: Sequence[Any] | None = None, *, offsets: Any = None,
                  counts: Any = None, **arguments: Any) -> Any:
-    """Rows of groups times their group's W [n, k]: by offsets, x [M, k], or by counts, x [groups, max, k]. weights: a
-    `Gemm`, or what it is made of: then they are prepared for this call alone."""
+    """Rows of groups times their group's W [n, k] (types as in `gemm`): by offsets (i32 [groups + 1]), x [M, k], or by
+    counts (i32 [groups]), x [groups, max, k]. weights: a `Gemm`, or what it is made of: then they are prepared for this
+    call alone."""
     return _once(x, weights, biases, {**arguments, "offsets": offsets, "counts": counts})
 
 
