@@ -22,13 +22,17 @@ struct Epilogue {
 
   __device__ __forceinline__ ActivationParams activation() const { return {p.activation, p.alpha, p.beta, p.limit}; }
 
+  /// Where the terms of a weight row are.
+  __device__ __forceinline__ long long weight_row(int row_block, int row) const {
+    return (static_cast<long long>(expert) * p.row_blocks + row_block) * abi::kBlockRows + row;
+  }
   __device__ __forceinline__ RowTerms terms(int row_block, int row) const {
-    const long long at = (static_cast<long long>(expert) * p.row_blocks + row_block) * abi::kBlockRows + row;
+    const long long at = weight_row(row_block, row);
     return {p.multipliers == nullptr ? 1.0f : p.multipliers[at], p.bias == nullptr ? 0.0f : p.bias[at]};
   }
   /// Of weight rows `row`, which is even, and row + 1.
   __device__ __forceinline__ void pair_terms(int row_block, int row, RowTerms& low, RowTerms& high) const {
-    const long long at = (static_cast<long long>(expert) * p.row_blocks + row_block) * abi::kBlockRows + row;
+    const long long at = weight_row(row_block, row);
     float2 multipliers = {1.0f, 1.0f}, bias = {0.0f, 0.0f};
     if (p.multipliers != nullptr) multipliers = *reinterpret_cast<const float2*>(p.multipliers + at);
     if (p.bias != nullptr) bias = *reinterpret_cast<const float2*>(p.bias + at);

@@ -26,7 +26,7 @@ __device__ __forceinline__ int take_slot(const Ring<kConfig>& ring, Place<kConfi
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, const Ring<kConfig>& ring) {
   constexpr int kMost = WgmmaShape<kConfig>::kTokens;
-  const bool tokens_first = TokensTimesRows<kConfig>::kExists && stores_tokens<kConfig>(p);
+  const bool tokens_first = stores_tokens<kConfig>(p);
   const bool slots = needs_slot<kConfig>(p);
   WorkList<kConfig> list(p);
   Place<kConfig> place;
@@ -39,7 +39,7 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
     // The same in all lanes, as the compiler must know: wgmma where it thinks that lanes part is serialised.
     const int count = __shfl_sync(0xffffffffu, work.tile.row_end - work.tile.row_begin, 0);
     Sums<kConfig> sums = {};  // unset, and without a sum to add to at first, it would be alive all around the loop
-    if (TokensTimesRows<kConfig>::kExists && tokens_first && count > kMost / 4 * 3) {
+    if (tokens_first && count > kMost / 4 * 3) {
       if constexpr (TokensTimesRows<kConfig>::kExists) {
         multiply<kConfig, TokensTimesRows<kConfig>>(ring, p, place, outbox, sums);
         outbox.clear();

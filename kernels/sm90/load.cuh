@@ -103,6 +103,15 @@ class TokenGatherer {
   int copies_, k_left_;
 };
 
+/// Passes one slot by, for results of those who multiply. `twice`: this thread arrives twice at a stage, too.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void leave_slot(const Ring<kConfig>& ring, Place<kConfig>& next, bool twice) {
+  ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
+  if (twice) ptx::barrier_arrive(ring.full(next.slot));
+  ptx::barrier_arrive(ring.full(next.slot));
+  next.advance();
+}
+
 /// By one thread: stage after stage of all pieces of work of this block, as slots become free.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
@@ -129,11 +138,7 @@ __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParam
       }
       next.advance();
     }
-    if (slots) {
-      ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
-      ptx::barrier_arrive(ring.full(next.slot));
-      next.advance();
-    }
+    if (slots) leave_slot(ring, next, false);
   }
 }
 
@@ -156,12 +161,7 @@ __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, cons
       ptx::cp_async_arrive(ring.full(next.slot));
       next.advance();
     }
-    if (slots) {
-      ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
-      if (thread == 0) ptx::barrier_arrive(ring.full(next.slot));
-      ptx::barrier_arrive(ring.full(next.slot));
-      next.advance();
-    }
+    if (slots) leave_slot(ring, next, thread == 0);
   }
   ptx::cp_async_wait_all();  // a thread must not leave before its copies have landed
 }

@@ -189,10 +189,11 @@ __device__ __forceinline__ void store_tokens_32(const abi::GemmParams& p, const 
   }
 }
 
-/// Whether store_tokens can. What it cannot, few need: other activations, which would be compiled for every sum, the
-/// other 16-bit type, results in odd places.
+/// Whether there is TokensTimesRows, and store_tokens can. What it cannot, few need: other activations, which would be
+/// compiled for every sum, the other 16-bit type, results in odd places.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
+  if (!TokensTimesRows<kConfig>::kExists) return false;
   if (p.epilogue == abi::kEpilogueHidden && p.activation != 3 && p.activation != 5) return false;
   const u64 place = reinterpret_cast<u64>(p.out);
   if (p.out_type == abi::kSourceF32) {
@@ -205,8 +206,7 @@ __device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
 /// Whether 16-bit results of a tile need a slot of the ring for their way out: every tile of the kernel then has one.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ bool needs_slot(const abi::GemmParams& p) {
-  return TokensTimesRows<kConfig>::kExists && p.epilogue != abi::kEpilogueHidden && p.out_type != abi::kSourceF32 &&
-         stores_tokens<kConfig>(p);
+  return p.epilogue != abi::kEpilogueHidden && p.out_type != abi::kSourceF32 && stores_tokens<kConfig>(p);
 }
 
 /// outbox.slot: a free slot when needs_slot.

@@ -36,8 +36,8 @@ constexpr std::array kRouteConfigs = {
     KernelConfig{.role = 3, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1},
 };
 
-constexpr KernelConfig elementwise(int io, int warps) {
-  return {.io = io, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1};
+constexpr KernelConfig elementwise(int io, int warps, int min_blocks = 0) {
+  return {.io = io, .warps_tokens = warps, .warps_rows = 1, .warps_k = 1, .min_blocks = min_blocks};
 }
 constexpr std::array kVectorConfigs = {elementwise(abi::kIoNone, 8)};
 constexpr std::array kOneWarpConfigs = {elementwise(abi::kIoNone, 1)};
@@ -48,10 +48,9 @@ constexpr std::array kOperandConfigs = {
     KernelConfig{.warps_tokens = 8, .warps_rows = 1, .warps_k = 1, .min_blocks = 4}};
 template <int kIo>
 constexpr std::array kMatrixConfigs = {elementwise(kIo, 8)};
-// min_blocks: eight rows of 16 bytes in flight fit the registers that this leaves a thread.
+// Four blocks an SM: eight rows of 16 bytes in flight fit the registers that this leaves a thread.
 template <int kIo>
-constexpr std::array kSumConfigs = {
-    KernelConfig{.io = kIo, .warps_tokens = 8, .warps_rows = 1, .warps_k = 1, .min_blocks = 4}};
+constexpr std::array kSumConfigs = {elementwise(kIo, 8, 4)};
 
 template <int kIo>
 constexpr std::array kProjectConfigs = {
