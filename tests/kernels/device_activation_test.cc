@@ -13,12 +13,7 @@ namespace {
 
 using testing::HostArray;
 
-class DeviceActivationTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceActivationTest : testing::DeviceTest {};
 
 TEST_F(DeviceActivationTest, MatchesTheCpu) {
   std::mt19937 rng(testing::fresh_seed());

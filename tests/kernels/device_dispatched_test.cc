@@ -16,12 +16,7 @@ using testing::PoisonedBuffer;
 
 constexpr Device kDevice{DeviceType::kCuda, 0};
 
-class DeviceDispatchedTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceDispatchedTest : testing::DeviceTest {};
 
 void check_rows(const HostLayer& host, const DeviceLayer& device, const DispatchedRows& rows) {
   SCOPED_TRACE(std::to_string(rows.count()) + (rows.max > 0 ? " rows, masked" : " rows, contiguous"));

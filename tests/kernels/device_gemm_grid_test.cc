@@ -38,12 +38,7 @@ constexpr unsigned kLowestScale = 127 - 7, kScales = 7;
 /// Makes results of variance 1: the mean of 4^s over s in -3 .. 3 is 12.2.
 float alpha_of(int k) { return static_cast<float>(16.0 / std::sqrt(12.2 * 8.6 * k)); }
 
-class DeviceGemmGrid : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceGemmGrid : testing::DeviceTest {};
 
 /// Weights of n x k for every group as views of memory that holds the largest.
 class Weights {

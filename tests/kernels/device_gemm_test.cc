@@ -34,12 +34,7 @@ using testing::PoisonedBuffer;
 constexpr Device kGpu{DeviceType::kCuda, 0};
 constexpr DType kOuts[] = {DType::kBF16, DType::kF16, DType::kF32};
 
-class DeviceGemmTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceGemmTest : testing::DeviceTest {};
 
 void expect_untouched(const GemmRows& rows, const HostArray& out, std::int64_t n) {
   const std::size_t bytes = static_cast<std::size_t>(n) * dtype_size(out.dtype);

@@ -17,12 +17,7 @@ using testing::HostLayer;
 
 constexpr Device kGpu{DeviceType::kCuda, 0};
 
-class DeviceGraphTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceGraphTest : testing::DeviceTest {};
 
 MoeConfig graph_config() {
   MoeConfig c;

@@ -19,12 +19,7 @@ using testing::NaiveWeights;
 
 constexpr Device kGpu{DeviceType::kCuda, 0};
 
-class DeviceLargeTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceLargeTest : testing::DeviceTest {};
 
 struct Shape {
   int hidden, intermediate, experts, top_k;

@@ -19,12 +19,7 @@ using testing::HostArray;
 using testing::HostLayer;
 using testing::LayerOptions;
 
-class DeviceLayerTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceLayerTest : testing::DeviceTest {};
 
 MoeConfig base_config(int hidden, int intermediate, int experts, int top_k) {
   MoeConfig c;
@@ -35,6 +30,15 @@ MoeConfig base_config(int hidden, int intermediate, int experts, int top_k) {
   c.max_tokens = 4096;
   c.device = {DeviceType::kCuda, 0};
   return c;
+}
+
+/// With numbers that matter to these inputs.
+Activation activation_of(ActivationKind kind) {
+  Activation a;
+  a.kind = kind;
+  if (kind == ActivationKind::kSwigluBias) a.alpha = 1.702f, a.beta = 1.0f, a.limit = 1.5f;
+  if (kind == ActivationKind::kSwigluStep) a.limit = 0.7f;
+  return a;
 }
 
 /// Runs `tokens` random tokens on the GPU and compares with the oracle under the logits that the GPU used.
@@ -90,11 +94,7 @@ TEST_F(DeviceLayerTest, EveryActivationWithBiasesAndLayouts) {
   std::mt19937 rng(testing::fresh_seed());
   for (int kind = 0; kind <= 10; ++kind) {
     MoeConfig c = base_config(96, 72, 4, 2);
-    c.activation.kind = static_cast<ActivationKind>(kind);
-    if (c.activation.kind == ActivationKind::kSwigluBias) {
-      c.activation.alpha = 1.702f, c.activation.beta = 1.0f, c.activation.limit = 1.5f;
-    }
-    if (c.activation.kind == ActivationKind::kSwigluStep) c.activation.limit = 0.7f;
+    c.activation = activation_of(static_cast<ActivationKind>(kind));
     LayerOptions o;
     o.biases = kind % 3 != 0;
     o.fused_interleaved = kind % 2 == 1;
@@ -220,10 +220,7 @@ TEST_F(DeviceLayerTest, FullAndOtherTilesGiveTheSameBits) {
   std::mt19937 rng(testing::fresh_seed());
   for (const ActivationKind kind : {ActivationKind::kSwiglu, ActivationKind::kSwigluBias, ActivationKind::kGeglu}) {
     MoeConfig c = base_config(168, 200, 2, 2);
-    c.activation.kind = kind;
-    if (kind == ActivationKind::kSwigluBias) {
-      c.activation.alpha = 1.702f, c.activation.beta = 1.0f, c.activation.limit = 1.5f;
-    }
+    c.activation = activation_of(kind);
     const HostLayer host = testing::random_layer(rng, c, {.biases = true});
     for (const ModuleOptions& modules : gemms_of("bf16")) check_full_tiles(rng, host, modules);
   }

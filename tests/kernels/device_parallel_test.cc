@@ -17,12 +17,7 @@ using testing::HostArray;
 using testing::HostLayer;
 using testing::LayerPart;
 
-class DeviceParallelTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceParallelTest : testing::DeviceTest {};
 
 void check_parts(std::mt19937& rng, const std::vector<LayerPart>& parts, const HostLayer& whole, int tokens) {
   const MoeConfig& c = whole.config;

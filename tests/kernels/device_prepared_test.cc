@@ -15,12 +15,7 @@ using testing::HostLayer;
 
 constexpr Device kGpu{DeviceType::kCuda, 0};
 
-class DevicePreparedTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DevicePreparedTest : testing::DeviceTest {};
 
 MoeConfig config_on(Device device) {
   MoeConfig c;

@@ -17,12 +17,7 @@ using testing::RouterResult;
 
 constexpr Device kDevice{DeviceType::kCuda, 0};
 
-class DeviceRouterTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceRouterTest : testing::DeviceTest {};
 
 template <typename T>
 DeviceBuffer upload(const std::vector<T>& values) {

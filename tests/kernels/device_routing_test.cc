@@ -15,12 +15,7 @@ using testing::DeviceResult;
 using testing::HostArray;
 using testing::HostLayer;
 
-class DeviceRoutingTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceRoutingTest : testing::DeviceTest {};
 
 MoeConfig routing_config(int experts, int top_k, RoutingMethod method) {
   MoeConfig c;

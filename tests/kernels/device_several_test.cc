@@ -207,12 +207,7 @@ std::thread start(std::function<void()> work) {
   });
 }
 
-class DeviceContextTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceContextTest : testing::DeviceTest {};
 
 TEST_F(DeviceContextTest, OpsRunWithoutACurrentContext) {
   const unsigned seed = testing::fresh_seed();

@@ -15,12 +15,7 @@ using testing::DeviceResult;
 using testing::HostArray;
 using testing::HostLayer;
 
-class DeviceSumTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!testing::have_gpu()) GTEST_SKIP() << "no GPU";
-  }
-};
+struct DeviceSumTest : testing::DeviceTest {};
 
 MoeConfig layer_config(int hidden, int experts, int top_k, const char* recipe) {
   MoeConfig c;

@@ -2,6 +2,8 @@
 // A host layer brought to a GPU: weights uploaded, prepared, run with poisoned buffers.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <vector>
 
 #include "backend_cuda/device_memory.h"
@@ -66,6 +68,12 @@ class DeviceLayer {
 
 /// True when a CUDA device is there; else the reason is printed and the test skipped by its caller.
 bool have_gpu();
+/// Of tests that need one.
+struct DeviceTest : ::testing::Test {
+  void SetUp() override {
+    if (!have_gpu()) GTEST_SKIP() << "no GPU";
+  }
+};
 /// How a row can run on GPU 0 with a recipe: by its own targets (the options force nothing), or as PTX of the oldest
 /// architecture where GPU 0 has other rows instead; std::nullopt: not at all.
 std::optional<ModuleOptions> modules_that_serve(const tables::KernelRow& row, int recipe);
