@@ -13,7 +13,7 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 6;
+inline constexpr int kModuleAbi = 7;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
@@ -40,6 +40,7 @@ struct KernelConfig {
   int weights = 0;       // Weights of GEMMs and of their prepare kernel
   int role = 0;          // route: Role of kernels/common/route.cuh; quantise: Role bits; others 0
   int tile_tokens = 0;   // tokens (rows of the activation matrix) per tile, a power of two
+  int tile_slack = 0;    // more tokens that the last tile of an expert may have, rather than be followed by another
   int tile_rows = 0;     // weight rows per tile
   int tile_k = 0;        // elements of K per stage
   int stages = 0;        // depth of the cp.async ring
@@ -58,11 +59,14 @@ MOESAIC_HD constexpr int threads(const KernelConfig& c) {
 
 /// Kernels with warps of their own for loads go through their work in as many blocks as fit on the device.
 MOESAIC_HD constexpr bool is_persistent(const KernelConfig& c) { return c.warps_load > 0; }
-/// Of those: tokens of one block, and tokens whose sums a warpgroup stores at a time.
+/// Of those: tokens of one block, of a full tile and at most; and tokens whose sums a warpgroup stores at a time.
 MOESAIC_HD constexpr int block_tokens(const KernelConfig& c) {
   return c.cluster > 1 ? c.tile_tokens / c.cluster : c.tile_tokens;
 }
-inline constexpr int kStoreTokens = 32;
+MOESAIC_HD constexpr int most_block_tokens(const KernelConfig& c) {
+  return block_tokens(c) + (c.cluster > 1 ? c.tile_slack / c.cluster : c.tile_slack);
+}
+MOESAIC_HD constexpr int store_tokens(const KernelConfig& c) { return c.tile_slack > 0 ? 16 : 32; }
 
 /// Floats between token rows when sums of `rows` weight rows go through shared memory; + 4 puts the four tokens of a
 /// fragment on different banks.
@@ -85,7 +89,7 @@ MOESAIC_HD constexpr int zero_slot(const KernelConfig& c) { return c.weights == 
 
 /// One stage: activations, weights, scales of row blocks, zero points, scales of tokens.
 MOESAIC_HD constexpr int stage_bytes(const KernelConfig& c) {
-  const int operands = block_tokens(c) * c.tile_k * 2 + c.tile_rows * c.tile_k / 8 * weight_bits(c.weights);
+  const int operands = most_block_tokens(c) * c.tile_k * 2 + c.tile_rows * c.tile_k / 8 * weight_bits(c.weights);
   const int token_scales = c.weights == kWeightsE4m3Block ? c.tile_tokens * 4 : 0;
   return operands + c.tile_rows / 16 * (scale_slot(c) + zero_slot(c)) + token_scales;
 }
@@ -97,7 +101,7 @@ MOESAIC_HD constexpr int smem_bytes(const KernelConfig& c) {
   const int ring = c.stages * stage_bytes(c);
   if (is_persistent(c)) {
     const int groups = c.warps_rows / 4;
-    return ring + c.stages * 16 + groups * kStoreTokens * sum_pitch(c.tile_rows / groups) * 4;
+    return ring + c.stages * 16 + groups * store_tokens(c) * sum_pitch(c.tile_rows / groups) * 4;
   }
   const int sums = c.tile_tokens / c.warps_tokens * sum_pitch(c.tile_rows) * 4;
   return ring > sums ? ring : sums;

@@ -148,7 +148,7 @@ struct PrepareCodesParams {
 
 // --- routing --------------------------------------------------------------------------------------------------------
 
-/// A run of rows of one expert, at most `tile_tokens` long.
+/// A run of rows of one expert: `tile_tokens` of them, the last one of an expert up to `tile_slack` more, or fewer.
 struct Tile {
   int expert, row_begin, row_end, unused;
 };
@@ -188,7 +188,8 @@ struct RouteParams {
   int rows_per_expert;  // with expert_counts; `tokens` is the number of dispatched rows
   int method, n_group, topk_group, renormalize;
   float scaling;
-  int tile_tokens;     // a power of two
+  int tile_tokens;  // a power of two
+  int tile_slack;
   int segment_tokens;  // tokens per block of the two-launch form
 };
 
@@ -267,8 +268,8 @@ struct GemmParams {
   const int* row_token;            // gather: row r reads activation row row_token[r]; nullptr: row r
   int activation_rows;             // that exist
   const float* row_weight;         // routing weights on the input, else nullptr
-  const Tile* tiles;               // nullptr: one expert, tile i is rows [i, i+1) * tile_tokens
-  const int* num_tiles;            // nullptr: div_up(rows, tile_tokens)
+  const Tile* tiles;               // nullptr: one expert, cut in the same way
+  const int* num_tiles;            // nullptr: as many as `rows` make
   void* out;                       // [rows][out_stride] of out_type
   int rows;                        // only used without `tiles`
   int k;                           // valid elements of K, a multiple of 8 in memory
@@ -294,7 +295,7 @@ struct alignas(128) TensorMap {
 
 /// A GEMM whose activations come by tensor copies, boxes of kTensorRows x 64 with the 128-byte swizzle, unless their
 /// rows are gathered.
-inline constexpr int kTensorRows = 64;
+inline constexpr int kTensorRows = 32;
 struct TensorGemmParams {
   GemmParams gemm;
   TensorMap activations;  // of [activation_rows][k]

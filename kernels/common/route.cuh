@@ -163,7 +163,7 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
   for (int base = 0; base < local_experts(p); base += blockDim.x) {
     const int e = base + threadIdx.x;
     const int count = e < local_experts(p) ? shared.offsets[e] : 0;
-    const int tiles = count + p.tile_tokens - 1 >> 31 - __clz(p.tile_tokens);
+    const int tiles = tile_count(count, p.tile_tokens, p.tile_slack);
     RowsTiles total;
     const RowsTiles mine = block_scan<kConfig>({count, tiles}, total, shared);
     const int first_row = before.rows + mine.rows, first_tile = before.tiles + mine.tiles;
@@ -175,8 +175,7 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
       for (int i = 0; i < tiles; ++i) {
         const int first = p.expert_counts != nullptr ? e * p.rows_per_expert : first_row;
         const int begin = first + i * p.tile_tokens;
-        const int end = begin + p.tile_tokens < first + count ? begin + p.tile_tokens : first + count;
-        p.tiles[first_tile + i] = {e, begin, end, 0};
+        p.tiles[first_tile + i] = {e, begin, tile_end(begin, first + count, p.tile_tokens, p.tile_slack), 0};
       }
     }
     before.rows += total.rows, before.tiles += total.tiles;
@@ -223,7 +222,8 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
     equal += other_key == key;
     equal_before += other_key == key && other < lane;
   }
-  const bool starts_tile = counts && (equal_before & (p.tile_tokens - 1)) == 0;
+  const bool goes_on = equal_before > 0 && equal - equal_before <= p.tile_slack;  // of the tile before
+  const bool starts_tile = counts && (equal_before & (p.tile_tokens - 1)) == 0 && !goes_on;
   const int start_row = starts_tile ? row : 0x7fffffff;
   int tile = 0;
 #pragma unroll 4
@@ -231,8 +231,7 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
   const u32 starts = __ballot_sync(0xffffffffu, starts_tile);
   if (lane == 0) *p.num_tiles = __popc(starts);
   if (starts_tile) {
-    const int left = equal - equal_before;
-    p.tiles[tile] = {expert, row, row + (left < p.tile_tokens ? left : p.tile_tokens), 0};
+    p.tiles[tile] = {expert, row, tile_end(row, row + equal - equal_before, p.tile_tokens, p.tile_slack), 0};
   }
   if (lane < count) p.slot_row[lane] = counts ? row : -1;
   if (counts) {

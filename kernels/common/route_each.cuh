@@ -229,7 +229,7 @@ __device__ __forceinline__ void set_bits(const abi::RouteParams& p, bool is_real
 
 /// Rows of an expert in the low half, its tiles in the high one.
 __device__ __forceinline__ u32 packed_rows(const abi::RouteParams& p, int rows) {
-  return static_cast<u32>(rows | (rows + p.tile_tokens - 1 >> 31 - __clz(p.tile_tokens)) << 16);
+  return static_cast<u32>(rows | tile_count(rows, p.tile_tokens, p.tile_slack) << 16);
 }
 
 /// Rows and tiles of a lane's four experts.
@@ -292,8 +292,10 @@ __device__ __forceinline__ void write_lists(const abi::RouteParams& p, int exper
     if (p.tiles == nullptr) continue;
     const int end = row + static_cast<int>(four.rows(i));
 #pragma unroll 1
-    for (int begin = row, tile = static_cast<int>(before >> 16); begin < end; begin += p.tile_tokens, ++tile) {
-      store_tile(p, tile, {expert + i, begin, begin + p.tile_tokens < end ? begin + p.tile_tokens : end, 0});
+    for (int begin = row, tile = static_cast<int>(before >> 16); begin < end; ++tile) {
+      const int next = tile_end(begin, end, p.tile_tokens, p.tile_slack);
+      store_tile(p, tile, {expert + i, begin, next, 0});
+      begin = next;
     }
   }
 }

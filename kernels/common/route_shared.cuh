@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/common/select_experts.cuh"
+#include "kernels/common/tiles.cuh"
 
 namespace moesaic {
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/common/number.cuh"
+#include "kernels/common/tiles.cuh"
 
 namespace moesaic {
 
@@ -17,7 +18,7 @@ struct Work {
 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ int count_tiles(const abi::GemmParams& p) {
-  return p.num_tiles != nullptr ? *p.num_tiles : abi::div_up(p.rows, kConfig.tile_tokens);
+  return p.num_tiles != nullptr ? *p.num_tiles : tile_count(p.rows, kConfig.tile_tokens, kConfig.tile_slack);
 }
 
 /// The index-th of all pieces of work; false: there are fewer. Token tiles of a group run fastest, so that concurrent
@@ -37,8 +38,7 @@ __device__ __forceinline__ bool find_work(const abi::GemmParams& p, int tiles, i
     work.tile = p.tiles[tile];
   } else {
     const int begin = tile * kConfig.tile_tokens;
-    const int end = begin + kConfig.tile_tokens < p.rows ? begin + kConfig.tile_tokens : p.rows;
-    work.tile = {0, begin, end, 0};
+    work.tile = {0, begin, tile_end(begin, p.rows, kConfig.tile_tokens, kConfig.tile_slack), 0};
   }
   return true;
 }

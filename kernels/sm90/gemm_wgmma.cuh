@@ -3,7 +3,7 @@
 //
 // One stage of the ring is 64 of K:
 //   weights      [k / 32, 2][row blocks][1024 bytes], row blocks as prepared, by bulk copies;
-//   activations  [block_tokens][128 bytes], 128-byte swizzle.
+//   activations  [most_block_tokens][128 bytes], 128-byte swizzle.
 // Blocks of a cluster have the same weight rows and share a tile's tokens; each brings part of the weights for all.
 // With many tokens they are the m64 side of products; with few, weight rows are, so that a tile's tokens are any
 // multiple of 8 without wasted work. Sums lie in registers as those of mma.sync do. 16-bit results of many tokens leave
@@ -25,7 +25,7 @@ __device__ __forceinline__ int take_slot(const Ring<kConfig>& ring, Place<kConfi
 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, const Ring<kConfig>& ring) {
-  constexpr int kMost = WgmmaShape<kConfig>::kTokens;
+  constexpr int kFull = WgmmaShape<kConfig>::kTokens, kMost = WgmmaShape<kConfig>::kMostTokens;
   const bool tokens_first = stores_tokens<kConfig>(p);
   const bool slots = needs_slot<kConfig>(p);
   WorkList<kConfig> list(p);
@@ -39,7 +39,7 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
     // The same in all lanes, as the compiler must know: wgmma where it thinks that lanes part is serialised.
     const int count = __shfl_sync(0xffffffffu, work.tile.row_end - work.tile.row_begin, 0);
     Sums<kConfig> sums = {};  // unset, and without a sum to add to at first, it would be alive all around the loop
-    if (tokens_first && count > kMost / 4 * 3) {
+    if (tokens_first && count > kFull / 4 * 3 && count <= kFull) {
       if constexpr (TokensTimesRows<kConfig>::kExists) {
         multiply<kConfig, TokensTimesRows<kConfig>>(ring, p, place, outbox, sums);
         outbox.clear();
@@ -47,18 +47,20 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
         store_tokens<kConfig>(p, work, sums, outbox);
       }
     } else {
-      if (count <= kMost / 4) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 4>>(ring, p, place, outbox, sums);
-      } else if (count <= kMost / 2) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 2>>(ring, p, place, outbox, sums);
-      } else if (count <= kMost / 4 * 3) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost / 4 * 3>>(ring, p, place, outbox, sums);
+      if (count <= kFull / 4) {
+        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 4>>(ring, p, place, outbox, sums);
+      } else if (count <= kFull / 2) {
+        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 2>>(ring, p, place, outbox, sums);
+      } else if (count <= kFull / 4 * 3) {
+        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 4 * 3>>(ring, p, place, outbox, sums);
+      } else if (kMost == kFull || count <= kFull) {
+        multiply<kConfig, RowsTimesTokens<kConfig, kFull>>(ring, p, place, outbox, sums);
       } else {
         multiply<kConfig, RowsTimesTokens<kConfig, kMost>>(ring, p, place, outbox, sums);
       }
       outbox.clear();
       if (slots) ring.release(take_slot(ring, place));
-      store_rows<kConfig>(p, work, ring, sums);
+      store_rows<kConfig>(p, work, sums, ring);
     }
     work = next;
   }
@@ -66,8 +68,8 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
   ptx::bulk_wait();
 }
 
-/// Of a thread that multiplies and of one that loads: 2 * 224 + 56 <= 3 * 168, what all have at first.
-inline constexpr int kMultiplyRegisters = 224, kLoadRegisters = 56;
+/// Of a thread that multiplies and of one that loads: 2 * 232 + 40 <= 3 * 168, what all have at first.
+inline constexpr int kMultiplyRegisters = 232, kLoadRegisters = 40;
 
 /// grid.x: as many clusters as run at once. Dynamic shared memory: abi::smem_bytes.
 template <abi::KernelConfig kConfig>

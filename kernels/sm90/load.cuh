@@ -95,8 +95,8 @@ class TokenGatherer {
 
  private:
   static constexpr int kRowsApart = 4 * kConfig.warps_load;  // of those that one thread copies
-  static constexpr int kCopies = Shape::kTokens / kRowsApart;
-  static_assert(Shape::kTokens % kRowsApart == 0);
+  static constexpr int kCopies = Shape::kMostTokens / kRowsApart;
+  static_assert(Shape::kMostTokens % kRowsApart == 0);
 
   const char* activations_;
   u32 pieces_[kCopies];
@@ -115,7 +115,7 @@ __device__ __forceinline__ void leave_slot(const Ring<kConfig>& ring, Place<kCon
 /// By one thread: stage after stage of all pieces of work of this block, as slots become free.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
-  constexpr int kBoxes = abi::div_up(WgmmaShape<kConfig>::kTokens, abi::kTensorRows);
+  constexpr int kBoxes = WgmmaShape<kConfig>::kMostTokens / abi::kTensorRows;
   constexpr int kBoxBytes = abi::kTensorRows * kTokenBytes;
   const bool slots = needs_slot<kConfig>(p.gemm);
   Place<kConfig> next;

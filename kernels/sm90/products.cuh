@@ -26,7 +26,7 @@ struct RowsTimesTokens {
       const u64 a_step = a + (step / 2 * Shape::kUnitBytes + step % 2 * 32) / 16, b_step = b + step * 2;
       ptx::wgmma<kConfig.io, kTokens>(sums, a_step, b_step);
       if constexpr (kHalves == 2) {
-        ptx::wgmma<kConfig.io, kTokens, Shape::kTokens / 2>(sums, a_step + kHalfBytes / 16, b_step);
+        ptx::wgmma<kConfig.io, kTokens, Shape::kMostTokens / 2>(sums, a_step + kHalfBytes / 16, b_step);
       }
     }
   }

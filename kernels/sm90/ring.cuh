@@ -18,7 +18,9 @@ template <abi::KernelConfig kConfig>
 struct WgmmaShape {
   static constexpr int kGroups = kConfig.warps_rows / 4;  // warpgroups that multiply
   static constexpr int kMultiplyThreads = 128 * kGroups;
-  static constexpr int kTokens = abi::block_tokens(kConfig);
+  static constexpr int kTokens = abi::block_tokens(kConfig);           // of a full tile
+  static constexpr int kMostTokens = abi::most_block_tokens(kConfig);  // of a last one
+  static constexpr int kStoreTokens = abi::store_tokens(kConfig);
   static constexpr int kBlockGroups = kConfig.tile_rows / abi::kBlockRows / abi::kGroupBlocks;
   static constexpr int kGroupBytes = abi::kGroupBlocks * abi::kBlockBytes;  // of one unit of K
   static constexpr int kUnitBytes = kBlockGroups * kGroupBytes;
@@ -29,12 +31,13 @@ struct WgmmaShape {
   static_assert(kConfig.warps_tokens * kConfig.warps_k == 1 && kConfig.tile_rows % (64 * kGroups) == 0);
   static_assert(kBlockGroups * abi::kGroupBlocks * abi::kBlockRows == kConfig.tile_rows);
   static_assert(kStageBytes % 1024 == 0);
+  static_assert(kMostTokens % abi::kTensorRows == 0 && kMostTokens % 16 == 0);
   static_assert(kBlockGroups % kConfig.cluster == 0, "each block of a cluster brings as many");
 };
 
 /// Of one thread.
 template <abi::KernelConfig kConfig>
-using Sums = float[kConfig.tile_rows / WgmmaShape<kConfig>::kGroups * WgmmaShape<kConfig>::kTokens / 128];
+using Sums = float[kConfig.tile_rows / WgmmaShape<kConfig>::kGroups * WgmmaShape<kConfig>::kMostTokens / 128];
 
 /// Shared memory: [stages][kStageBytes], then `full` and `empty` barriers, then sums of each warpgroup.
 /// full: a stage is there: copies by the copy engine of all blocks of the cluster, one arrival that announces them, and
@@ -77,12 +80,17 @@ class Ring {
   __device__ __forceinline__ float* sums(int group) const {
     return reinterpret_cast<float*>(memory_ + kSumsAt + group * kSumsBytes);
   }
+  /// The same memory: 16-bit results of a warpgroup.
+  __device__ __forceinline__ u32 lines(int group) const { return base_ + kSumsAt + group * kSumsBytes; }
+  static constexpr int kSumsBytes = Shape::kStoreTokens * Shape::Group::kPitch * 4;  // of a warpgroup
+  /// Warps of a warpgroup for whose results of `bytes` a token there is room beside the stages.
+  __device__ static constexpr int results_outside(int bytes) { return min_of(kSumsBytes / (16 * bytes), 4); }
   /// [16 tokens][kBytes] of this warp, which multiplies: results on their way to global memory. Those of a warpgroup's
   /// warps lie where its sums do, as far as there is room, else in a stage's slot.
   template <int kBytes>
   __device__ __forceinline__ u32 results(int slot) const {
     constexpr int kWarpBytes = 16 * kBytes;
-    constexpr int kOutside = min_of(kSumsBytes / kWarpBytes, 4), kInside = 4 - kOutside;  // warps of a warpgroup
+    constexpr int kOutside = results_outside(kBytes), kInside = 4 - kOutside;  // warps of a warpgroup
     static_assert(kInside * Shape::kGroups * kWarpBytes <= Shape::kStageBytes);
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4;
     return warp < kOutside ? base_ + kSumsAt + group * kSumsBytes + warp * kWarpBytes
@@ -92,7 +100,6 @@ class Ring {
  private:
   static constexpr int kBarriersAt = kConfig.stages * Shape::kStageBytes;
   static constexpr int kSumsAt = kBarriersAt + kConfig.stages * 16;
-  static constexpr int kSumsBytes = abi::kStoreTokens * Shape::Group::kPitch * 4;  // of a warpgroup
   __device__ static constexpr int min_of(int a, int b) { return a < b ? a : b; }
   char* memory_;
   u32 base_;

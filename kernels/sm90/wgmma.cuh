@@ -56,6 +56,14 @@ __device__ __forceinline__ void cp_async_wait_all() { asm volatile("cp.async.wai
 /// would wait for them.)
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+/// Four 8 x 8 matrices of 16 bits in fragments, registers 0 to 3, are stored transposed: lane 8 i + j says where column
+/// j of matrix i goes, 16 bytes.
+__device__ __forceinline__ void store_transposed(u32 shared, const u32 (&matrices)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(matrices[0]),
+               "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
+               : "memory");
+}
+
 // --- wgmma ----------------------------------------------------------------------------------------------------------
 
 /// Descriptor of a K-major operand in shared memory whose rows of `kRowBytes` (64, 128) are swizzled at that width.
@@ -96,6 +104,10 @@ __device__ __forceinline__ void give_registers() {
 #define MOESAIC_LIST_64 \
   MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", " MOESAIC_TEN(4) ", " MOESAIC_TEN(5) ", " \
                 "%60, %61, %62, %63"
+#define MOESAIC_LIST_80                                                                             \
+  MOESAIC_TEN()                                                                                     \
+  ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", " MOESAIC_TEN(4) ", " MOESAIC_TEN( \
+      5) ", " MOESAIC_TEN(6) ", " MOESAIC_TEN(7)
 #define MOESAIC_LIST_128 \
   MOESAIC_TEN() ", " MOESAIC_TEN(1) ", " MOESAIC_TEN(2) ", " MOESAIC_TEN(3) ", " MOESAIC_TEN(4) ", " MOESAIC_TEN(5) ", " \
   MOESAIC_TEN(6) ", " MOESAIC_TEN(7) ", " MOESAIC_TEN(8) ", " MOESAIC_TEN(9) ", " MOESAIC_TEN(10) ", " MOESAIC_TEN(11) \
@@ -108,6 +120,7 @@ __device__ __forceinline__ void give_registers() {
 #define MOESAIC_D32(i) MOESAIC_D16(i), MOESAIC_D16(i + 16)
 #define MOESAIC_D48(i) MOESAIC_D32(i), MOESAIC_D16(i + 32)
 #define MOESAIC_D64(i) MOESAIC_D32(i), MOESAIC_D32(i + 32)
+#define MOESAIC_D80(i) MOESAIC_D64(i), MOESAIC_D16(i + 64)
 #define MOESAIC_D128(i) MOESAIC_D64(i), MOESAIC_D64(i + 64)
 #define MOESAIC_WGMMA(n, type, count, a_index, b_index)                                         \
   asm volatile(                                                                                 \
@@ -129,13 +142,14 @@ template <int kIo, int kColumns, int kFirst = 0, int kSums>
 __device__ __forceinline__ void wgmma(float (&d)[kSums], u64 a, u64 b) {
   static_assert(kSums >= kFirst + kColumns / 2);
   static_assert(kColumns == 16 || kColumns == 32 || kColumns == 48 || kColumns == 64 || kColumns == 96 ||
-                kColumns == 128 || kColumns == 256);
+                kColumns == 128 || kColumns == 160 || kColumns == 256);
   MOESAIC_WGMMA_CASE(16, 8, 8, 9)
   MOESAIC_WGMMA_CASE(32, 16, 16, 17)
   MOESAIC_WGMMA_CASE(48, 24, 24, 25)
   MOESAIC_WGMMA_CASE(64, 32, 32, 33)
   MOESAIC_WGMMA_CASE(96, 48, 48, 49)
   MOESAIC_WGMMA_CASE(128, 64, 64, 65)
+  MOESAIC_WGMMA_CASE(160, 80, 80, 81)
   MOESAIC_WGMMA_CASE(256, 128, 128, 129)
 }
 

@@ -48,6 +48,7 @@ class Launches {
     p.held_experts = c_.groups;
     p.top_k = 1;
     p.tile_tokens = gemm_.tile_tokens;
+    p.tile_slack = gemm_.tile_slack;
     chain_.launch(kernel, {1}, abi::threads(config), p);
   }
 

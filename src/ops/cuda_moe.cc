@@ -215,6 +215,7 @@ class Launches {
     p.renormalize = c_.routing.renormalize ? 1 : 0;
     p.scaling = c_.routing.scaling;
     p.tile_tokens = tile_tokens_;
+    p.tile_slack = steps_.gemm1.config().tile_slack;
     p.segment_tokens = w_.segment_tokens;
     return p;
   }

@@ -29,19 +29,24 @@ double touched_experts(const GemmShape& s) {
          (1.0 - std::pow(1.0 - static_cast<double>(s.top_k) / s.num_experts, static_cast<double>(s.tokens)));
 }
 
-/// Expected tiles over all experts: rows per expert taken as Poisson, in steps of one tile.
-double expected_tiles(const GemmShape& s, int tile) {
+/// Tiles of one expert's rows: kernels/common/tiles.cuh.
+double tiles_of(double rows, int tile, int slack) {
+  return rows <= 0 ? 0.0 : std::max(1.0, std::ceil((rows - slack) / tile));
+}
+
+/// Expected tiles over all experts: rows per expert taken as Poisson.
+double expected_tiles(const GemmShape& s, int tile, int slack) {
   const double mean = static_cast<double>(s.tokens) * s.top_k / s.num_experts;
-  if (s.num_experts == 1) return std::ceil(mean / tile);
-  if (mean > 32.0 * tile) return s.held_experts * (mean / tile + 0.5);
-  // E[ceil(n / tile)] is the sum over i of P(n > i * tile). Numbers of rows far from the mean do not happen.
+  if (s.num_experts == 1) return tiles_of(mean, tile, slack);
+  if (mean > 32.0 * tile) return s.held_experts * ((mean - slack) / tile + 0.5);
+  // The sum over n of P(rows > n) where one row more is one tile more. Numbers far from the mean do not happen.
   const double spread = 12.0 * std::sqrt(mean) + 12.0;
   const int first = std::max(0, static_cast<int>(mean - spread)), last = static_cast<int>(mean + spread);
-  double tiles = std::ceil(static_cast<double>(first) / tile), below = 0;
+  double tiles = tiles_of(first, tile, slack), below = 0;
   double term = std::exp(first * std::log(mean) - mean - std::lgamma(first + 1.0));
   for (int n = first; n <= last; ++n) {
     below += term;
-    if (n % tile == 0) tiles += std::max(0.0, 1.0 - below);
+    if (tiles_of(n + 1, tile, slack) > tiles_of(n, tile, slack)) tiles += std::max(0.0, 1.0 - below);
     term *= mean / (n + 1);
   }
   return s.held_experts * tiles;
@@ -81,13 +86,13 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   const double rows = first ? (s.gated ? 2.0 : 1.0) * s.intermediate : s.hidden;
   const double k = first ? s.hidden : s.intermediate;
   const double bytes = abi::weight_bits(c.weights) / 8.0 * rows * k;
-  const double tiles = expected_tiles(s, c.tile_tokens);
+  const double tiles = expected_tiles(s, c.tile_tokens, c.tile_slack);
   const double dram = touched_experts(s) * bytes / rates.dram_bytes_per_us;
   const bool streaming = c.stages == 0;
   // Activations are read again for every 16 to 128 weight rows, those that exist.
   const double activation_bytes = 2.0 * expected_rows(s) * k * rows / c.tile_rows;
   const double l2 = (tiles * bytes + activation_bytes) / rates.l2_bytes_per_us;
-  const double multiplied = abi::is_persistent(c) ? expected_tiles(s, c.tile_tokens / 4) / 4.0 : tiles;
+  const double multiplied = abi::is_persistent(c) ? expected_tiles(s, c.tile_tokens / 4, 0) / 4.0 : tiles;
   const double work = multiplied * rows * k * 1e-6 * weights_cost(c) * kCostFlops / rates.mma_flops_per_us;
   if (abi::is_persistent(c)) {
     // Bounds that are near each other add up; the last round of work leaves SMs idle.
@@ -137,7 +142,11 @@ int recipe_of(const MoeConfig& config) {
   return tables::recipe_index(config.recipe);
 }
 
-/// Both GEMMs share the tile list, hence the tile height: pairs of equal tile_tokens, with the sum of their scores.
+bool cuts_alike(const abi::KernelConfig& a, const abi::KernelConfig& b) {
+  return a.tile_tokens == b.tile_tokens && a.tile_slack == b.tile_slack;
+}
+
+/// Both GEMMs share the tile list, hence how rows are cut: pairs that cut them alike, with the sum of their scores.
 /// Their order does not depend on the shape.
 struct GemmPair {
   Choice first, second;
@@ -150,7 +159,7 @@ std::vector<GemmPair> gemm_pairs(const ArchRow& arch, int recipe, const GemmShap
   for (const Candidate& a : all) {
     for (const Candidate& b : all) {
       if (!a.why_not.empty() || !b.why_not.empty()) continue;
-      if (a.choice.config().tile_tokens != b.choice.config().tile_tokens) continue;
+      if (!cuts_alike(a.choice.config(), b.choice.config())) continue;
       const double second = gemm_score(b.choice.config(), shape, Gemm::kSecond, rates);
       pairs.push_back({a.choice, b.choice, a.score_us + second});
     }

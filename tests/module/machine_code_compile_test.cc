@@ -60,11 +60,12 @@ struct Form {
   int columns, rows;
 };
 
-// Those that are compiled: a quarter, half, three quarters and all of a block's tokens beside weight rows, and 256
-// weight rows beside 64 tokens.
+// Those that are compiled: a quarter, half, three quarters and all of a block's tokens beside weight rows, those of
+// the largest last tile, and 256 weight rows beside 64 tokens.
 std::vector<Form> forms(const abi::KernelConfig& config) {
   const int quarter = abi::block_tokens(config) / 4, rows = config.tile_rows / (config.warps_rows / 4);
   std::vector<Form> all = {{quarter, rows}, {2 * quarter, rows}, {3 * quarter, rows}, {4 * quarter, rows}};
+  if (config.tile_slack > 0) all.push_back({abi::most_block_tokens(config), rows});
   if (config.tile_rows == 256) all.push_back({256, 64});
   return all;
 }

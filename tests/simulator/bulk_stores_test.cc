@@ -95,18 +95,24 @@ TEST(SimulatorBulkStore, WhatItMayNotDoIsTold) {
   EXPECT_NE(fault.find("another block's shared memory"), std::string::npos) << fault;
 }
 
-// Register n of lane l holds 100 n + l; the rows of 16 bytes are stored in reverse, lane l's at 16 (31 - l).
-TEST(SimulatorMatrix, StoredMatricesLieByRows) {
-  const Words words(std::vector<u32>(128));
+// Register n of lane l holds 100 n + l; the rows, or columns, of 16 bytes are stored in reverse, lane l's at
+// 16 (31 - l).
+std::string store_matrices(const std::string& shape) {
   std::string body = "mov.u32 %r1, room;\nsub.s32 %r2, 31, %r0;\nshl.b32 %r2, %r2, 4;\nadd.s32 %r2, %r1, %r2;\n";
   for (u32 n = 0; n < 4; ++n) {
     body += "add.s32 %r" + std::to_string(4 + n) + ", %r0, " + std::to_string(100 * n) + ";\n";
   }
-  body += "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%r2], {%r4, %r5, %r6, %r7};\nbar.warp.sync -1;\n";
+  body += "stmatrix.sync.aligned.m8n8.x4" + shape + ".shared.b16 [%r2], {%r4, %r5, %r6, %r7};\nbar.warp.sync -1;\n";
   for (u32 n = 0; n < 4; ++n) {
     body += "shl.b32 %r8, %r0, 2;\nadd.s32 %r8, %r1, %r8;\nld.shared.u32 %r9, [%r8+" + std::to_string(128 * n) +
             "];\nst.global.u32 [%mine+" + std::to_string(128 * n) + "], %r9;\n";
   }
+  return body;
+}
+
+TEST(SimulatorMatrix, StoredMatricesLieByRows) {
+  const Words words(std::vector<u32>(128));
+  const std::string body = store_matrices("");
   run_on(words, body, {.threads = 32});
   const std::vector<u32> got = words.get();
   for (u32 matrix = 0; matrix < 4; ++matrix) {
@@ -116,6 +122,21 @@ TEST(SimulatorMatrix, StoredMatricesLieByRows) {
     }
   }
   EXPECT_NE(fault_of(words, body, {.threads = 16}).find("by part of a warp"), std::string::npos);
+}
+
+TEST(SimulatorMatrix, TransposedMatricesLieByColumns) {
+  const Words words(std::vector<u32>(128));
+  run_on(words, store_matrices(".trans"), {.threads = 32});
+  const std::vector<u32> got = words.get();
+  for (u32 matrix = 0; matrix < 4; ++matrix) {
+    for (u32 column = 0; column < 8; ++column) {
+      const u32 at = 4 * (31 - (8 * matrix + column));
+      for (u32 pair = 0; pair < 4; ++pair) {  // rows 2 pair and 2 pair + 1; odd columns are the registers' high halves
+        const u32 low = 100 * matrix + 8 * pair + column / 2;
+        EXPECT_EQ(got[at + pair], column % 2 == 0 ? low | (low + 4) << 16 : 0u);
+      }
+    }
+  }
 }
 
 // One arrival ends nothing while bytes that were announced apart from it are under way.

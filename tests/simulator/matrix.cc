@@ -51,6 +51,20 @@ Flow store_matrices(Warp& warp, const Instruction& i, u32 lanes) {
   return Flow::kNext;
 }
 
+// Lane 8 m + c has the address of column c of matrix m.
+Flow store_transposed_matrices(Warp& warp, const Instruction& i, u32 lanes) {
+  need_warp(lanes);
+  for (u32 lane = 0; lane < kLanes; ++lane) {
+    std::byte* column = shared_bytes(warp.block(), address_of(warp, i.slots[0], lane), 16, 16);
+    const u32* from = warp.at<u32>(i.registers[lane / 8]);
+    for (u32 row = 0; row < 8; ++row) {
+      const u16 element = static_cast<u16>(from[row * 4 + lane % 8 / 2] >> lane % 2 * 16);
+      std::memcpy(column + row * sizeof(u16), &element, sizeof(u16));
+    }
+  }
+  return Flow::kNext;
+}
+
 // Registers: d 4, a 4, b 2, c 4. Lane 4 g + t: rows g and g + 8, columns (or k) 2 t and 2 t + 1.
 template <bool kBf16>
 Flow multiply_sync(Warp& warp, const Instruction& i, u32 lanes) {
@@ -191,11 +205,12 @@ bool decode_matrix(const Statement& s, Names& names, Instruction& to) {
     add_vector(s.operands.at(0), names, to);
     to.slots[0] = names.address(s.operands.at(1));
     to.run = load_matrices;
-  } else if (text == "stmatrix.sync.aligned.m8n8.x4.shared.b16") {
+  } else if (text == "stmatrix.sync.aligned.m8n8.x4.shared.b16" ||
+             text == "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16") {
     to.slots[0] = names.address(s.operands.at(0));
     add_vector(s.operands.at(1), names, to);
     if (to.registers.size() != 4) return false;
-    to.run = store_matrices;
+    to.run = s.has("trans") ? store_transposed_matrices : store_matrices;
   } else if (text.rfind("mma.sync.aligned.m16n8k16.row.col.f32.", 0) == 0) {
     for (std::size_t i = 0; i < 4; ++i) add_vector(s.operands.at(i), names, to);
     if (to.registers.size() != 14) return false;

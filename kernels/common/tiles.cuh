@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the rows of an expert are cut into tiles: `tokens` (tile_tokens, a power of two) of them each. Rows beyond full
+// tiles that are at most `slack` (tile_slack) go with the tile before: alone they would pass over all weights again.
+#pragma once
+
+namespace moesaic {
+
+__device__ __forceinline__ int tile_count(int rows, int tokens, int slack) {
+  return min(rows, max(rows - slack, 1)) + tokens - 1 >> 31 - __clz(tokens);
+}
+/// Where the tile ends that begins at `begin`, of rows up to `end`.
+__device__ __forceinline__ int tile_end(int begin, int end, int tokens, int slack) {
+  return end - begin <= tokens + slack ? end : begin + tokens;
+}
+
+}  // namespace moesaic
