@@ -301,6 +301,16 @@ struct TensorGemmParams {
   TensorMap activations;  // of [activation_rows][k]
 };
 
+// --- rows in expert order --------------------------------------------------------------------------------------------
+
+/// out[slot_row[t][s]] = x[t] for all tokens and slots.
+struct GatherParams {
+  const void* x;        // [tokens][row_pieces] of 16 bytes
+  const int* slot_row;  // [tokens][top_k], -1: none
+  void* out;            // [rows][row_pieces]
+  int tokens, top_k, row_pieces;
+};
+
 // --- weighted sum ---------------------------------------------------------------------------------------------------
 
 /// Columns that a thread sums, 16 bytes of each row.

@@ -15,6 +15,12 @@ struct RowTerms {
 
 inline constexpr int kAnyKind = -1;
 
+/// Whether sums are anything but the results themselves: scales, biases, weights, alpha.
+__device__ __forceinline__ bool has_terms(const abi::GemmParams& p) {
+  return p.multipliers != nullptr || p.bias != nullptr || p.token_scale != nullptr || p.row_weight != nullptr ||
+         (p.epilogue != abi::kEpilogueHidden && p.out_alpha != 1.0f);
+}
+
 /// What prepared row blocks stand for, and how their sums combine.
 struct Epilogue {
   const abi::GemmParams& p;
@@ -45,9 +51,11 @@ struct Epilogue {
 
   /// GEMM 1: sums of a gate row and, when gated, of its up row -> one element of h. kKind: the activation, kAnyKind: as
   /// the parameters say.
-  template <int kKind = kAnyKind>
+  /// kTerms: has_terms.
+  template <int kKind = kAnyKind, bool kTerms = true>
   __device__ __forceinline__ float hidden(const RowTerms& gate_row, float gate, const RowTerms& up_row, float up,
                                           float token_scale, float input_weight) const {
+    if constexpr (!kTerms && kKind != kAnyKind) return activate_as<kKind>(activation(), gate, up);
     const float g = fmaf(gate * token_scale * gate_row.multiplier, input_weight, gate_row.bias);
     const float u = p.gated ? fmaf(up * token_scale * up_row.multiplier, input_weight, up_row.bias) : 0.0f;
     if constexpr (kKind != kAnyKind) return activate_as<kKind>(activation(), g, u);
@@ -55,7 +63,9 @@ struct Epilogue {
   }
 
   /// The others: one element of a row of results.
+  template <bool kTerms = true>
   __device__ __forceinline__ float plain(const RowTerms& row, float sum, float token_scale) const {
+    if constexpr (!kTerms) return sum;
     return fmaf(p.out_alpha, sum * token_scale * row.multiplier, row.bias);
   }
 

@@ -78,8 +78,9 @@ struct Lines {
   }
 };
 
-/// Of RowsTimesTokens, results of the io type. kKind: the activation of a gated GEMM 1, kAnyKind: none.
-template <abi::KernelConfig kConfig, int kKind>
+/// Of RowsTimesTokens, results of the io type. kKind: the activation of a gated GEMM 1, kAnyKind: none. kTerms:
+/// has_terms.
+template <abi::KernelConfig kConfig, int kKind, bool kTerms>
 __device__ __forceinline__ void store_rows_16(const abi::GemmParams& p, const Work& work, const Ring<kConfig>& ring,
                                               const Sums<kConfig>& sums) {
   using Shape = WgmmaShape<kConfig>;
@@ -95,7 +96,9 @@ __device__ __forceinline__ void store_rows_16(const abi::GemmParams& p, const Wo
   for (int half = 0; half < kHalves; ++half) {
     const int block = min(first_block + half * 4 + warp, p.row_blocks - 1);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) terms[half][i] = epilogue.terms(block, lane / 4 + 8 * i);
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (kTerms) terms[half][i] = epilogue.terms(block, lane / 4 + 8 * i);
+    }
   }
 #pragma unroll 1  // the activation is compiled a few times, not once per sum
   for (int first = 0; first < count; first += Out::kTokens) {
@@ -116,19 +119,20 @@ __device__ __forceinline__ void store_rows_16(const abi::GemmParams& p, const Wo
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int row = work.tile.row_begin + min(first + tile * 8 + lane % 4 * 2 + i, count - 1);
-          scale[i] = epilogue.token_scale(row);
-          weight[i] = kHidden && p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
+          scale[i] = kTerms ? epilogue.token_scale(row) : 1.0f;
+          weight[i] = kTerms && kHidden && p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
         }
         if constexpr (kHidden) {
           const auto hidden = [&](int i) {
-            return epilogue.template hidden<kKind>(terms[half][0], s[i], terms[half][1], s[2 + i], scale[i], weight[i]);
+            return epilogue.template hidden<kKind, kTerms>(terms[half][0], s[i], terms[half][1], s[2 + i], scale[i],
+                                                           weight[i]);
           };
           words[0][tile] = pack<kConfig.io>(hidden(0), hidden(1));
         } else {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            words[i][tile] = pack<kConfig.io>(epilogue.plain(terms[half][i], s[2 * i], scale[0]),
-                                              epilogue.plain(terms[half][i], s[2 * i + 1], scale[1]));
+            words[i][tile] = pack<kConfig.io>(epilogue.template plain<kTerms>(terms[half][i], s[2 * i], scale[0]),
+                                              epilogue.template plain<kTerms>(terms[half][i], s[2 * i + 1], scale[1]));
           }
         }
       }
@@ -163,53 +167,36 @@ struct Corner {
   }
 };
 
-/// Words of four lanes, one of each of four tiles of 8 columns -> the tile of the lane's number among four.
-__device__ __forceinline__ uint4 gather_quad(const u32* words) {
-  const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
-  // Tiles 1 and 3 of even lanes change places with 0 and 2 of odd ones; then pairs of tiles do.
-  const u32 a = __shfl_xor_sync(0xffffffffu, odd ? words[0] : words[1], 1);
-  const u32 b = __shfl_xor_sync(0xffffffffu, odd ? words[2] : words[3], 1);
-  const uint2 low = odd ? make_uint2(a, words[1]) : make_uint2(words[0], a);
-  const uint2 high = odd ? make_uint2(b, words[3]) : make_uint2(words[2], b);
-  const u32 c = __shfl_xor_sync(0xffffffffu, upper ? low.x : high.x, 2);
-  const u32 d = __shfl_xor_sync(0xffffffffu, upper ? low.y : high.y, 2);
-  return upper ? make_uint4(c, d, high.x, high.y) : make_uint4(low.x, low.y, c, d);
-}
+/// Bytes of a row of kTiles * 8 16-bit results in shared memory; + 16: eight rows lie in different banks.
+__device__ constexpr int line_pitch(int tiles) { return tiles * 16 + 16; }
 
-/// 16-bit results of 16 tokens of a warp, eight tiles of 8 columns at a time, to `shared`; from there by the copy
-/// engine. words(tile, words of both rows): of this thread's two columns.
+/// 16-bit results of 16 tokens of a warp to `shared`; from there by the copy engine. words(tile, words of both rows):
+/// of this thread's two columns of a tile of 8.
 template <int kTiles, typename Words>
 __device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Work& work, const Corner& corner,
                                             u32 shared, Words words) {
-  static_assert(kTiles % 8 == 0);
+  static_assert(kTiles % 2 == 0);
   const int lane = threadIdx.x % 32, first_column = corner.column - lane % 4 * 2, left = p.out_cols - first_column;
-  const bool odd = lane / 4 % 2 != 0;  // of two rows, one stores its first four tiles first: all banks at once
 #pragma unroll
-  for (int first = 0; first < kTiles; first += 8) {
+  for (int first = 0; first < kTiles; first += 2) {
     if (first * 8 >= left) break;
-    u32 pair[2][8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) words(first + i, pair[0][i], pair[1][i]);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint4 low = gather_quad(pair[i]), high = gather_quad(pair[i] + 4);
-      const u32 at = shared + ((lane / 4 + 8 * i) * kTiles + first + lane % 4) * 16;
-      ptx::store_shared_16(at + (odd ? 64 : 0), odd ? high : low);
-      ptx::store_shared_16(at + (odd ? 0 : 64), odd ? low : high);
-    }
+    u32 matrices[4];  // rows 0 to 7 and 8 to 15 of a tile, then of the next
+    words(first, matrices[0], matrices[1]);
+    words(first + 1, matrices[2], matrices[3]);
+    ptx::store_matrices(shared + lane % 16 * line_pitch(kTiles) + (first + lane / 16) * 16, matrices);
   }
   ptx::fence_async_proxy();
   __syncwarp();
   const int row = work.tile.row_begin + static_cast<int>(threadIdx.x) / 32 * 16 + lane;
   if (lane < 16 && row < work.tile.row_end) {
     ptx::bulk_store(static_cast<u16*>(p.out) + static_cast<long long>(row) * p.out_stride + first_column,
-                    shared + lane * kTiles * 16, min(kTiles * 8, left) * 2);
+                    shared + lane * line_pitch(kTiles), min(kTiles * 8, left) * 2);
   }
   ptx::bulk_commit();
 }
 
 /// Of TokensTimesRows, gated GEMM 1: gate and up are neighbouring n8 tiles of the same thread.
-template <abi::KernelConfig kConfig, int kKind>
+template <abi::KernelConfig kConfig, int kKind, bool kTerms>
 __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, const Work& work,
                                                     const Sums<kConfig>& sums, const Ring<kConfig>& ring, int slot) {
   const Epilogue epilogue{p, work.tile.expert};
@@ -217,42 +204,47 @@ __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, co
   float weight[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    weight[i] = corner.exist[i] && p.row_weight != nullptr ? p.row_weight[corner.rows[i]] : 1.0f;
+    weight[i] = kTerms && corner.exist[i] && p.row_weight != nullptr ? p.row_weight[corner.rows[i]] : 1.0f;
   }
   constexpr int kTiles = kConfig.tile_rows / 16;
-  store_lines<kTiles>(p, work, corner, ring.template results<kTiles * 16>(slot),
-                      [&](int tile, u32& first, u32& second) {
-                        const int block = min(work.row_block + tile, p.row_blocks - 1), row = threadIdx.x % 4 * 2;
-                        RowTerms gates[2], ups[2];
-                        epilogue.pair_terms(block, row, gates[0], gates[1]);
-                        epilogue.pair_terms(block, row + 8, ups[0], ups[1]);
-                        const float* s = sums + tile * 8;
-                        const auto hidden = [&](int column, int i) {
-                          return epilogue.template hidden<kKind>(gates[column], s[i * 2 + column], ups[column],
-                                                                 s[i * 2 + column + 4], corner.scale[i], weight[i]);
-                        };
-                        first = pack<kConfig.io>(hidden(0, 0), hidden(1, 0));
-                        second = pack<kConfig.io>(hidden(0, 1), hidden(1, 1));
-                      });
+  store_lines<kTiles>(
+      p, work, corner, ring.template results<line_pitch(kTiles)>(slot), [&](int tile, u32& first, u32& second) {
+        const int block = min(work.row_block + tile, p.row_blocks - 1), row = threadIdx.x % 4 * 2;
+        RowTerms gates[2], ups[2];
+        if constexpr (kTerms) {
+          epilogue.pair_terms(block, row, gates[0], gates[1]);
+          epilogue.pair_terms(block, row + 8, ups[0], ups[1]);
+        }
+        const float* s = sums + tile * 8;
+        const auto hidden = [&](int column, int i) {
+          return epilogue.template hidden<kKind, kTerms>(gates[column], s[i * 2 + column], ups[column],
+                                                         s[i * 2 + column + 4], corner.scale[i], weight[i]);
+        };
+        first = pack<kConfig.io>(hidden(0, 0), hidden(1, 0));
+        second = pack<kConfig.io>(hidden(0, 1), hidden(1, 1));
+      });
 }
 
 /// Of TokensTimesRows, GEMM 2 and plain GEMMs whose results are of the io type.
-template <abi::KernelConfig kConfig>
+template <abi::KernelConfig kConfig, bool kTerms>
 __device__ __forceinline__ void store_tokens_16(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
                                                 const Ring<kConfig>& ring, int slot) {
   const Epilogue epilogue{p, work.tile.expert};
   const Corner corner(epilogue, work, work.row_block * abi::kBlockRows);
   constexpr int kTiles = kConfig.tile_rows / 8;
-  store_lines<kTiles>(p, work, corner, ring.template results<kTiles * 16>(slot),
+  store_lines<kTiles>(p, work, corner, ring.template results<line_pitch(kTiles)>(slot),
                       [&](int tile, u32& first, u32& second) {
                         const int block = min(work.row_block + tile / 2, p.row_blocks - 1);
                         RowTerms terms[2];
-                        epilogue.pair_terms(block, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
+                        if constexpr (kTerms) {
+                          epilogue.pair_terms(block, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
+                        }
                         const float* s = sums + tile * 4;
-                        first = pack<kConfig.io>(epilogue.plain(terms[0], s[0], corner.scale[0]),
-                                                 epilogue.plain(terms[1], s[1], corner.scale[0]));
-                        second = pack<kConfig.io>(epilogue.plain(terms[0], s[2], corner.scale[1]),
-                                                  epilogue.plain(terms[1], s[3], corner.scale[1]));
+                        const auto plain = [&](int column, int i) {
+                          return epilogue.template plain<kTerms>(terms[column], s[i * 2 + column], corner.scale[i]);
+                        };
+                        first = pack<kConfig.io>(plain(0, 0), plain(1, 0));
+                        second = pack<kConfig.io>(plain(0, 1), plain(1, 1));
                       });
 }
 
@@ -301,7 +293,7 @@ __device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
 /// Whether 16-bit results of a tile need a slot of the ring for their way out: every tile of the kernel then has one.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ bool needs_slot(const abi::GemmParams& p) {
-  constexpr bool kHidden = Ring<kConfig>::results_outside(kConfig.tile_rows) < 4;
+  constexpr bool kHidden = Ring<kConfig>::results_outside(line_pitch(kConfig.tile_rows / 16)) < 4;
   return (kHidden || p.epilogue != abi::kEpilogueHidden) && p.out_type != abi::kSourceF32 && stores_tokens<kConfig>(p);
 }
 
@@ -312,11 +304,17 @@ __device__ __forceinline__ void store_rows(const abi::GemmParams& p, const Work&
   if (!stores_16<kConfig>(p)) {
     store_any_rows<kConfig>(p, work, ring, sums);
   } else if (p.epilogue != abi::kEpilogueHidden) {
-    store_rows_16<kConfig, kAnyKind>(p, work, ring, sums);
-  } else if (p.activation == 3) {
-    store_rows_16<kConfig, 3>(p, work, ring, sums);
+    if (has_terms(p)) {
+      store_rows_16<kConfig, kAnyKind, true>(p, work, ring, sums);
+    } else {
+      store_rows_16<kConfig, kAnyKind, false>(p, work, ring, sums);
+    }
+  } else if (p.activation == 5) {  // gpt-oss: with biases
+    store_rows_16<kConfig, 5, true>(p, work, ring, sums);
+  } else if (has_terms(p)) {
+    store_rows_16<kConfig, 3, true>(p, work, ring, sums);
   } else {
-    store_rows_16<kConfig, 5>(p, work, ring, sums);
+    store_rows_16<kConfig, 3, false>(p, work, ring, sums);
   }
 }
 
@@ -327,11 +325,17 @@ __device__ __forceinline__ void store_tokens(const abi::GemmParams& p, const Wor
   if (p.out_type == abi::kSourceF32) {
     store_tokens_32<kConfig>(p, work, sums);
   } else if (p.epilogue != abi::kEpilogueHidden) {
-    store_tokens_16<kConfig>(p, work, sums, outbox.ring, outbox.slot);
-  } else if (p.activation == 3) {
-    store_tokens_hidden<kConfig, 3>(p, work, sums, outbox.ring, outbox.slot);
+    if (has_terms(p)) {
+      store_tokens_16<kConfig, true>(p, work, sums, outbox.ring, outbox.slot);
+    } else {
+      store_tokens_16<kConfig, false>(p, work, sums, outbox.ring, outbox.slot);
+    }
+  } else if (p.activation == 5) {  // gpt-oss: with biases
+    store_tokens_hidden<kConfig, 5, true>(p, work, sums, outbox.ring, outbox.slot);
+  } else if (has_terms(p)) {
+    store_tokens_hidden<kConfig, 3, true>(p, work, sums, outbox.ring, outbox.slot);
   } else {
-    store_tokens_hidden<kConfig, 5>(p, work, sums, outbox.ring, outbox.slot);
+    store_tokens_hidden<kConfig, 3, false>(p, work, sums, outbox.ring, outbox.slot);
   }
 }
 

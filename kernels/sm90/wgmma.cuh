@@ -56,8 +56,13 @@ __device__ __forceinline__ void cp_async_wait_all() { asm volatile("cp.async.wai
 /// would wait for them.)
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-/// Four 8 x 8 matrices of 16 bits in fragments, registers 0 to 3, are stored transposed: lane 8 i + j says where column
-/// j of matrix i goes, 16 bytes.
+/// Four 8 x 8 matrices of 16 bits in fragments, registers 0 to 3: lane 8 i + j says where row j of matrix i goes, 16
+/// bytes; transposed, where column j does.
+__device__ __forceinline__ void store_matrices(u32 shared, const u32 (&matrices)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(matrices[0]),
+               "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
+               : "memory");
+}
 __device__ __forceinline__ void store_transposed(u32 shared, const u32 (&matrices)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(matrices[0]),
                "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])

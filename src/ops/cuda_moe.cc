@@ -237,12 +237,27 @@ class Launches {
 
   abi::GemmParams routed_gemm(int role) const {
     abi::GemmParams p = gemm(role, routed());
-    p.row_token = role == 1 && !is_dispatched(run_) ? work<int>(w_.row_token) : nullptr;
-    p.activation_rows = role == 1 || is_dispatched(run_) ? tokens_ : tokens_ * c_.top_k;
+    const bool by_token = role == 1 && !is_dispatched(run_) && !gathers();
+    p.row_token = by_token ? work<int>(w_.row_token) : nullptr;
+    p.activation_rows = by_token || is_dispatched(run_) ? tokens_ : tokens_ * c_.top_k;
+    if (role == 1 && gathers()) p.activations = gathered();
     p.row_weight = role == 1 && c_.weights_on_input && !is_dispatched(run_) ? work<float>(w_.row_weight) : nullptr;
     p.tiles = work<abi::Tile>(w_.tiles);
     p.num_tiles = work<int>(w_.num_tiles);
     return p;
+  }
+
+  bool gathers() const { return steps_.gather.row != nullptr && !is_dispatched(run_); }
+  void gather(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
+    abi::GatherParams p{};
+    p.x = run_.x.data;
+    p.slot_row = work<int>(w_.slot_row);
+    p.out = gathered();
+    p.tokens = tokens_;
+    p.top_k = c_.top_k;
+    p.row_pieces = c_.hidden / 8;
+    const int blocks = abi::div_up(tokens_, config.warps_tokens);
+    chain_.launch(kernel, {static_cast<unsigned>(blocks)}, abi::threads(config), p);
   }
 
   abi::GemmParams shared_gemm(int role) const {
@@ -304,6 +319,8 @@ class Launches {
   const T* weights(std::size_t offset) const {
     return reinterpret_cast<const T*>(static_cast<const char*>(run_.prepared) + offset);
   }
+  /// x in expert order: where GEMM 2's rows will be, when GEMM 1 has read it.
+  void* gathered() const { return work<void>(w_.routed.y); }
   int* ids() const { return run_.topk_ids_out.empty() ? work<int>(w_.ids) : static_cast<int*>(run_.topk_ids_out.data); }
   float* slot_weights() const {
     return run_.topk_weights_out.empty() ? work<float>(w_.weights) : static_cast<float*>(run_.topk_weights_out.data);
@@ -426,6 +443,7 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
   if (quantised_ || (config_.shared.intermediate > 0 && shared_quantised_)) {
     launches.quantise_input(kernel(s.operand), s.operand.config());
   }
+  if (launches.gathers()) launches.gather(kernel(s.gather), s.gather.config());
   run_gemms(launches, s);
   if (config_.shared.intermediate > 0) {
     launches.launch_gemm(kernel(s.shared_gemm1), s.shared_gemm1.config(), launches.shared_gemm(1));

@@ -20,8 +20,8 @@ using tables::Op;
 
 namespace {
 
-/// Which GEMM of the layer.
-enum class Gemm { kFirst, kSecond };
+/// Which GEMM of the layer; the first one gathers its rows, or they lie in its order.
+enum class Gemm { kFirst, kFirstInOrder, kSecond };
 
 /// Experts that T tokens touch on average when routing is uniform.
 double touched_experts(const GemmShape& s) {
@@ -74,6 +74,9 @@ constexpr KindCosts kKindCosts[] = {
 /// The same of wgmma, by tiles of 64, 128 and 256 tokens and of 128 or 256 weight rows: such a tile multiplies as many
 /// quarters of its tokens as it has rows in.
 constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
+/// What of it is left when GEMM 1 need not gather its rows; and what that costs: tokens read and rows written at this
+/// part of DRAM's rate, and a launch (docs/performance-log.md, H200).
+constexpr double kInOrderWork = 0.905, kGatherRate = 0.88, kGatherLaunch = 3.0;
 /// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other.
 constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18;
 /// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight.
@@ -82,7 +85,7 @@ constexpr double kTiledDram = 1.10;
 /// Predicted time of one grouped GEMM: weights from DRAM once per touched expert; each tile brings all of its expert's
 /// into operands and multiplies tile_tokens rows whether they are used or not.
 double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, const DeviceRates& rates) {
-  const bool first = gemm == Gemm::kFirst;
+  const bool first = gemm != Gemm::kSecond;
   const double rows = first ? (s.gated ? 2.0 : 1.0) * s.intermediate : s.hidden;
   const double k = first ? s.hidden : s.intermediate;
   const double bytes = abi::weight_bits(c.weights) / 8.0 * rows * k;
@@ -93,7 +96,8 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   const double activation_bytes = 2.0 * expected_rows(s) * k * rows / c.tile_rows;
   const double l2 = (tiles * bytes + activation_bytes) / rates.l2_bytes_per_us;
   const double multiplied = abi::is_persistent(c) ? expected_tiles(s, c.tile_tokens / 4, 0) / 4.0 : tiles;
-  const double work = multiplied * rows * k * 1e-6 * weights_cost(c) * kCostFlops / rates.mma_flops_per_us;
+  const double in_order = gemm == Gemm::kFirstInOrder ? kInOrderWork : 1.0;
+  const double work = multiplied * rows * k * 1e-6 * weights_cost(c) * in_order * kCostFlops / rates.mma_flops_per_us;
   if (abi::is_persistent(c)) {
     // Bounds that are near each other add up; the last round of work leaves SMs idle.
     const double bound = dram * (c.cluster > 1 ? kClusterDram : kWgmmaDram);
@@ -181,6 +185,15 @@ GemmPair pick_gemms(const ArchRow& arch, int recipe, const std::vector<GemmShape
     for (std::size_t i = 0; i < pairs.size(); ++i) worst[i] = std::max(worst[i], pairs[i].score_us / best);
   }
   return pairs[static_cast<std::size_t>(std::min_element(worst.begin(), worst.end()) - worst.begin())];
+}
+
+/// Whether GEMM 1 gains more by rows in its order than it takes to put them there.
+bool gather_pays(const abi::KernelConfig& gemm1, const GemmShape& s, const DeviceRates& rates) {
+  if (!abi::is_persistent(gemm1)) return false;
+  const double bytes = (static_cast<double>(s.tokens) + expected_rows(s)) * s.hidden * 2.0;
+  return gemm_score(gemm1, s, Gemm::kFirstInOrder, rates) + bytes / (kGatherRate * rates.dram_bytes_per_us) +
+             kGatherLaunch <
+         gemm_score(gemm1, s, Gemm::kFirst, rates);
 }
 
 /// Numbers of tokens that one plan must be good at.
@@ -313,7 +326,7 @@ std::vector<Candidate> candidates(Op op, const ArchRow& arch, int recipe, const 
 
 std::vector<Choice> MoeSteps::all() const {
   std::vector<Choice> set;
-  for (const Choice& c : {project, route, scatter, operand, gemm1, gemm2, shared_gemm1, shared_gemm2, sum}) {
+  for (const Choice& c : {project, route, scatter, operand, gather, gemm1, gemm2, shared_gemm1, shared_gemm2, sum}) {
     if (c.row != nullptr) set.push_back(c);
   }
   return set;
@@ -341,6 +354,10 @@ MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& a
   const GemmPair gemms = pick_gemms(arch, recipe, routed, rates, force);
   steps.gemm1 = gemms.first;
   steps.gemm2 = gemms.second;
+  const KernelRow* forced = forced_row(force);
+  if ((forced != nullptr && forced->op == Op::kGather) || gather_pays(steps.gemm1.config(), shape, rates)) {
+    steps.gather = pick(Op::kGather, arch, recipe, shape, rates, force, [](const Choice&) { return true; });
+  }
   int quantised = tables::quantises_activations(tables::kRecipeTable[static_cast<std::size_t>(recipe)]) ? recipe : -1;
   if (config.shared.intermediate > 0) {
     const tables::RecipeRow& shared = tables::get_recipe(tables::shared_recipe(config));

@@ -67,6 +67,7 @@ struct MoeSteps {
   Choice project, route, scatter, gemm1, gemm2, sum;  // scatter: only with the two-launch routing
   Choice shared_gemm1, shared_gemm2;                  // only with shared experts
   Choice operand;                                     // only with quantised activations, of either set of experts
+  Choice gather;                                      // only where GEMM 1 gains more than it takes
   bool operator==(const MoeSteps&) const = default;
 
   std::vector<Choice> all() const;  // those that are set, in launch order

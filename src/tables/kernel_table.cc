@@ -257,6 +257,14 @@ constexpr KernelRow wgmma_row(const char* name, std::uint32_t recipes, std::span
           supports_aligned};
 }
 
+// For GEMMs that read rows that follow each other faster than those that do not.
+constexpr KernelRow gather_row(const char* name, std::uint32_t recipes) {
+  KernelRow row = warp_row(name, Op::kGather, recipes, "kernels/common/gather.cuh", "gather_rows", "GatherParams",
+                           kVectorConfigs, supports_aligned);
+  row.families = family_bit(Family::kSm90);
+  return row;
+}
+
 constexpr KernelRow prepare_row(const char* name, int weights, std::span<const KernelConfig> configs) {
   return warp_row(name, Op::kPrepare, recipes_of(weights), kPrepareCodesSource, "warp::prepare_codes",
                   "PrepareCodesParams", configs, supports_any);
@@ -349,6 +357,7 @@ constexpr std::array kRows = {
              kSumConfigs<abi::kIoFp16>, supports_aligned),
     warp_row("operand", Op::kOperand, kQuantisedActivations, "kernels/quant/operand.cuh", "quant::make_operand",
              "OperandParams", kOperandConfigs, supports_any),
+    gather_row("gather_rows", kBf16Bit | kFp16Bit),
     warp_row("activate", Op::kActivation, kAllRecipes, "kernels/common/activate.cuh", "activate_rows", "ActivateParams",
              kVectorConfigs, supports_any),
     e2m1_row(false, "quant_fp4", kFp4Formats, kBlockSource, "quant::quantize_fp4", kBlockConfigs),
@@ -438,6 +447,8 @@ const char* op_name(Op op) noexcept {
       return "weighted_sum";
     case Op::kOperand:
       return "operand";
+    case Op::kGather:
+      return "gather";
     case Op::kActivation:
       return "activation";
     case Op::kQuantize:
@@ -471,6 +482,7 @@ std::string config_name(const KernelRow& row, const abi::KernelConfig& c) {
     case Op::kPrepare:
     case Op::kWeightedSum:
     case Op::kOperand:
+    case Op::kGather:
     case Op::kActivation:
     case Op::kDequantize:
     case Op::kSwizzle:

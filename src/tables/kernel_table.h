@@ -22,13 +22,15 @@ enum class Op : std::uint8_t {
   kGemm,
   kWeightedSum,
   kOperand,
+  kGather,
   kActivation,
   kQuantize,
   kDequantize,
   kSwizzle
 };
-inline constexpr std::array kAllOps = {Op::kPrepare, Op::kProjection, Op::kRouting,  Op::kGemm,       Op::kWeightedSum,
-                                       Op::kOperand, Op::kActivation, Op::kQuantize, Op::kDequantize, Op::kSwizzle};
+inline constexpr std::array kAllOps = {Op::kPrepare,     Op::kProjection, Op::kRouting, Op::kGemm,
+                                       Op::kWeightedSum, Op::kOperand,    Op::kGather,  Op::kActivation,
+                                       Op::kQuantize,    Op::kDequantize, Op::kSwizzle};
 /// "prepare", "weighted_sum", ...: the names that `moesaic kernels` prints.
 const char* op_name(Op op) noexcept;
 /// True for the ops of Quantizer, which a recipe of 16-bit operands has no use for.

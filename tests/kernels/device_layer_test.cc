@@ -132,12 +132,12 @@ TEST_F(DeviceLayerTest, EveryRoutingMethod) {
   }
 }
 
-/// Each configuration of each GEMM row that can run here with a recipe, and how to ask for it alone.
-std::vector<ModuleOptions> gemms_of(const char* recipe) {
+/// Each configuration of each row of `op` that can run here with a recipe, and how to ask for it alone.
+std::vector<ModuleOptions> rows_of(const char* recipe, tables::Op op = tables::Op::kGemm) {
   std::vector<ModuleOptions> all;
   for (const tables::KernelRow& row : tables::kernel_table()) {
     const auto served = testing::modules_that_serve(row, tables::recipe_index(recipe));
-    if (!served || row.op != tables::Op::kGemm) continue;
+    if (!served || row.op != op) continue;
     for (const abi::KernelConfig& config : row.configs) {
       all.push_back(*served);
       all.back().force_kernel = std::string(row.name) + "/" + tables::config_name(row, config);
@@ -146,13 +146,13 @@ std::vector<ModuleOptions> gemms_of(const char* recipe) {
   return all;
 }
 
-/// A small layer by each configuration of each GEMM row in turn, at few and at many tokens. What ran.
-std::set<std::string> run_every_gemm(std::mt19937& rng, const char* recipe) {
+/// A small layer by each configuration of each row of `op` in turn, at few and at many tokens. What ran.
+std::set<std::string> run_every(tables::Op op, std::mt19937& rng, const char* recipe) {
   std::set<std::string> ran;
   MoeConfig c = base_config(64, 40, 4, 2);
   c.recipe = recipe;
   const HostLayer host = testing::random_layer(rng, c, {.biases = true});
-  for (const ModuleOptions& modules : gemms_of(recipe)) {
+  for (const ModuleOptions& modules : rows_of(recipe, op)) {
     const DeviceLayer device(host, c, modules);
     for (const int tokens : {3, 150}) {
       for (const std::string& name : device.layer().kernels(tokens)) ran.insert(name);
@@ -180,7 +180,9 @@ TEST_F(DeviceLayerTest, EveryConfigOfEveryRowRunsOnce) {
         check_layer(rng, host, device, tokens, recipe);
       }
     }
-    for (const std::string& name : run_every_gemm(rng, recipe)) ran.insert(name);
+    for (const tables::Op op : {tables::Op::kGemm, tables::Op::kGather}) {
+      for (const std::string& name : run_every(op, rng, recipe)) ran.insert(name);
+    }
     for (const tables::KernelRow& row : tables::kernel_table()) {
       if (!testing::modules_that_serve(row, tables::recipe_index(recipe)) || row.op == tables::Op::kPrepare) continue;
       if (row.op == tables::Op::kActivation) continue;  // an op of its own: device_activation_test
@@ -223,7 +225,7 @@ TEST_F(DeviceLayerTest, FullAndOtherTilesGiveTheSameBits) {
     MoeConfig c = base_config(168, 200, 2, 2);
     c.activation = activation_of(kind);
     const HostLayer host = testing::random_layer(rng, c, {.biases = true});
-    for (const ModuleOptions& modules : gemms_of("bf16")) {
+    for (const ModuleOptions& modules : rows_of("bf16")) {
       const DeviceLayer device(host, c, modules);
       for (const int tokens : {150, 232, 300}) check_full_tiles(rng, host, device, tokens, modules);
     }

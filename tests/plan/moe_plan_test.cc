@@ -124,6 +124,21 @@ TEST(MoePlan, SmallBatchesStreamAndLargeOnesTile) {
   }
 }
 
+// Where rows are many and GEMM 1 takes long beside writing them; whoever asks gets it anywhere.
+TEST(MoePlan, RowsArePutInOrderWhereItPays) {
+  const tables::ArchRow& hopper = *tables::find_arch(90);
+  const MoeConfig mixtral = config_of(tables::get_model("mixtral-8x7b"), "bf16", 8192);
+  const MoeConfig fine = config_of(tables::get_model("qwen3-30b-a3b"), "bf16", 8192);
+  const auto gathers = [](const MoeConfig& c, std::int64_t tokens, const tables::ArchRow& arch, const char* force) {
+    return plan_moe(c, tokens, arch, {}, force).gather.row != nullptr;
+  };
+  EXPECT_TRUE(gathers(mixtral, 8192, hopper, ""));
+  EXPECT_FALSE(gathers(mixtral, 1, hopper, ""));
+  EXPECT_FALSE(gathers(fine, 1024, hopper, ""));
+  EXPECT_FALSE(gathers(mixtral, 8192, *tables::find_arch(80), ""));
+  EXPECT_TRUE(gathers(fine, 1, hopper, "gather_rows"));
+}
+
 TEST(MoePlan, EveryGemmConfigHasACost) {
   for (const tables::KernelRow& row : tables::kernel_table()) {
     if (row.op != tables::Op::kGemm) continue;
