@@ -58,9 +58,9 @@ std::string why_untrusted(const std::string& path) {
 }
 
 std::string why_folders_untrusted(const std::string& file) {
-  const std::string named = folder_of(file), real = folder_of(real_path(file));
+  const std::string named = real_path(folder_of(file)), real = folder_of(real_path(file));
   std::string why = why_untrusted(named);
-  return why.empty() && real_path(named) != real ? why_untrusted(real) : why;
+  return why.empty() && named != real ? why_untrusted(real) : why;
 }
 
 std::string why_untrusted(int fd, const std::string& path) {

@@ -86,6 +86,10 @@ TEST(Trust, FoldersThatHoldAFileAndWhatItsNameLeadsTo) {
     const std::string why = why_folders_untrusted(folder / name);
     EXPECT_NE(why.find("everybody may write to"), std::string::npos) << name << ": " << why;
   }
+  const fs::path before = fs::current_path();
+  fs::current_path(folder / "real");
+  EXPECT_NE(why_folders_untrusted("file").find(real_path(folder / "real")), std::string::npos) << "not as .";
+  fs::current_path(before);
   fs::permissions(folder / "real", fs::perms(0755));
   fs::permissions(folder / "links", fs::perms(0777));
   EXPECT_EQ(why_folders_untrusted(folder / "real/file"), "");
