@@ -5,7 +5,7 @@ BUILD ?= build
 ASAN_BUILD ?= build-asan
 FUZZ_BUILD ?= build-fuzz
 FUZZ_SECONDS ?= 600
-FUZZERS := safetensors config bundle settings arguments steps products capi
+FUZZERS := safetensors config bundle settings arguments steps products capi capi_layer
 LAUNCHER := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 WERROR ?= OFF
 CMAKE := cmake -G Ninja $(LAUNCHER) -DMOESAIC_WERROR=$(WERROR)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Everything that reads the source without running its tests; `make lint` and the hooks of .pre-commit-config.yaml run
-# these steps. Usage: tools/lint.sh BUILD_FOLDER [STEP [FILE.cc...]] (configured; files: of step tidy), or --steps
+# these steps. Usage: tools/lint.sh BUILD_FOLDER [STEP [FILE...]] (configured; files: of step tidy), or --steps
 set -euo pipefail
 cd "$(dirname "$0")/.."
 steps=(format rules types facts tidy)
@@ -25,9 +25,21 @@ facts() {
   tools/facts "$build/moesaic"
 }
 
+# A header is looked at by way of the file of its name, else of one that includes it.
+translation_unit_of() {
+  local own=${1%.*}.cc including
+  if [[ "$1" == *.cc || -e "$own" ]]; then
+    echo "$own"
+    return
+  fi
+  including=$(grep -rlF "#include \"${1#*/}\"" src | sort | head -n 1)
+  if [[ -n "$including" ]]; then translation_unit_of "$including"; else echo "$1"; fi
+}
+
 tidy() {
   local start=$SECONDS
-  local files=("$@")
+  local file files=()
+  if (($#)); then mapfile -t files < <(for file in "$@"; do translation_unit_of "$file"; done | sort -u); fi
   ((${#files[@]})) || mapfile -t files < <(find src -name '*.cc' | sort)
   echo "clang-tidy: ${#files[@]} files"
   printf '%s\0' "${files[@]}" |

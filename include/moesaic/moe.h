@@ -264,7 +264,7 @@ class FusedMoe {
 enum class ReferenceMode : std::uint8_t { kExact, kOracle };
 
 /// Runs a layer on the CPU by plain loops. `run.x` may be f32 or the io type; `run.out` f32, f64 or the io type;
-/// `prepared` and `workspace` are not used. Throws Error as `FusedMoe::run` does.
+/// `prepared` and `workspace` are not used. Throws Error as `run` does, and on offsets or counts that do not fit x.
 void reference_moe(const MoeConfig& config, const MoeWeights& weights, ReferenceMode mode, const MoeRun& run);
 
 }  // namespace moesaic

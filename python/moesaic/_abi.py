@@ -253,11 +253,11 @@ def call(name: str, *arguments: Any) -> None:
 
 
 _DEFAULTS: dict[type[ctypes.Structure], ctypes.Structure] = {}
-_Struct = TypeVar("_Struct", bound=ctypes.Structure)
+Struct = TypeVar("Struct", bound=ctypes.Structure)
 _NAMES = {struct: name for name, struct in STRUCTS.items()}
 
 
-def new(kind: type[_Struct]) -> _Struct:
+def new(kind: type[Struct]) -> Struct:
     """A struct with the library's defaults."""
     if kind not in _DEFAULTS:
         made = kind()

@@ -13,7 +13,7 @@ from typing import Any
 from ._abi import PACKAGE_FOLDER
 from ._errors import CompileError, InvalidArgumentError
 
-EXECUTABLE = os.path.join(PACKAGE_FOLDER, "moesaic")
+EXECUTABLE: str = os.path.join(PACKAGE_FOLDER, "moesaic")
 
 
 def main() -> None:

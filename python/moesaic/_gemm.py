@@ -51,9 +51,12 @@ class Gemm:
             raise InvalidArgumentError("gemm: weights are none, wanted W [n, k] of every group, or [groups, n, k]")
         if biases is not None and len(biases) != len(weights):
             raise InvalidArgumentError(f"gemm: there are {len(biases)} biases, wanted {len(weights)}: one a group")
+        self.n: int
+        self.k: int
         self.n, self.k = _shape_of(weights[0])
-        self.groups, self.recipe = len(weights), recipe
-        self.key = f"gemm{next(_numbers)}"
+        self.groups: int = len(weights)
+        self.recipe: str = recipe
+        self.key: str = f"gemm{next(_numbers)}"
         tensors = Tensors()
         pointers = [self._weights_to_c(w, None if biases is None else biases[g], tensors)
                     for g, w in enumerate(weights)]

@@ -32,8 +32,8 @@ class FusedMoe:
 
     def __init__(self, config: MoeConfig, weights: Weights | None = None, *, modules: ModuleOptions | None = None,
                  stream: Any = None) -> None:
-        self.config = config
-        self.key = f"moe{next(_numbers)}"
+        self.config: MoeConfig = config
+        self.key: str = f"moe{next(_numbers)}"
         c = to_c(config)
         self._device = c.device
         self._handle = _abi.Handle("moesaic_moe_destroy", "moesaic_moe_create", ctypes.byref(c), modules_to_c(modules))
@@ -204,9 +204,9 @@ class _HotCall(threading.local):
 
     def __init__(self, device: _abi.DLDevice) -> None:
         self.x, self.out, self.given = Slot(device), Slot(device), tuple(Slot(device) for _ in _GIVEN)
-        self.run = _abi.new(_abi.MoeRun)
+        self.run: _abi.MoeRun = _abi.new(_abi.MoeRun)
         self.run.x, self.run.out = self.x.pointer, self.out.pointer
-        self.pointer = ctypes.byref(self.run)
+        self.pointer: Any = ctypes.byref(self.run)
 
 
 def _compiled(layer: FusedMoe, x: Any, router_logits: Any, topk_ids: Any, topk_weights: Any, token_ids: Any, out: Any,

@@ -17,7 +17,10 @@ from . import _abi
 from ._abi import DLDataType, DLDevice, DLManagedTensor, DLTensor
 from ._errors import InvalidArgumentError
 
-CPU, CUDA, CUDA_HOST = 1, 2, 3  # DLDeviceType
+# DLDeviceType
+CPU: int = 1
+CUDA: int = 2
+CUDA_HOST: int = 3
 NO_GRADIENTS = ("a tensor requires gradients, wanted one that does not: moesaic computes none; call it under "
                 "torch.no_grad()")
 
@@ -226,7 +229,7 @@ class Slot:
         self._tensor = DLTensor(None, device, 0, DLDataType(), ctypes.cast(self._extents, _abi.EXTENTS), None, 0)
         self._shape: Any = None
         self._dtype: Any = None
-        self.pointer = ctypes.pointer(self._tensor)
+        self.pointer: Any = ctypes.pointer(self._tensor)
 
     def fill(self, t: Any, device: Any) -> bool:
         """False for what `as_view` must look at: other devices, strides, gradients."""
@@ -275,7 +278,9 @@ class Memory:
     """Bytes on a device at a multiple of 256: torch's, where it is there, else the library's own."""
 
     def __init__(self, device: DLDevice, size: int) -> None:
-        self.device, self.size = device, size
+        self.device: DLDevice = device
+        self.size: int = size
+        self.data: Any
         torch = torch_module() if device.device_type == CUDA else None
         if torch is not None and (torch.cuda.is_initialized() or torch.cuda.is_available()):
             self._owner: Any = torch.empty(size, dtype=torch.uint8, device=device_name(device))

@@ -152,7 +152,7 @@ class Weights:
         c.shared = expert_to_c(shared, tensors)
         self._handle = _abi.Handle("moesaic_weights_destroy", "moesaic_weights_create", ctypes.byref(c))
         self._kept: Any = tensors
-        self.device = tensors.device
+        self.device: str = tensors.device
 
     @classmethod
     def _of(cls, handle: _abi.Handle, kept: Any, device: str) -> Weights:

@@ -14,6 +14,7 @@
 
 #include "base/fs.h"
 #include "base/hash.h"
+#include "base/trust.h"
 #include "moesaic/error.h"
 
 namespace moesaic::base {
@@ -42,7 +43,8 @@ Bytes from_hex(const std::string& text, std::size_t size) {
 }
 
 Key read_key(const std::string& file, bool is_private) {
-  const std::string pem = read_file(file, kMaxPem);
+  // Whoever can change the public key decides whose bundles are believed.
+  const std::string pem = is_private ? read_file(file, kMaxPem) : read_trusted_file(file, kMaxPem);
   const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())),
                                                       BIO_free);
   Key key(nullptr, EVP_PKEY_free);

@@ -39,6 +39,9 @@ std::string why_untrusted(const Ownership& it, const std::string& path) {
   }
   const char* flags = S_ISDIR(it.mode) ? "-R " : "";
   if ((it.mode & S_IWOTH) != 0) {
+    if (S_ISDIR(it.mode) && (it.mode & S_ISVTX) != 0) {  // as /tmp, whose mode is not for this process to change
+      return fmt::format("everybody may write to {} (mode {:04o}): use a folder of your own", path, it.mode & 07777u);
+    }
     return fmt::format("everybody may write to {} (mode {:04o}): `chmod {}go-w {}`", path, it.mode & 07777u, flags,
                        path);
   }
@@ -52,6 +55,12 @@ std::string why_untrusted(const Ownership& it, const std::string& path) {
 std::string why_untrusted(const std::string& path) {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0 ? why_untrusted(ownership_of(status), path) : std::string();
+}
+
+std::string why_folders_untrusted(const std::string& file) {
+  const std::string named = real_path(folder_of(file)), real = folder_of(real_path(file));
+  std::string why = why_untrusted(named);
+  return why.empty() && named != real ? why_untrusted(real) : why;
 }
 
 std::string why_untrusted(int fd, const std::string& path) {

@@ -28,6 +28,10 @@ std::string why_untrusted(const std::string& path);
 /// The same of an open file.
 std::string why_untrusted(int fd, const std::string& path);
 
+/// The same of the folders that hold a file, that of its name and, where that is a link, that of what it leads to:
+/// whoever may write to them can put another file in its place.
+std::string why_folders_untrusted(const std::string& file);
+
 /// `read_file` that also throws Error(kIo) for a file that is not trusted.
 std::string read_trusted_file(const std::string& path, std::uint64_t max_bytes);
 

@@ -32,7 +32,10 @@ constexpr std::uint64_t kMaxBundle = 4ull << 30;
 using base::TemporaryFolder;
 
 std::string summary(const KernelPackage& package) {
-  return fmt::format("GPU kernels of Moesaic for SM {}.{}", package.sm / 10, package.sm % 10);
+  const module::BuildRequest whole = module::whole_package(package.name);
+  if (!whole.ptx.empty()) return "GPU kernels of Moesaic as PTX, for GPUs newer than it";
+  const int sm = whole.archs.rows.at(0)->sm;
+  return fmt::format("GPU kernels of Moesaic for SM {}.{}", sm / 10, sm % 10);
 }
 
 void write_signed_bundle(const std::string& path, const KernelPackage& package) {
@@ -116,8 +119,7 @@ std::string control_file(const KernelPackage& package, const std::string& name, 
 
 /// The tree that the package installs, with what Debian wants of every package.
 void write_tree(const TemporaryFolder& staging, const KernelPackage& package, const std::string& name) {
-  const std::string bundle =
-      fmt::format("{}/{}.zip", module::kSystemPackageFolder.substr(1), module::package_arch_name(package.sm));
+  const std::string bundle = fmt::format("{}/{}.zip", module::kSystemPackageFolder.substr(1), package.name);
   const std::string doc = fmt::format("usr/share/doc/{}", name);
   for (const std::string& folder : {std::string("DEBIAN"), base::folder_of(bundle), doc}) {
     fs::create_directories(staging / ("root/" + folder));
@@ -142,7 +144,7 @@ void write_tree(const TemporaryFolder& staging, const KernelPackage& package, co
 }
 
 std::string write_deb(const KernelPackage& package, const std::string& folder) {
-  const std::string name = module::package_name(package.sm);
+  const std::string name = module::package_name(package.name);
   std::string path = fmt::format("{}/{}_{}_all.deb", folder, name, module::library_version());
   const auto staging = TemporaryFolder::beside(path);
   write_tree(staging, package, name);
@@ -169,8 +171,7 @@ std::string record_hash(std::string_view bytes) {
 }
 
 std::string write_wheel(const KernelPackage& package, const std::string& folder) {
-  const std::string arch = module::package_arch_name(package.sm);
-  const std::string name = module::package_python_name(package.sm), version = module::library_version();
+  const std::string name = module::package_python_name(package.name), version = module::library_version();
   std::string path = fmt::format("{}/{}-{}-py3-none-any.whl", folder, name, version);
   const std::string info = fmt::format("{}-{}.dist-info/", name, version);
   const auto staging = TemporaryFolder::beside(path);
@@ -178,7 +179,7 @@ std::string write_wheel(const KernelPackage& package, const std::string& folder)
   const std::string line = fmt::format("{}. {}", summary(package), package.contents);
   const std::vector<std::pair<std::string, std::string>> files = {
       {name + "/__init__.py", fmt::format("\"\"\"{}\"\"\"\n", line)},
-      {fmt::format("{}/{}.zip", name, arch), base::read_file(staging / "bundle.zip", kMaxBundle)},
+      {fmt::format("{}/{}.zip", name, package.name), base::read_file(staging / "bundle.zip", kMaxBundle)},
       {info + "METADATA", fmt::format("Metadata-Version: 2.1\n"
                                       "Name: {}\n"
                                       "Version: {}\n"
@@ -186,7 +187,7 @@ std::string write_wheel(const KernelPackage& package, const std::string& folder)
                                       "License: Apache-2.0\n"
                                       "License-File: LICENSE\n"
                                       "Requires-Python: >=3\n",
-                                      module::package_name(package.sm), version, line)},
+                                      module::package_name(package.name), version, line)},
       {info + "WHEEL", fmt::format("Wheel-Version: 1.0\n"
                                    "Generator: moesaic {}\n"
                                    "Root-Is-Purelib: true\n"
@@ -211,7 +212,8 @@ std::string write_package(PackageFormat format, const KernelPackage& package, co
   try {
     if (format == PackageFormat::kDeb) return write_deb(package, folder);
     if (format == PackageFormat::kWheel) return write_wheel(package, folder);
-    std::string path = fmt::format("{}/{}-{}.zip", folder, module::package_name(package.sm), module::library_version());
+    std::string path =
+        fmt::format("{}/{}-{}.zip", folder, module::package_name(package.name), module::library_version());
     const auto staging = TemporaryFolder::beside(path);
     write_signed_bundle(staging / "bundle.zip", package);
     base::move_file_synced(staging / "bundle.zip", path);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel packages: the bundle of one architecture as a zip file, a Debian package or a Python wheel, in the places
-// where module/packages.h looks for them. Each is written whole or not at all; equal kernels give equal bytes.
+// Kernel packages: the bundle of one architecture, or of PTX, as a zip file, a Debian package or a Python wheel, in the
+// places where module/packages.h looks for them. Each is written whole or not at all; equal kernels give equal bytes.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@ namespace moesaic::cli {
 enum class PackageFormat { kZip, kDeb, kWheel };
 
 struct KernelPackage {
-  int sm = 0;
+  std::string name;  // what it is of, as module/packages.h has it
   std::vector<module::BundleItem> kernels;
   std::string contents;  // a sentence about the kernels, for the description
   std::string key;       // file of the private key that signs the bundle; empty: it is not signed

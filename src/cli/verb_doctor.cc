@@ -106,7 +106,7 @@ json package_facts() {
   json files = json::array();
   for (const module::PackageFile& file : module::package_files(folders)) {
     const module::PackageState state = module::inspect_package(file);
-    json facts = {{"file", file.path}, {"arch", file.sm}, {"kernels", state.kernels}, {"wanted", state.wanted}};
+    json facts = {{"file", file.path}, {"package", file.package}, {"kernels", state.kernels}, {"wanted", state.wanted}};
     facts["bytes"] = state.bytes;
     facts["made_by"] = state.made_by;
     if (!state.why_not.empty()) facts["error"] = state.why_not;
@@ -152,8 +152,8 @@ std::string nvrtc_text(const json& nvrtc) {
 std::string package_text(const json& package) {
   const std::string file = package["file"];
   if (package.contains("error")) return file + ": not used: " + package["error"].get<std::string>();
-  return fmt::format("{}: SM{}, {} of {} kernels, {}", file, package["arch"].get<int>(), package["kernels"].get<int>(),
-                     package["wanted"].get<int>(), megabytes(package["bytes"]));
+  return fmt::format("{}: {}, {} of {} kernels, {}", file, package["package"].get<std::string>(),
+                     package["kernels"].get<int>(), package["wanted"].get<int>(), megabytes(package["bytes"]));
 }
 
 std::string to_text(const json& facts) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `moesaic package`: the kernels of each architecture as a package that the library finds where it is installed.
+// `moesaic package`: the kernels of each architecture, and PTX, as a package that the library finds where it is
+// installed.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include "cli/text_table.h"
 #include "module/aot.h"
 #include "module/bundle.h"
+#include "module/packages.h"
 #include "moesaic/error.h"
 
 namespace moesaic::cli {
@@ -26,7 +28,7 @@ namespace {
 struct PackageOptions {
   KernelChoice kernels;
   std::string bundle, key, output = ".", format;
-  bool json = false;
+  bool ptx = false, json = false;
 };
 
 const std::pair<const char*, PackageFormat> kFormats[] = {
@@ -49,10 +51,34 @@ struct Sets {
   std::vector<module::SkippedArch> skipped;
 };
 
-std::vector<module::PlannedKernel> plan_of(const module::BuildRequest& request, const tables::ArchRow& arch) {
-  module::BuildRequest one = request;
-  one.archs.rows = {&arch};
-  return module::plan_set(one);
+/// A package to be made, and the kernels of the request that it is to have.
+struct Part {
+  std::string name;
+  const tables::ArchRow* arch;  // nullptr: PTX
+  bool named;                   // not just part of "all"
+  module::BuildRequest request;
+
+  bool has(const module::PlannedKernel& kernel) const {
+    const auto& archs = kernel.archs;
+    return arch == nullptr ? kernel.instance.target.is_ptx()
+                           : std::find(archs.begin(), archs.end(), arch) != archs.end();
+  }
+};
+
+std::vector<Part> parts_of(const module::BuildRequest& request) {
+  std::vector<Part> parts;
+  const auto& named = request.archs.named;
+  for (const tables::ArchRow* arch : request.archs.rows) {
+    const bool is_named = std::find(named.begin(), named.end(), arch) != named.end();
+    parts.push_back({module::package_of_arch(arch->sm), arch, is_named, request});
+    parts.back().request.archs.rows = {arch};
+    parts.back().request.ptx.clear();
+  }
+  if (!request.ptx.empty()) {
+    parts.push_back({std::string(module::kPtxPackage), nullptr, true, request});
+    parts.back().request.archs.rows.clear();
+  }
+  return parts;
 }
 
 void add_kernel(KernelPackage& package, const module::KernelInstance& instance, module::Cubin cubin) {
@@ -60,11 +86,10 @@ void add_kernel(KernelPackage& package, const module::KernelInstance& instance, 
   package.kernels.push_back({instance, std::make_shared<const module::Cubin>(std::move(cubin))});
 }
 
-// An architecture is whole or refused: a package that lacks kernels would be noticed where nothing can make them.
-std::optional<KernelPackage> from_bundle(const module::Bundle& bundle, const module::BuildRequest& request,
-                                         const tables::ArchRow& arch) {
-  KernelPackage package{arch.sm, {}, {}, {}};
-  const std::vector<module::PlannedKernel> plan = plan_of(request, arch);
+// A package is whole or refused: one that lacks kernels would be noticed where nothing can make them.
+std::optional<KernelPackage> from_bundle(const module::Bundle& bundle, const Part& part) {
+  KernelPackage package{part.name, {}, {}, {}};
+  const std::vector<module::PlannedKernel> plan = module::plan_set(part.request);
   const module::PlannedKernel* lacking = nullptr;
   for (const module::PlannedKernel& planned : plan) {
     auto cubin = bundle.get(planned.identity);
@@ -75,25 +100,26 @@ std::optional<KernelPackage> from_bundle(const module::Bundle& bundle, const mod
     }
   }
   if (lacking == nullptr) return package;
-  const auto& named = request.archs.named;
-  if (package.kernels.empty() && std::find(named.begin(), named.end(), &arch) == named.end()) return std::nullopt;
+  if (package.kernels.empty() && !part.named) return std::nullopt;
   const bool stale = bundle.other_text(lacking->instance, lacking->identity) != nullptr;
   throw Error(
       ErrorKind::kUnsupported,
-      fmt::format("package: bundle {} lacks {} of {} kernels for {}, the first is {} ({}); name fewer with "
-                  "--recipe, --op or --model, or leave --bundle out",
-                  bundle.path(), plan.size() - package.kernels.size(), plan.size(), arch.sm,
-                  module::entry_name(lacking->instance), stale ? "made from another kernel text" : "not there"));
+      fmt::format("package: bundle {} lacks {} of {} kernels of {}, the first is {} for {} ({}); name fewer with "
+                  "--recipe, --op or --model, {}or leave --bundle out",
+                  bundle.path(), plan.size() - package.kernels.size(), plan.size(), part.name,
+                  module::entry_name(lacking->instance), lacking->instance.target.name,
+                  stale ? "made from another kernel text" : "not there",
+                  part.arch == nullptr ? "make it with `moesaic compile --ptx`, " : ""));
 }
 
 Sets sets_of_bundle(const std::string& path, const module::BuildRequest& request) {
   const std::unique_ptr<module::Bundle> bundle = module::open_bundle(path);
   Sets sets;
-  for (const tables::ArchRow* arch : request.archs.rows) {
-    if (auto package = from_bundle(*bundle, request, *arch)) {
+  for (const Part& part : parts_of(request)) {
+    if (auto package = from_bundle(*bundle, part)) {
       sets.packages.push_back(*std::move(package));
     } else {
-      sets.skipped.push_back({arch, fmt::format("bundle {} has no kernel for it", path)});
+      sets.skipped.push_back({part.arch, fmt::format("bundle {} has no kernel for it", path)});
     }
   }
   return sets;
@@ -103,12 +129,10 @@ Sets sets_by_compiling(const module::BuildRequest& request) {
   const module::BuildResult result = build_kernels(request, "package");
   Sets sets;
   sets.skipped = result.skipped;
-  for (const tables::ArchRow* arch : request.archs.rows) {
-    KernelPackage package{arch->sm, {}, {}, {}};
+  for (const Part& part : parts_of(request)) {
+    KernelPackage package{part.name, {}, {}, {}};
     for (const module::BuiltKernel& kernel : result.kernels) {
-      const auto& archs = kernel.planned.archs;
-      if (std::find(archs.begin(), archs.end(), arch) == archs.end()) continue;
-      add_kernel(package, kernel.planned.instance, *kernel.cubin);
+      if (part.has(kernel.planned)) add_kernel(package, kernel.planned.instance, *kernel.cubin);
     }
     if (!package.kernels.empty()) sets.packages.push_back(std::move(package));
   }
@@ -123,16 +147,15 @@ void refuse_violations(const KernelPackage& package) {
 }
 
 std::string contents_of(const KernelPackage& package) {
-  module::BuildRequest all;
-  all.archs.rows = {tables::find_arch(package.sm)};
-  const std::size_t whole = module::plan_set(all).size();
+  const std::size_t whole = module::plan_set(module::whole_package(package.name)).size();
   const std::size_t here = package.kernels.size();
   return here == whole ? fmt::format("All {} kernels.", whole)
                        : fmt::format("A selection: {} of {} kernels.", here, whole);
 }
 
 int write_packages(const PackageOptions& options) {
-  const module::BuildRequest request = request_for(options.kernels);
+  module::BuildRequest request = request_for(options.kernels);
+  if (options.ptx) request.ptx.push_back(module::portable_ptx_target());
   require_writable("--output", options.output, options.output);
   const InterruptGuard guard;
   Sets sets = options.bundle.empty() ? sets_by_compiling(request) : sets_of_bundle(options.bundle, request);
@@ -140,16 +163,15 @@ int write_packages(const PackageOptions& options) {
   if (sets.packages.empty()) throw Error(ErrorKind::kUnsupported, "package: no kernels: " + sets.skipped.at(0).reason);
 
   nlohmann::json files = nlohmann::json::array(), skipped = nlohmann::json::array();
-  TextTable table({"  SM", "kernels", "bytes", "package"});
+  TextTable table({"of", "kernels", "bytes", "package"});
   for (KernelPackage& package : sets.packages) {
     if (InterruptGuard::interrupted()) throw Error(ErrorKind::kIo, "package: interrupted; what was written is whole");
     package.contents = contents_of(package);
     package.key = options.key;
     const std::string path = write_package(format_called(options.format), package, options.output);
     const std::uintmax_t bytes = std::filesystem::file_size(path);
-    files.push_back(
-        {{"arch", std::to_string(package.sm)}, {"kernels", package.kernels.size()}, {"bytes", bytes}, {"file", path}});
-    table.add({fmt::format("{:4}", package.sm), std::to_string(package.kernels.size()), std::to_string(bytes), path});
+    files.push_back({{"package", package.name}, {"kernels", package.kernels.size()}, {"bytes", bytes}, {"file", path}});
+    table.add({package.name, std::to_string(package.kernels.size()), std::to_string(bytes), path});
   }
   std::string skipped_lines;
   for (const module::SkippedArch& skip : sets.skipped) {
@@ -171,6 +193,7 @@ void add_package(CLI::App& app, Action& action) {
       app.add_subcommand("package", "A package of kernels for each architecture, for machines with a driver");
   const auto options = std::make_shared<PackageOptions>();
   add_kernel_choice(*verb, options->kernels);
+  verb->add_flag("--ptx", options->ptx, "Also a package of PTX, for GPUs newer than the architecture table");
   verb->add_option("--format", options->format, "zip (a bundle by itself), deb (for Debian), wheel (for Python)")
       ->required()
       ->check(CLI::IsMember(format_names()));

@@ -112,6 +112,7 @@ Bundle::Bundle(const std::string& path) : path_(path), zip_(std::make_unique<Zip
   std::FILE* file = fd < 0 ? nullptr : ::fdopen(fd, "rb");
   if (file == nullptr) throw Error(ErrorKind::kIo, fmt::format("bundle {}: no such file, or not readable", path));
   owner_distrust_ = base::why_untrusted(fd, path);
+  if (owner_distrust_.empty()) owner_distrust_ = base::why_folders_untrusted(path);
   zip_->file = unzip_open_file(file);
   if (zip_->file == nullptr) throw_damaged(path, "it is not a zip file");
   zip_->scan(path);

@@ -35,12 +35,17 @@ struct Nvrtc::Functions {
 
 namespace {
 
+/// What works where an NVRTC does not; messages end in it.
+constexpr const char* kInstead =
+    "name another NVRTC of 12.8 or later in MOESAIC_NVRTC (`pip install nvidia-cuda-nvrtc`), or make the kernels "
+    "elsewhere: a bundle (`moesaic compile --out`, MOESAIC_BUNDLE) or a package (`moesaic package`)";
+
 template <typename Function>
 void resolve(void* library, const std::string& path, const char* name, Function& function) {
   function = reinterpret_cast<Function>(::dlsym(library, name));
   if (function == nullptr) {
     throw Error(ErrorKind::kUnsupported,
-                fmt::format("NVRTC {}: it has no {}; NVRTC 12.8 or later is needed", path, name));
+                fmt::format("NVRTC {}: it has no {}, so it is none or too old; {}", path, name, kInstead));
   }
 }
 
@@ -59,7 +64,8 @@ void* open_library(const std::string& path) {
   void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* why = ::dlerror();
-    throw Error(ErrorKind::kUnsupported, fmt::format("NVRTC {} cannot be loaded: {}", path, why ? why : "unknown"));
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("NVRTC {} cannot be loaded: {}; {}", path, why ? why : "unknown", kInstead));
   }
   return library;
 }
@@ -94,13 +100,14 @@ std::shared_ptr<const Nvrtc> Nvrtc::load(const NvrtcFile& file) {
   functions->version(&major, &minor);
   nvrtc->version_ = 1000 * major + 10 * minor;
   if (nvrtc->version_ < kMinNvrtcVersion) {
-    throw Error(ErrorKind::kUnsupported, fmt::format("NVRTC {} is version {}; 12.8 or later is needed", file.path,
-                                                     tables::cuda_version_name(nvrtc->version_)));
+    throw Error(ErrorKind::kUnsupported, fmt::format("NVRTC {} is version {}; {}", file.path,
+                                                     tables::cuda_version_name(nvrtc->version_), kInstead));
   }
   functions->num_supported_archs(&count);
   nvrtc->supported_.resize(static_cast<std::size_t>(std::max(count, 0)));
   functions->supported_archs(nvrtc->supported_.data());
   nvrtc->functions_ = functions;
+  nvrtc->path_ = file.path;
   return known = nvrtc;
 }
 
@@ -129,10 +136,10 @@ NvrtcOutput Nvrtc::compile(const KernelInstance& instance) const {
   const Functions& nvrtc = *functions_;
   const auto check = [&](nvrtcResult result, const char* step, const std::string& log) {
     if (result == NVRTC_SUCCESS) return;
-    throw Error(
-        ErrorKind::kCompile,
-        fmt::format("kernel {} for {}: {} failed in NVRTC {}: {}{}{}", entry_name(instance), instance.target.name, step,
-                    tables::cuda_version_name(version_), nvrtc.error_string(result), log.empty() ? "" : "\n", log));
+    throw Error(ErrorKind::kCompile,
+                fmt::format("kernel {} for {}: {} failed in NVRTC {} ({}): {}; {}{}{}", entry_name(instance),
+                            instance.target.name, step, tables::cuda_version_name(version_), path_,
+                            nvrtc.error_string(result), kInstead, log.empty() ? "" : "\n", log));
   };
 
   const std::string main = main_text(instance);

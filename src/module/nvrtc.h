@@ -31,13 +31,15 @@ class Nvrtc {
   const std::vector<int>& supported_archs() const noexcept { return supported_; }
   bool supports(int sm) const noexcept;
 
-  /// Compiles a kernel with the flags of `compile_flags`. Throws Error(kCompile) with the log.
+  /// Compiles a kernel with the flags of `compile_flags`. Throws Error(kCompile) with the log, and what else would
+  /// work.
   NvrtcOutput compile(const KernelInstance& instance) const;
 
  private:
   Nvrtc() = default;
   struct Functions;
   std::shared_ptr<const Functions> functions_;
+  std::string path_;
   int version_ = 0;
   std::vector<int> supported_;
 };

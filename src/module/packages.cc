@@ -7,14 +7,12 @@
 #include <link.h>
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <set>
 
 #include "base/env.h"
 #include "base/fs.h"
 #include "base/log.h"
-#include "module/aot.h"
 #include "moesaic/error.h"
 
 namespace moesaic::module {
@@ -22,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kFilePrefix = "moesaic-kernels-", kPythonPrefix = "moesaic_kernels_", kArch = "sm";
+constexpr std::string_view kFilePrefix = "moesaic-kernels-", kPythonPrefix = "moesaic_kernels_";
 constexpr const char* kBelowPrefix = "share/moesaic/kernels";  // cubins do not depend on the machine's own processor
 
 std::mutex& state_mutex() {
@@ -45,14 +43,12 @@ void warn_once(const std::string& path, const std::string& message) {
   base::log_warning(message);
 }
 
-bool starts_with(std::string_view text, std::string_view start) { return text.substr(0, start.size()) == start; }
-
 /// Paths in `folder` whose name begins so, in the order of their names; a folder that cannot be read has none.
 std::vector<fs::path> entries_of(const fs::path& folder, std::string_view start) {
   std::vector<fs::path> paths;
   std::error_code error;
   for (fs::directory_iterator item(folder, error), end; !error && item != end; item.increment(error)) {
-    if (starts_with(item->path().filename().string(), start)) paths.push_back(item->path());
+    if (item->path().filename().string().starts_with(start)) paths.push_back(item->path());
   }
   std::sort(paths.begin(), paths.end());
   return paths;
@@ -88,15 +84,17 @@ std::string own_file() {
   return known && map != nullptr && map->l_name != nullptr && *map->l_name != '\0' ? map->l_name : "/proc/self/exe";
 }
 
-std::vector<const tables::ArchRow*> archs_of(const Target& target) {
-  std::vector<const tables::ArchRow*> archs;
+/// The packages that can have kernels of a target.
+std::vector<std::string> packages_of(const Target& target) {
+  if (target.name == portable_ptx_target().name) return {std::string(kPtxPackage)};
+  std::vector<std::string> packages;
   for (const tables::ArchRow& arch : tables::kArchTable) {
     if (target.name == fmt::format("sm_{}", arch.sm) || target.name == arch.exact_target ||
         target.name == arch.family_target) {
-      archs.push_back(&arch);
+      packages.push_back(package_of_arch(arch.sm));
     }
   }
-  return archs;
+  return packages;
 }
 
 std::string other_text(const std::string& path) {
@@ -108,22 +106,29 @@ std::string other_text(const std::string& path) {
 
 }  // namespace
 
-std::string package_arch_name(int sm) { return fmt::format("{}{}", kArch, sm); }
-std::string package_name(int sm) { return fmt::format("{}{}", kFilePrefix, package_arch_name(sm)); }
-std::string package_python_name(int sm) { return fmt::format("{}{}", kPythonPrefix, package_arch_name(sm)); }
+std::string package_of_arch(int sm) { return fmt::format("sm{}", sm); }
+std::string package_name(std::string_view package) { return fmt::format("{}{}", kFilePrefix, package); }
+std::string package_python_name(std::string_view package) { return fmt::format("{}{}", kPythonPrefix, package); }
 
-int package_sm(std::string_view file_name) {
+BuildRequest whole_package(std::string_view package) {
+  BuildRequest request;
+  if (package == kPtxPackage) request.ptx = {portable_ptx_target()};
+  for (const tables::ArchRow& arch : tables::kArchTable) {
+    if (package == package_of_arch(arch.sm)) request.archs.rows = {&arch};
+  }
+  return request;
+}
+
+std::string package_of_file(std::string_view file_name) {
   constexpr std::string_view kZip = ".zip";
-  if (file_name.size() < kZip.size() || file_name.substr(file_name.size() - kZip.size()) != kZip) return 0;
+  if (!file_name.ends_with(kZip)) return {};
   std::string_view name = file_name.substr(0, file_name.size() - kZip.size());
-  const bool whole = starts_with(name, kFilePrefix);
-  if (whole) name.remove_prefix(kFilePrefix.size());
-  if (!starts_with(name, kArch)) return 0;
-  name.remove_prefix(kArch.size());
-  int sm = 0;
-  const auto [stop, error] = std::from_chars(name.data(), name.data() + name.size(), sm);
-  const bool ended = stop == name.data() + name.size() || (whole && *stop == '-');
-  return error == std::errc() && ended && tables::find_arch(sm) != nullptr ? sm : 0;
+  if (name.starts_with(kFilePrefix)) {
+    name.remove_prefix(kFilePrefix.size());
+    name = name.substr(0, name.find('-'));  // a version may follow
+  }
+  const BuildRequest request = whole_package(name);
+  return request.archs.rows.empty() && request.ptx.empty() ? std::string() : std::string(name);
 }
 
 std::vector<std::string> package_folders_of(const std::string& file) {
@@ -163,7 +168,7 @@ std::vector<PackageFile> package_files(const std::vector<std::string>& folders) 
   std::vector<PackageFile> files;
   for (const std::string& folder : folders) {
     for (const fs::path& path : entries_of(folder, "")) {
-      if (path.extension() == ".zip") files.push_back({path.string(), package_sm(path.filename().string())});
+      if (path.extension() == ".zip") files.push_back({path.string(), package_of_file(path.filename().string())});
     }
   }
   return files;
@@ -171,15 +176,13 @@ std::vector<PackageFile> package_files(const std::vector<std::string>& folders) 
 
 PackageState inspect_package(const PackageFile& file) {
   PackageState state;
-  const tables::ArchRow* arch = tables::find_arch(file.sm);
-  if (arch == nullptr) {
-    state.why_not = fmt::format("it is not named as a package is (sm followed by one of {})", tables::known_archs());
+  if (file.package.empty()) {
+    state.why_not = fmt::format("it is not named as a package is ({}, or sm followed by one of {})", kPtxPackage,
+                                tables::known_archs());
     return state;
   }
-  BuildRequest request;
-  request.archs.rows = {arch};
   std::set<std::string> known;
-  for (const PlannedKernel& planned : plan_set(request)) known.insert(planned.identity);
+  for (const PlannedKernel& planned : plan_set(whole_package(file.package))) known.insert(planned.identity);
   state.wanted = known.size();
   try {
     const Bundle bundle(file.path);
@@ -213,10 +216,9 @@ std::vector<Packages::Opened*> Packages::opened_for(const Target& target) {
     for (PackageFile& file : package_files(package_folders())) packages_.push_back({std::move(file), nullptr, {}});
   }
   std::vector<Opened*> found;
-  const auto archs = archs_of(target);
+  const auto ours = packages_of(target);
   for (Opened& package : packages_) {
-    const auto is_ours = [&](const tables::ArchRow* arch) { return arch->sm == package.file.sm; };
-    if (std::none_of(archs.begin(), archs.end(), is_ours)) continue;
+    if (std::find(ours.begin(), ours.end(), package.file.package) == ours.end()) continue;
     found.push_back(&package);
     if (package.bundle != nullptr || !package.refusal.empty()) continue;
     try {
@@ -257,10 +259,10 @@ std::string Packages::why_not(const KernelInstance& instance, const std::string&
                     : stale                   ? other_text(path)
                                               : fmt::format("package {} does not have it", path));
   }
-  if (!text.empty() || instance.target.is_ptx()) return text;
+  if (!text.empty()) return text;
   std::string names;
-  for (const tables::ArchRow* arch : archs_of(instance.target)) {
-    names += (names.empty() ? "" : " or ") + package_name(arch->sm);
+  for (const std::string& package : packages_of(instance.target)) {
+    names += (names.empty() ? "" : " or ") + package_name(package);
   }
   return names.empty() ? "" : fmt::format("; no package {} is installed", names);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernel packages: bundles of one architecture each that are installed on this machine and found without being named.
+// Kernel packages: bundles of one architecture each, or of PTX, that are installed on this machine and found without
+// being named.
 //
 // A package is a bundle called "sm90.zip" or "moesaic-kernels-sm90-<version>.zip". Only those of the architectures that
 // kernels are asked for are opened. One that cannot serve (another version, another kernel text, damage) is passed over
@@ -14,20 +15,25 @@
 #include <string_view>
 #include <vector>
 
+#include "module/aot.h"
 #include "module/bundle.h"
 
 namespace moesaic::module {
 
-/// "sm90": how packages, and the files in them, name an architecture.
-std::string package_arch_name(int sm);
+/// What packages are of: "sm90", an architecture; "ptx", what the driver compiles for a GPU that the table does not
+/// list.
+std::string package_of_arch(int sm);
+inline constexpr std::string_view kPtxPackage = "ptx";
 /// "moesaic-kernels-sm90", of zip files, Debian and Python packages; and "moesaic_kernels_sm90", the Python package's
 /// folder and the first part of its wheel's name.
-std::string package_name(int sm);
-std::string package_python_name(int sm);
+std::string package_name(std::string_view package);
+std::string package_python_name(std::string_view package);
+/// A request for all kernels of a package.
+BuildRequest whole_package(std::string_view package);
 /// Where all programs of a system look for packages.
 inline constexpr std::string_view kSystemPackageFolder = "/usr/share/moesaic/kernels";
-/// The SM that a file's name says; 0: it is not the name of a package.
-int package_sm(std::string_view file_name);
+/// What a file's name says that it is of; "": it is not the name of a package.
+std::string package_of_file(std::string_view file_name);
 
 /// Where packages lie for a library or executable at `file`, existing folders only: share/moesaic/kernels of the prefix
 /// whose bin or lib folder it is in, moesaic_kernels_* beside a Python package folder "moesaic", and those of the
@@ -40,14 +46,14 @@ void set_package_folders_for_test(std::optional<std::vector<std::string>> folder
 
 struct PackageFile {
   std::string path;
-  int sm = 0;  // 0: a zip file that is not named as packages are
+  std::string package;  // "": a zip file that is not named as packages are
 };
 /// The zip files of the folders, in the order of search.
 std::vector<PackageFile> package_files(const std::vector<std::string>& folders);
 
 /// What `moesaic doctor` tells of a package: every kernel is read.
 struct PackageState {
-  std::size_t kernels = 0, wanted = 0;  // that it has; that this library has for the architecture
+  std::size_t kernels = 0, wanted = 0;  // that it has; that a whole one has
   std::uint64_t bytes = 0;
   std::string made_by;
   std::string why_not;  // why it, or a part of it, is not used; empty: it is
@@ -62,7 +68,7 @@ class Packages {
 
   /// The kernel of an identity, or nullopt. Throws nothing for packages that cannot serve.
   std::optional<Cubin> find(const KernelInstance& instance, const std::string& identity);
-  /// Why no package gave it, for messages: "; package FILE: REASON" for each one of the architecture.
+  /// Why no package gave it, for messages: "; package FILE: REASON" for each one of the target.
   std::string why_not(const KernelInstance& instance, const std::string& identity);
 
  private:

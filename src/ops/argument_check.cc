@@ -93,6 +93,27 @@ void ArgumentCheck::vector(const std::string& name, const VectorView& v, std::in
   aligned(name, v.data, dtype_size(v.dtype));
 }
 
+namespace {
+
+void check_value(const ArgumentCheck& check, const char* name, std::int64_t index, std::int64_t got, std::int64_t least,
+                 std::int64_t most) {
+  if (got >= least && got <= most) return;
+  check.refuse(fmt::format("{}[{}]", name, index), fmt::format("{}", got), fmt::format("{} to {}", least, most));
+}
+
+}  // namespace
+
+void ArgumentCheck::offset_values(const char* name, const TensorView& offsets, std::int64_t rows) const {
+  const auto* values = static_cast<const std::int32_t*>(offsets.data);
+  check_value(*this, name, 0, values[0], 0, 0);
+  for (std::int64_t g = 1; g < offsets.shape[0]; ++g) check_value(*this, name, g, values[g], values[g - 1], rows);
+}
+
+void ArgumentCheck::count_values(const char* name, const TensorView& counts, std::int64_t most) const {
+  const auto* values = static_cast<const std::int32_t*>(counts.data);
+  for (std::int64_t g = 0; g < counts.shape[0]; ++g) check_value(*this, name, g, values[g], 0, most);
+}
+
 void ArgumentCheck::memory(const char* name, const void* memory, std::size_t given, std::size_t needed) const {
   if (needed == 0) return;
   if (memory == nullptr || given < needed) {

@@ -182,6 +182,14 @@ void check_dispatched(const MoeConfig& c, const MoeRun& run, Precision precision
   }
 }
 
+void check_dispatched_values(const MoeRun& run) {
+  if (run.expert_offsets.empty()) {
+    kCheck.count_values("expert_counts", run.expert_counts, run.x.shape[1]);
+  } else {
+    kCheck.offset_values("expert_offsets", run.expert_offsets, run.x.shape[0]);
+  }
+}
+
 // A tensor [L, max, ...] of one dimension more than wanted, as x is, becomes [L * max, ...].
 void merge_rows(const TensorView& x, int wanted_rank, TensorView& t) {
   if (t.rank != wanted_rank + 1 || t.shape[0] != x.shape[0] || t.shape[1] != x.shape[1]) return;
@@ -229,7 +237,11 @@ void check_expert_weights(const MoeConfig& c, int expert, const ExpertWeights& w
 }
 
 void check_run(const MoeConfig& c, const MoeRun& run, Precision precision) {
-  if (is_dispatched(run)) return check_dispatched(c, run, precision);
+  if (is_dispatched(run)) {
+    check_dispatched(c, run, precision);
+    if (precision == Precision::kReference) check_dispatched_values(run);
+    return;
+  }
   const DType io = tables::get_recipe(c.recipe).io;
   if (run.x.rank != 2) refuse("x", tensor_text(run.x), fmt::format("{} [T, {}]", dtype_name(io), c.hidden));
   const std::int64_t tokens = run.x.shape[0];

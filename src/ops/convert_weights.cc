@@ -13,6 +13,7 @@
 #include "backend_cpu/backend_cpu.h"
 #include "backend_cpu/decode_rows.h"
 #include "backend_cpu/fast_threads.h"
+#include "ops/argument_check.h"
 #include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 #include "tables/stored_matrix.h"
@@ -93,19 +94,26 @@ ConvertedMatrix round_matrix(const MatrixView& matrix, DType dtype) {
 
 namespace {
 
+constexpr ops::ArgumentCheck kCheck{"convert_weights"};
+
 // Keeps converted matrices and makes views of them.
 class Converter {
  public:
   explicit Converter(const MoeConfig& config)
       : config_(config), store_(std::make_shared<std::deque<ops::ConvertedMatrix>>()) {}
 
-  void expert(ExpertWeights& expert, const std::string& recipe) {
+  /// `name`: of the expert, for messages; `intermediate`: its own.
+  void expert(const std::string& name, ExpertWeights& expert, const std::string& recipe, std::int64_t intermediate) {
     bool converted = false;
-    for (MatrixView* matrix : {&expert.gate, &expert.up, &expert.down}) {
-      if (matrix->empty() || fits_recipe(recipe, config_.int4, *matrix)) continue;
-      *matrix = convert(*matrix, recipe);
+    const auto in_recipe = [&](const char* part, MatrixView& matrix, std::int64_t rows, std::int64_t cols) {
+      if (matrix.empty() || fits_recipe(recipe, config_.int4, matrix)) return;
+      kCheck.matrix(name + part, matrix, rows, cols);  // memory is taken for what it says
+      matrix = convert(matrix, recipe);
       converted = true;
-    }
+    };
+    in_recipe(".gate", expert.gate, intermediate, config_.hidden);
+    in_recipe(".up", expert.up, intermediate, config_.hidden);
+    in_recipe(".down", expert.down, config_.hidden, intermediate);
     // A static scale belongs to the codes that the checkpoint's activations have.
     if (converted) expert.input_scale = expert.down_input_scale = 0.0f;
   }
@@ -143,8 +151,13 @@ class Converter {
 OwnedWeights convert_weights(const MoeConfig& config, const MoeWeights& weights) {
   Converter converter(config);
   OwnedWeights owned{weights, nullptr};
-  for (ExpertWeights& expert : owned.weights.experts) converter.expert(expert, config.recipe);
-  if (config.shared.intermediate > 0) converter.expert(owned.weights.shared, tables::shared_recipe(config));
+  std::vector<ExpertWeights>& experts = owned.weights.experts;
+  for (std::size_t e = 0; e < experts.size(); ++e) {
+    converter.expert(fmt::format("weights.experts[{}]", e), experts[e], config.recipe, config.intermediate);
+  }
+  if (config.shared.intermediate > 0) {
+    converter.expert("weights.shared", owned.weights.shared, tables::shared_recipe(config), config.shared.intermediate);
+  }
   owned.storage = converter.storage();
   return owned;
 }

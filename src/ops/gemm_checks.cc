@@ -139,17 +139,10 @@ void check_gemm_memory(const GemmRun& run, std::size_t prepared, std::size_t wor
 }
 
 void check_group_values(const GemmConfig& c, const GemmRun& run, std::int64_t rows) {
-  const auto check = [](const char* name, int index, std::int64_t got, std::int64_t least, std::int64_t most) {
-    if (got >= least && got <= most) return;
-    kCheck.refuse(fmt::format("{}[{}]", name, index), fmt::format("{}", got), fmt::format("{} to {}", least, most));
-  };
   if (is_masked(run)) {
-    const auto* counts = static_cast<const std::int32_t*>(run.group_counts.data);
-    for (int g = 0; g < c.groups; ++g) check("group_counts", g, counts[g], 0, rows / c.groups);
+    kCheck.count_values("group_counts", run.group_counts, rows / c.groups);
   } else if (!run.group_offsets.empty()) {
-    const auto* offsets = static_cast<const std::int32_t*>(run.group_offsets.data);
-    check("group_offsets", 0, offsets[0], 0, 0);
-    for (int g = 1; g <= c.groups; ++g) check("group_offsets", g, offsets[g], offsets[g - 1], rows);
+    kCheck.offset_values("group_offsets", run.group_offsets, rows);
   }
 }
 

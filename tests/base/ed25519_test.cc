@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "tests/support/expect_error.h"
@@ -45,6 +46,10 @@ TEST(Ed25519, SignsWithFilesAndVerifies) {
   const KeyPair pair(folder / "a"), other(folder / "b");
   const Signature signature = ed25519_sign(pair.private_file, "text");
   EXPECT_EQ(signature.public_key, ed25519_public_key(pair.public_file));
+  std::filesystem::permissions(other.public_file, std::filesystem::perms(0666));
+  expect_error(ErrorKind::kIo, {other.public_file, "everybody may write", "chmod go-w"},
+               [&] { ed25519_public_key(other.public_file); });
+  std::filesystem::permissions(other.public_file, std::filesystem::perms(0644));
   EXPECT_NE(signature.public_key, ed25519_public_key(other.public_file));
   EXPECT_TRUE(ed25519_verifies(signature.public_key, signature.bytes, "text"));
   EXPECT_FALSE(ed25519_verifies(ed25519_public_key(other.public_file), signature.bytes, "text"));

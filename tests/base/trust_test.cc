@@ -41,7 +41,8 @@ TEST(Trust, RefusalsSayWhatToDo) {
   };
   expect_words(why_untrusted(of(kOther, kMyGroup, 0600), "/c/x"), {"/c/x belongs to user 1001", "user 1000", "chown"});
   expect_words(why_untrusted(of(kMe, kMyGroup, 0666), "/c/x"), {"everybody", "0666", "`chmod go-w /c/x`"});
-  expect_words(why_untrusted(of(0, 0, S_IFDIR | 01777), "/tmp"), {"everybody", "1777", "`chmod -R go-w /tmp`"});
+  expect_words(why_untrusted(of(0, 0, S_IFDIR | 01777), "/tmp"), {"everybody", "1777", "a folder of your own"});
+  expect_words(why_untrusted(of(kMe, kMyGroup, S_IFDIR | 0777), "/c"), {"everybody", "0777", "`chmod -R go-w /c`"});
   expect_words(why_untrusted(of(kMe, kUsers, 0664), "/c/x"), {"group 100", "0664", "`chmod g-w /c/x`"});
 }
 
@@ -66,6 +67,40 @@ TEST(Trust, FilesOnDisk) {
     expect_error(ErrorKind::kIo, {name, "everybody", "chmod"}, [&] { read_trusted_file(folder / name, 5); });
   }
   EXPECT_EQ(read_file(folder / "file", 5), "12345");
+}
+
+TEST(Trust, FoldersThatHoldAFileAndWhatItsNameLeadsTo) {
+  const TemporaryFolder folder;
+  namespace fs = std::filesystem;
+  for (const char* name : {"real", "links", "open"}) fs::create_directory(folder / name);
+  fs::permissions(folder / "real", fs::perms(0755));
+  fs::permissions(folder / "links", fs::perms(0755));
+  std::ofstream(folder / "real/file") << "12345";
+  fs::create_symlink(folder / "real/file", folder / "links/file");
+  fs::create_symlink(folder / "real", folder / "links/folder");
+  for (const char* name : {"real/file", "links/file", "links/folder/file", "real/none"}) {
+    EXPECT_EQ(why_folders_untrusted(folder / name), "") << name;
+  }
+  fs::permissions(folder / "real", fs::perms(0777));
+  for (const char* name : {"real/file", "links/file", "links/folder/file", "real/none"}) {
+    const std::string why = why_folders_untrusted(folder / name);
+    EXPECT_NE(why.find("everybody may write to"), std::string::npos) << name << ": " << why;
+  }
+  const fs::path before = fs::current_path();
+  fs::current_path(folder / "real");
+  EXPECT_NE(why_folders_untrusted("file").find(real_path(folder / "real")), std::string::npos) << "not as .";
+  fs::current_path(before);
+  fs::permissions(folder / "real", fs::perms(0755));
+  fs::permissions(folder / "links", fs::perms(0777));
+  EXPECT_EQ(why_folders_untrusted(folder / "real/file"), "");
+  EXPECT_NE(why_folders_untrusted(folder / "links/file"), "");
+  // Folders of the system, as packages lie in, and the one that everybody shares.
+  EXPECT_EQ(why_folders_untrusted("/usr/share/file"), "");
+  EXPECT_EQ(why_folders_untrusted("/etc/passwd"), "");
+  struct stat tmp {};
+  if (stat("/tmp", &tmp) == 0 && (tmp.st_mode & S_IWOTH) != 0) {
+    EXPECT_NE(why_folders_untrusted("/tmp/file"), "");
+  }
 }
 
 TEST(Trust, FoldersAreMadeForTheirOwnerAlone) {

@@ -185,6 +185,9 @@ class Packages(unittest.TestCase):
     def test_wrong_bundles_make_no_package(self):
         self.assertIn("--format", self.package("rpm", wanted=2))
         self.assertIn("lacks", self.package("zip", "--op", "prepare", wanted=1))
+        refusal = self.package("zip", "--ptx", wanted=1)
+        for word in "lacks", "of ptx", "for compute_80", "not there", "moesaic compile --ptx":
+            self.assertIn(word, refusal)
         whole = self.bundle.read_bytes()
         rewritten(self.bundle, lambda manifest: manifest.update(moesaic="0.0.1"))
         self.assertIn("made by moesaic 0.0.1", self.package("zip", wanted=1))

@@ -55,7 +55,9 @@ struct BrokenCompiler : ::testing::Test {
 
 TEST_F(BrokenCompiler, FailureGivesItsLog) {
   const ScopedEnv mode("MOESAIC_FAKE_NVRTC", "fail");
-  expect_error_then_recovery({entry_name(instance), "sm_80", "this compiler fails"}, instance);
+  expect_error_then_recovery({entry_name(instance), "sm_80", "this compiler fails", MOESAIC_FAKE_NVRTC, "another NVRTC",
+                              "MOESAIC_NVRTC", "moesaic compile --out", "moesaic package"},
+                             instance);
 }
 
 TEST_F(BrokenCompiler, GarbageIsRefusedAndNotCached) {
@@ -185,7 +187,7 @@ TEST_F(BrokenCompiler, FilesThatAreNoCompilerSayWhatToDo) {
                [&] { Store(options(folder.path())).get(instance); });
   fs::copy("/proc/self/exe", folder / "libnvrtc.so", fs::copy_options::overwrite_existing);
   const Child child([&] {
-    expect_error(ErrorKind::kUnsupported, {"NVRTC", folder.path()},
+    expect_error(ErrorKind::kUnsupported, {"NVRTC", folder.path(), "another NVRTC", "moesaic package"},
                  [&] { Store(options(folder.path())).get(instance); });
     return ::testing::Test::HasFailure() ? 1 : 0;
   });

@@ -28,12 +28,14 @@ using testing::small_instance;
 using testing::TemporaryFolder;
 
 TEST(PackageName, SaysTheArchitecture) {
-  EXPECT_EQ(package_sm("sm90.zip"), 90);
-  EXPECT_EQ(package_sm("moesaic-kernels-sm121.zip"), 121);
-  EXPECT_EQ(package_sm("moesaic-kernels-sm90-0.1.0.zip"), 90);
+  EXPECT_EQ(package_of_file("sm90.zip"), "sm90");
+  EXPECT_EQ(package_of_file("moesaic-kernels-sm121.zip"), "sm121");
+  EXPECT_EQ(package_of_file("moesaic-kernels-sm90-0.1.0.zip"), "sm90");
+  EXPECT_EQ(package_of_file("ptx.zip"), "ptx");
+  EXPECT_EQ(package_of_file("moesaic-kernels-ptx-0.1.0.zip"), "ptx");
   for (const char* other : {"sm91.zip", "sm90", "sm90.zip.tmp.1.2", "sm90-old.zip", "kernels.zip", "sm.zip", ".zip", "",
-                            "moesaic-kernels-sm90x.zip"}) {
-    EXPECT_EQ(package_sm(other), 0) << other;
+                            "moesaic-kernels-sm90x.zip", "ptx80.zip", "ptx-1.zip"}) {
+    EXPECT_EQ(package_of_file(other), "") << other;
   }
 }
 
@@ -154,6 +156,22 @@ TEST_F(InstalledPackage, OfAFamilyServesAllItsMembers) {
   EXPECT_EQ(image_of(*Store(nothing_else()).get(instance)), "image");
 }
 
+TEST_F(InstalledPackage, OfPtxServesGpusThatTheTableDoesNotList) {
+  install("sm80.zip", "machine code");
+  instance.target = portable_ptx_target();
+  expect_error(ErrorKind::kUnsupported, {"no package moesaic-kernels-ptx is installed", "--ptx"},
+               [&] { Store(nothing_else()).get(instance); });
+  const std::string path = install("ptx.zip", "text");
+  EXPECT_EQ(image_of(*Store(nothing_else()).get(instance)), "text");
+  const PackageState state = inspect_package({path, "ptx"});
+  EXPECT_EQ(state.why_not, "");
+  EXPECT_EQ(state.wanted, plan_set(whole_package("ptx")).size());
+  EXPECT_GT(state.wanted, state.kernels);
+  // PTX of one architecture alone is made for tests, and in no package.
+  instance.target.name = "compute_90a";
+  expect_error(ErrorKind::kUnsupported, {"compute_90a", "no package"}, [&] { Store(nothing_else()).get(instance); });
+}
+
 TEST_F(InstalledPackage, SwitchTurnsThemOff) {
   install();
   const ScopedEnv off("MOESAIC_PACKAGES", "off");
@@ -178,7 +196,7 @@ TEST_F(InstalledPackage, DamageIsRefusedWithTheReasonAndOneWarning) {
   }
   expect_error(ErrorKind::kUnsupported, {path, "damaged"}, [&] { Store(nothing_else()).get(instance); });
   EXPECT_TRUE(log.one_with({"kernel package not used", path, "damaged"}));
-  EXPECT_NE(inspect_package({path, 80}).why_not.find("damaged"), std::string::npos);
+  EXPECT_NE(inspect_package({path, "sm80"}).why_not.find("damaged"), std::string::npos);
 }
 
 TEST_F(InstalledPackage, NoZipFileIsRefused) {
@@ -195,7 +213,20 @@ TEST_F(InstalledPackage, WhatOthersMayWriteIsNotTrusted) {
   const LogLines log;
   expect_error(ErrorKind::kUnsupported, {path, "not trusted"}, [&] { Store(nothing_else()).get(instance); });
   EXPECT_TRUE(log.one_with({path, "not trusted"}));
-  EXPECT_NE(inspect_package({path, 80}).why_not.find("not trusted"), std::string::npos);
+  EXPECT_NE(inspect_package({path, "sm80"}).why_not.find("not trusted"), std::string::npos);
+}
+
+TEST_F(InstalledPackage, NorIsAFileInAFolderThatOthersMayWrite) {
+  const std::string path = install();
+  fs::permissions(folder.path(), static_cast<fs::perms>(0777));
+  const LogLines log;
+  expect_error(ErrorKind::kUnsupported,
+               {path, "not trusted", "everybody may write to " + folder.path(), "chmod -R go-w"},
+               [&] { Store(nothing_else()).get(instance); });
+  EXPECT_TRUE(log.one_with({path, "not trusted", "everybody"}));
+  EXPECT_NE(inspect_package({path, "sm80"}).why_not.find("not trusted"), std::string::npos);
+  fs::permissions(folder.path(), static_cast<fs::perms>(0755));
+  EXPECT_EQ(image_of(*Store(nothing_else()).get(instance)), "image");
 }
 
 TEST_F(InstalledPackage, MustBeSignedWhereAKeyIsGiven) {
@@ -205,10 +236,10 @@ TEST_F(InstalledPackage, MustBeSignedWhereAKeyIsGiven) {
   const ScopedEnv key("MOESAIC_BUNDLE_KEY", pair.public_file.c_str());
   const LogLines log;
   expect_error(ErrorKind::kUnsupported, {path, "is not signed"}, [&] { Store(nothing_else()).get(instance); });
-  EXPECT_NE(inspect_package({path, 80}).why_not.find("is not signed"), std::string::npos);
+  EXPECT_NE(inspect_package({path, "sm80"}).why_not.find("is not signed"), std::string::npos);
   Bundle(path).sign(pair.private_file);
   EXPECT_EQ(image_of(*Store(nothing_else()).get(instance)), "image");
-  EXPECT_EQ(inspect_package({path, 80}).why_not, "");
+  EXPECT_EQ(inspect_package({path, "sm80"}).why_not, "");
 }
 
 TEST_F(InstalledPackage, AnotherKernelTextIsTheReason) {
@@ -219,11 +250,11 @@ TEST_F(InstalledPackage, AnotherKernelTextIsTheReason) {
   Store store(nothing_else());
   expect_error(ErrorKind::kUnsupported, {path, "another kernel text"}, [&] { store.get(instance); });
   expect_error(ErrorKind::kUnsupported, {path, "another kernel text"}, [&] { store.get(instance); });
-  const std::string why = inspect_package({path, 80}).why_not;
+  const std::string why = inspect_package({path, "sm80"}).why_not;
   override_source_for_test(source, "");
   EXPECT_TRUE(log.one_with({path, "another kernel text"}));
   EXPECT_NE(why.find("another kernel text"), std::string::npos) << why;
-  EXPECT_EQ(inspect_package({path, 80}).why_not, "");
+  EXPECT_EQ(inspect_package({path, "sm80"}).why_not, "");
 }
 
 TEST_F(InstalledPackage, AFileOfAnotherNameIsNotOpenedAndSaidSo) {

@@ -87,6 +87,24 @@ TEST_F(Trusted, BundleOfAnotherUserIsRefusedAlsoBehindALink) {
   expect_served();
 }
 
+TEST_F(Trusted, BundleInAFolderThatOthersMayWriteIsRefused) {
+  const std::string open = folder / "open";
+  fs::create_directory(open);
+  write();
+  fs::rename(path, open + "/k.zip");
+  fs::create_symlink(open + "/k.zip", path);
+  for (const std::string& name : {open + "/k.zip", path}) {
+    ASSERT_EQ(chmod(open.c_str(), 0777), 0);
+    path = name;
+    expect_refused({path, "not trusted", "everybody may write to", "/open", "chmod -R go-w"});
+    EXPECT_EQ(Bundle(path).records().size(), 2u) << "looking is allowed";
+    ASSERT_EQ(chmod(open.c_str(), 01777), 0);
+    expect_refused({path, "not trusted", "everybody may write to", "/open", "use a folder of your own"});
+    ASSERT_EQ(chmod(open.c_str(), 0755), 0);
+    expect_served();
+  }
+}
+
 // ---- caches of others -----------------------------------------------------------------------------------------------
 
 TEST_F(Trusted, CacheThatOthersMayWriteIsNeitherReadNorWritten) {

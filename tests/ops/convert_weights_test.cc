@@ -9,6 +9,7 @@
 
 #include "backend_cpu/backend_cpu.h"
 #include "moesaic/quantize.h"
+#include "support/expect_error.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic {
@@ -137,6 +138,11 @@ TEST(ConvertWeights, ZeroMatricesAndRefusals) {
   EXPECT_THROW(convert_weights(layer.config, layer.weights), Error);
   layer.config.recipe = "fp9";
   EXPECT_THROW(convert_weights(layer.config, layer.weights), Error);
+  // Before memory is taken for it.
+  layer.config.recipe = "nvfp4";
+  layer.weights.experts[1].down.cols = std::int64_t{1} << 40;
+  testing::expect_error(ErrorKind::kInvalidArgument, {"convert_weights: weights.experts[1].down", "1099511627776"},
+                        [&] { convert_weights(layer.config, layer.weights); });
 }
 
 // 16-bit recipes: every element is the nearest number of the type.

@@ -4,6 +4,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string>
+#include <utility>
 
 #include "support/dispatched_rows.h"
 #include "support/expect_error.h"
@@ -118,6 +120,27 @@ TEST(DispatchedRows, ReferenceRefusesSizesThatOverflow) {
       run.x.shape[masked ? 1 : 0] = run.out.shape[masked ? 1 : 0] = std::int64_t{1} << log2_rows;
       testing::expect_error(ErrorKind::kInvalidArgument, {"fused_moe: x is", "0 to 1073741824 rows"},
                             [&] { reference_moe(host.config, host.weights, ReferenceMode::kOracle, run); });
+    }
+    EXPECT_EQ(y, std::vector<double>(y.size(), -7.0)) << "nothing is written";
+  }
+}
+
+// The oracle writes by them; a layer takes rows of no expert, or of another one.
+TEST(DispatchedRows, ReferenceRefusesOffsetsAndCountsThatDoNotFit) {
+  std::mt19937 rng(5);
+  const HostLayer host = testing::random_layer(rng, layer_config(), {});
+  for (const bool masked : {false, true}) {
+    DispatchedRows rows = testing::random_rows(rng, host.config, {3, 0, 5, 1, 0, 2, 4}, masked);
+    std::vector<double> y(static_cast<std::size_t>(rows.x.size()), -7.0);
+    const MoeRun run = rows.run(y.data(), DType::kF64);
+    for (const std::size_t at : {std::size_t{0}, std::size_t{2}, rows.numbers.size() - 1}) {
+      for (const std::int32_t wrong : {-1, 1 << 30}) {
+        const std::int32_t right = std::exchange(rows.numbers[at], wrong);
+        testing::expect_error(ErrorKind::kInvalidArgument,
+                              {(masked ? "expert_counts[" : "expert_offsets[") + std::to_string(at), " to "},
+                              [&] { reference_moe(host.config, host.weights, ReferenceMode::kOracle, run); });
+        rows.numbers[at] = right;
+      }
     }
     EXPECT_EQ(y, std::vector<double>(y.size(), -7.0)) << "nothing is written";
   }

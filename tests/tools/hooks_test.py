@@ -24,6 +24,18 @@ class Hooks(unittest.TestCase):
                          [f"tools/lint.sh build {step}" for step in steps])
         self.assertEqual(re.findall(r"^ +- id: (.*)$", read(".pre-commit-config.yaml"), re.MULTILINE), steps)
 
+    def test_tidy_looks_at_headers_by_way_of_a_source(self):
+        function = re.search(r"^translation_unit_of\(\) \{.*?^\}", read("tools/lint.sh"), re.M | re.S).group()
+        headers = sorted(str(file.relative_to(ROOT)) for top in ("src", "include") for file in (ROOT / top).rglob("*.h"))
+        script = function + '\nfor file in "$@"; do translation_unit_of "$file"; done'
+        sources = subprocess.run(["bash", "-c", script, "-", "src/base/fs.cc", *headers], cwd=ROOT, capture_output=True,
+                                 text=True).stdout.split()
+        self.assertEqual(sources[0], "src/base/fs.cc")
+        self.assertEqual(len(sources), len(headers) + 1)
+        self.assertEqual([file for file in sources if not (file.endswith(".cc") and (ROOT / file).exists())], [])
+        hook = re.search(r"id: tidy.*?files: (\S+)", read(".pre-commit-config.yaml"), re.DOTALL).group(1)
+        self.assertEqual([file for file in headers if not re.search(hook, file)], [])
+
     def test_make_lint_and_ci_run_them_all(self):
         recipe = read("Makefile").partition("\nlint:")[2].partition("\n\n")[0]
         self.assertIn("@tools/lint.sh $(BUILD)\n", recipe + "\n")
