@@ -179,6 +179,7 @@ TEST(MoePlan, BatchInvariantLayersHaveOneConfigurationOfWhateverSums) {
         MoeSteps steps = range.steps;
         steps.route = ranges.front().steps.route;  // chooses and sorts, one token by itself in either form
         steps.scatter = ranges.front().steps.scatter;
+        steps.gather = ranges.front().steps.gather;  // copies rows
         EXPECT_EQ(steps, ranges.front().steps) << model << " " << recipe.name << " T to " << range.last_tokens;
       }
     }
