@@ -60,6 +60,19 @@ std::string shape_text(const StridedView& view) {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+// Whether the first and the last element lie further apart than memory is large: sums and small multiples of what is
+// left fit 64 bits.
+bool reaches_too_far(const StridedView& view) {
+  constexpr __int128 kMost = __int128{1} << 60;
+  __int128 elements = 1;
+  for (std::size_t d = 0; d < static_cast<std::size_t>(view.rank); ++d) {
+    const __int128 stride = view.strides[d];
+    elements += (stride < 0 ? -stride : stride) * std::max<std::int64_t>(view.shape[d] - 1, 0);
+    if (elements * static_cast<__int128>(dtype_size(view.dtype)) > kMost) return true;
+  }
+  return false;
+}
+
 // Two 4-bit elements in a byte: the last dimension and all strides in bytes. False when they are not whole.
 bool count_bytes(StridedView& view) {
   if (view.rank == 0) return false;
@@ -140,11 +153,14 @@ StridedView TensorReader::read(const std::string& name, const DLTensor& t) {
     view.shape[d] = t.shape[i];
     if (t.shape[i] < 0) refuse(name, fmt::format("of size {} in dimension {}", t.shape[i], i), "0 or more");
     const std::int64_t compact = bytes / static_cast<std::int64_t>(dtype_size(view.dtype));
-    view.strides[d] = t.strides == nullptr ? compact : t.strides[i];
+    // Where there is one index producers say anything.
+    view.strides[d] = t.strides == nullptr || t.shape[i] == 1 ? compact : t.strides[i];
     if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(t.shape[i], 1), &bytes)) {
       refuse(name, "of more than 2^63 bytes", "a tensor that memory holds");
     }
   }
+  if (reaches_too_far(view))
+    refuse(name, "of strides that reach over more than 2^60 bytes", "a tensor that memory holds");
   const bool has_elements = std::find(t.shape, t.shape + t.ndim, 0) == t.shape + t.ndim;
   if (type->bits * type->lanes == 4 && !count_bytes(view)) {
     refuse(name, shape_text(view), "an even last dimension without gaps, and even strides: two numbers share a byte");

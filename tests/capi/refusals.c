@@ -204,6 +204,10 @@ void capi_wrong_tensors(capi_data* d) {
   x.strides[1] = 1;
   x.t.strides = x.strides;
   refused_x(moe, &run, &x, "stride 128 in dimension 0");
+  x.strides[0] = INT64_MAX;
+  refused_x(moe, &run, &x, "2^60");
+  x.strides[0] = INT64_MIN;
+  refused_x(moe, &run, &x, "2^60");
   MAKE_X();
   out.t.data = NULL;
   refused_x(moe, &run, &x, "run.out");
