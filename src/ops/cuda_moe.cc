@@ -319,7 +319,7 @@ class Launches {
   const T* weights(std::size_t offset) const {
     return reinterpret_cast<const T*>(static_cast<const char*>(run_.prepared) + offset);
   }
-  /// x in expert order: where GEMM 2's rows will be, when GEMM 1 has read it.
+  /// x in expert order. GEMM 2 writes its rows to the same place, when GEMM 1 has read these.
   void* gathered() const { return work<void>(w_.routed.y); }
   int* ids() const { return run_.topk_ids_out.empty() ? work<int>(w_.ids) : static_cast<int*>(run_.topk_ids_out.data); }
   float* slot_weights() const {
