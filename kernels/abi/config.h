@@ -81,6 +81,13 @@ MOESAIC_HD constexpr bool keeps_float_groups(const KernelConfig& c) {
   return c.weights == kWeightsInt4 && c.tile_tokens <= 32;
 }
 
+/// Whether GEMM 1 of this configuration can quantise its result by a static scale: e4m3 element by element
+/// (fp8_tensor), e2m1 where a tile has whole blocks of 16 of its columns (nvfp4), half as many as weight rows of gated
+/// activations.
+MOESAIC_HD constexpr bool quantises_hidden(const KernelConfig& c, bool gated) {
+  return c.weights == kWeightsE4m3 || (c.weights == kWeightsE2m1 && c.tile_rows / (gated ? 2 : 1) % 16 == 0);
+}
+
 /// Bytes that one stage of a tiled GEMM has for the scales of one row block, and for int4 zero points behind them.
 MOESAIC_HD constexpr int scale_slot(const KernelConfig& c) {
   return c.weights == kWeightsE4m3 ? c.tile_k / 2 : weight_bits(c.weights) == 4 ? c.tile_k : 0;
