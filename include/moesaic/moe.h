@@ -132,6 +132,10 @@ struct MoeConfig {
   // One configuration of every kernel for all T: a token's output has the same bits in every batch. Else that holds
   // only where the same configurations serve (`kernels`). Costs speed where T is far from what they are best at.
   bool batch_invariant = false;
+  // All experts, shared ones too where their recipe takes them, have both static scales (see ExpertWeights): `prepare`
+  // refuses others, and on a GPU GEMM 1 then quantises its result itself. Without, the weights decide, and a launch
+  // between the GEMMs quantises: the same bits. Only with recipes that take them, fp8_tensor and nvfp4.
+  bool static_scales = false;
   ExpertMap experts;
   TensorParallel tp;  // `intermediate` and `shared.intermediate` are this rank's
   Device device;

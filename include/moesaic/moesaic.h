@@ -179,6 +179,7 @@ typedef struct moesaic_moe_config {
   int32_t vocabulary;        // MOESAIC_HASH: rows of the weights' token_experts
   int32_t batch_invariant;   // 1: the same bits in every batch, moesaic::MoeConfig
   int32_t int4_f32_scales;   // 1: prepared int4 weights keep scales in FP32, moesaic::Int4Groups
+  int32_t static_scales;     // 1: all experts have static scales of activations, moesaic::MoeConfig
 } moesaic_moe_config;
 
 /// moesaic::ModuleOptions: where kernels come from. NULL and -1: the environment, then defaults.

@@ -13,7 +13,7 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 7;
+inline constexpr int kModuleAbi = 8;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
@@ -79,6 +79,13 @@ MOESAIC_HD constexpr int weight_bits(int weights) {
 /// Whether a GEMM reads int4's FP32 scales (kScaleGroupFloat): larger tiles have no registers left for it.
 MOESAIC_HD constexpr bool keeps_float_groups(const KernelConfig& c) {
   return c.weights == kWeightsInt4 && c.tile_tokens <= 32;
+}
+
+/// Whether GEMM 1 of this configuration can quantise its result by a static scale: e4m3 element by element
+/// (fp8_tensor), e2m1 where a tile has whole blocks of 16 of its columns (nvfp4), half as many as weight rows of gated
+/// activations.
+MOESAIC_HD constexpr bool quantises_hidden(const KernelConfig& c, bool gated) {
+  return c.weights == kWeightsE4m3 || (c.weights == kWeightsE2m1 && c.tile_rows / (gated ? 2 : 1) % 16 == 0);
 }
 
 /// Bytes that one stage of a tiled GEMM has for the scales of one row block, and for int4 zero points behind them.

@@ -286,6 +286,10 @@ struct GemmParams {
   int gated;
   float alpha, beta, limit;  // of the activation
   float out_alpha;           // kEpilogueRows
+  // kEpilogueHidden: h is quantised and leaves as GEMM 2's operand, `out` bf16; quantises_hidden holds.
+  const float* hidden_scale;  // [1] by this static scale; nullptr: h leaves as it is
+  float* hidden_token_scale;  // [rows] of that operand
+  int hidden_cols;            // of h; the operand is 0 from there to out_cols
 };
 
 /// How the copy engine of Hopper reads a matrix: a CUtensorMap, encoded by the driver.

@@ -121,6 +121,12 @@ __device__ __forceinline__ u32 e2m1_magnitude_and_rounder(float a) {
   return static_cast<u32>(min(min(low, middle), high));
 }
 
+/// One code of e2m1, of a product with a positive multiplier, as the functions below give eight. Requires: no NaN.
+__device__ __forceinline__ u32 round_e2m1(float value, float multiplier) {
+  const float magnitude = fminf(__fmul_rn(fabsf(value), multiplier), E2m1::kLargest);
+  return (e2m1_magnitude_and_rounder(magnitude) - kIntegerRounderBits) | (__float_as_uint(value) >> 28 & 8u);
+}
+
 /// Byte `kByte` of each of four words.
 template <int kByte>
 __device__ __forceinline__ u32 gather_bytes(u32 a, u32 b, u32 c, u32 d) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/common/activation.cuh"
+#include "kernels/common/hidden_operand.cuh"
 #include "kernels/common/work.cuh"
 
 namespace moesaic {
@@ -89,9 +90,10 @@ struct Epilogue {
 };
 
 /// Threads that store the sums of some weight rows, from shared memory: [tokens][kPitch]. kTogether: tokens whose
-/// activations are under way at once.
-template <int kGroupThreads, int kGroupRows, int kTogether = 1>
+/// activations are under way at once. kOfKernel: of a kernel that quantises h.
+template <int kGroupThreads, int kGroupRows, int kTogether = 1, abi::KernelConfig kOfKernel = abi::KernelConfig{}>
 struct StoreGroup {
+  using Operand = HiddenOperand<kOfKernel>;
   static constexpr int kUnroll = kTogether;
   static constexpr int kThreads = kGroupThreads, kRows = kGroupRows, kPitch = abi::sum_pitch(kGroupRows);
 };
@@ -110,6 +112,7 @@ __device__ __forceinline__ void store_hidden_as(const abi::GemmParams& p, const 
   const int block = p.gated ? column / 8 : column / 16, r = p.gated ? column % 8 : column % 16;
   const int up = p.gated ? 8 : 0;  // rows from a gate to its up row
   if (out_column >= p.out_cols) return;
+  const typename Group::Operand operand(p);
   RowTerms gates[2], ups[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -125,7 +128,11 @@ __device__ __forceinline__ void store_hidden_as(const abi::GemmParams& p, const 
     const float2 gate = *reinterpret_cast<const float2*>(sums), other = *reinterpret_cast<const float2*>(sums + up);
     const float low = epilogue.template hidden<kKind>(gates[0], gate.x, ups[0], other.x, scale, input_weight);
     const float high = epilogue.template hidden<kKind>(gates[1], gate.y, ups[1], other.y, scale, input_weight);
-    epilogue.store_pair(static_cast<long long>(row) * p.out_stride + out_column, low, high);
+    if (operand.is_wanted()) {
+      operand.store_pair(row, out_column, low, high);
+    } else {
+      epilogue.store_pair(static_cast<long long>(row) * p.out_stride + out_column, low, high);
+    }
   }
 }
 

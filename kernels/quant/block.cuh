@@ -5,7 +5,7 @@
 // grid.x = total units / (threads * tile_k / 16), rounded up.
 #pragma once
 
-#include "kernels/quant/scale.cuh"
+#include "kernels/common/code_scale.cuh"
 #include "kernels/quant/write.cuh"
 
 namespace moesaic::quant {

@@ -6,7 +6,7 @@
 // grid.x = padded rows * 2^row_shift / block size, rounded up.
 #pragma once
 
-#include "kernels/quant/scale.cuh"
+#include "kernels/common/code_scale.cuh"
 #include "kernels/quant/write.cuh"
 
 namespace moesaic::quant {

@@ -3,7 +3,7 @@
 // grid.x = scale rows * scale columns.
 #pragma once
 
-#include "kernels/quant/scale.cuh"
+#include "kernels/common/code_scale.cuh"
 #include "kernels/quant/write.cuh"
 
 namespace moesaic::quant {

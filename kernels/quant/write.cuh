@@ -2,8 +2,8 @@
 // Encodes a unit of 16 values times a multiplier and stores its codes; stores byte scales, padding included.
 #pragma once
 
+#include "kernels/common/code_scale.cuh"
 #include "kernels/quant/read.cuh"
-#include "kernels/quant/scale.cuh"
 
 namespace moesaic::quant {
 

@@ -259,6 +259,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void store_totals(const abi::GemmParams& p, const Work& work,
                                              const float (&totals)[kConfig.tile_rows][kConfig.tile_tokens + 1]) {
   const Epilogue epilogue{p, work.tile.expert};
+  const HiddenOperand<kConfig> operand(p);
   const int count = work.tile.row_end - work.tile.row_begin;
   const bool hidden = p.epilogue == abi::kEpilogueHidden, gated = hidden && p.gated;
   const int columns = gated ? kConfig.tile_rows / 2 : kConfig.tile_rows;  // output columns of this block
@@ -276,6 +277,10 @@ __device__ __forceinline__ void store_totals(const abi::GemmParams& p, const Wor
       value = epilogue.hidden(epilogue.terms(work.row_block + block, r), totals[block * 16 + r][token],
                               epilogue.terms(work.row_block + block, up), totals[block * 16 + up][token], scale,
                               input_weight);
+      if (operand.is_wanted()) {
+        operand.store(row, first_column + column, value);
+        continue;
+      }
     } else {
       value = epilogue.plain(epilogue.terms(work.row_block + block, r), totals[column][token], scale);
     }

@@ -70,7 +70,7 @@ class MoeConfig(ctypes.Structure):
                 ("max_tokens", c_int32), ("device", DLDevice), ("expert_slots", POINTER(c_int32)),
                 ("num_expert_slots", c_size_t), ("experts_first", c_int32), ("experts_count", c_int32),
                 ("tp_rank", c_int32), ("tp_size", c_int32), ("vocabulary", c_int32), ("batch_invariant", c_int32),
-                ("int4_f32_scales", c_int32)]
+                ("int4_f32_scales", c_int32), ("static_scales", c_int32)]
 
 
 class ModuleOptions(ctypes.Structure):

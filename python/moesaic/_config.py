@@ -34,6 +34,7 @@ class MoeConfig:
     expert_slots [num_experts]: index in the weights of every expert, -1 for those not held; or instead experts
     [experts_first, experts_first + experts_count), count 0 for all. tp_rank, tp_size: the slice of I that this is.
     batch_invariant: a token's output has the same bits in every batch.
+    static_scales: all experts have static scales of both inputs (fp8_tensor, nvfp4), and GEMM 1 quantises its result.
     device: "cpu", "cuda" or "cuda:N".
     """
 
@@ -68,12 +69,13 @@ class MoeConfig:
     vocabulary: int = 0
     batch_invariant: bool = False
     int4_f32_scales: bool = False
+    static_scales: bool = False
 
 
 _SAME = ("hidden", "intermediate", "num_experts", "top_k", "int4_group_size", "int4_zero_points", "n_group",
          "topk_group", "scaling", "renormalize", "shared_intermediate", "shared_gated", "router", "weights_on_input",
          "max_tokens", "experts_first", "experts_count", "tp_rank", "tp_size", "vocabulary", "batch_invariant",
-         "int4_f32_scales")
+         "int4_f32_scales", "static_scales")
 _OPTIONAL = ("alpha", "beta", "limit")
 
 

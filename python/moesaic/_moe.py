@@ -257,7 +257,7 @@ def from_checkpoint(folder: str | os.PathLike[str], layer: int = -1, *, device: 
     config, weights = Checkpoint(folder).load(layer)
     config = dataclasses.replace(config, device=device, **fields)
     if recipe is not None and recipe != config.recipe:
-        config = dataclasses.replace(config, recipe=recipe)
+        config = dataclasses.replace(config, recipe=recipe, static_scales=False)  # converted weights have none
         weights = weights.convert(config)
     return FusedMoe(config, weights, modules=modules)
 

@@ -34,6 +34,9 @@ constexpr std::array kVariables = {
     EnvVariable{Env::kForceTarget, "MOESAIC_FORCE_TARGET", "compile and load for this target; compute_ names give PTX"},
     EnvVariable{Env::kDependentLaunch, "MOESAIC_DEPENDENT_LAUNCH",
                 "off: kernels of an op are launched one after the other, without programmatic dependent launch"},
+    EnvVariable{
+        Env::kQuantiseHidden, "MOESAIC_QUANTISE_HIDDEN",
+        "off: GEMM 1 never quantises its result itself; a launch of its own does, as where scales are not static"},
     EnvVariable{Env::kStrict, "MOESAIC_STRICT", "1: a GPU that the architecture table does not list is an error"},
     EnvVariable{Env::kThreads, "MOESAIC_THREADS", "threads of the CPU backend; default: all cores"},
     EnvVariable{Env::kCudaHome, "CUDA_HOME", "a CUDA toolkit, searched for NVRTC"},

@@ -21,6 +21,7 @@ enum class Env {
   kForceKernel,
   kForceTarget,
   kDependentLaunch,
+  kQuantiseHidden,
   kStrict,
   kThreads,
   kCudaHome,

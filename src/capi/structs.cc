@@ -229,6 +229,7 @@ MoeConfig to_config(const char* operation, const moesaic_moe_config* config) {
   to.weights_on_input = c.weights_on_input != 0;
   to.max_tokens = c.max_tokens;
   to.batch_invariant = c.batch_invariant != 0;
+  to.static_scales = c.static_scales != 0;
   to.experts = to_experts(operation, c);
   to.tp = {c.tp_rank, c.tp_size};
   to.device = to_device(operation, c.device);
@@ -257,6 +258,7 @@ void from_config(const char* operation, const MoeConfig& from, moesaic_moe_confi
   c.weights_on_input = from.weights_on_input;
   c.max_tokens = from.max_tokens;
   c.batch_invariant = from.batch_invariant;
+  c.static_scales = from.static_scales;
   c.device.device_type = from.device.type == DeviceType::kCpu ? kDLCPU : kDLCUDA;
   c.device.device_id = from.device.index;
   write_struct(c, out, size);

@@ -10,6 +10,9 @@
 #include "checkpoint/layer_tensors.h"
 #include "checkpoint/printable.h"
 #include "checkpoint/quant_formats.h"
+#include "tables/kernel_table.h"
+#include "tables/quant_table.h"
+#include "tables/recipe_table.h"
 
 namespace moesaic::checkpoint {
 namespace {
@@ -79,6 +82,7 @@ class LayerLoader {
     if (c.shared.intermediate > 0) layer_.modules.shared_tensors = matrices_of([this] { load_shared(); });
     refuse_others();
     set_recipes();
+    set_static_scales();
     layer_.storage = tensors_.storage();
   }
 
@@ -275,6 +279,19 @@ class LayerLoader {
       c.int4 = {quant_.scheme().group, experts_.zero_points || shared_.zero_points,
                 experts_.f32_scales || shared_.f32_scales};
     }
+  }
+
+  // Whether every expert that could has both static scales: GEMM 1 can quantise its result then.
+  void set_static_scales() {
+    const auto has = [](const std::string& recipe, const ExpertWeights& e) {
+      const bool takes = tables::takes_static_scales(tables::get_recipe(recipe));
+      return !takes || (e.input_scale > 0.0f && e.down_input_scale > 0.0f);
+    };
+    MoeConfig& c = layer_.config;
+    const std::vector<ExpertWeights>& experts = layer_.weights.experts;
+    c.static_scales = tables::takes_static_scales(tables::get_recipe(c.recipe)) &&
+                      std::all_of(experts.begin(), experts.end(), [&](const auto& e) { return has(c.recipe, e); }) &&
+                      (c.shared.intermediate == 0 || has(tables::shared_recipe(c), layer_.weights.shared));
   }
 
   // Beside a quantised format 16-bit weights go with bf16, the type of x of all quantised recipes.

@@ -25,6 +25,7 @@ struct BenchOptions {
   ModuleOptions modules;
   Int4Groups int4 = {128, false};  // int4 recipes; most checkpoints have groups of 128
   bool shares = false;             // what each launch takes, too; on a GPU
+  bool static_scales = false;      // of activations, where the recipe takes them
   int experts = 0;                 // instead of the model's: one rank of an expert-parallel layer
 };
 

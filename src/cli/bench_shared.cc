@@ -24,6 +24,7 @@ MoeConfig bench_config(const BenchOptions& o) {
   MoeConfig config = tables::model_config(tables::get_model(o.model));
   config.recipe = o.recipe;
   config.int4 = o.int4;
+  config.static_scales = o.static_scales;
   config.device = o.device;
   config.router = false;
   if (o.experts > 0) {

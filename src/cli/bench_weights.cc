@@ -66,6 +66,7 @@ void fill_scales(MaskedBits& bits, std::vector<std::uint8_t>& scales, const Quan
 }
 
 constexpr double kE4m3Multiplier = 0x1p-8;
+constexpr float kStaticScale = 0x1p-8f;  // inputs of size 0.02 become codes of a few units
 
 }  // namespace
 
@@ -126,6 +127,7 @@ ExpertWeights BenchWeights::expert(const std::string& recipe, std::int64_t inter
   e.gate = memory_.matrix(recipe, config_.int4, intermediate, config_.hidden);
   if (gated) e.up = memory_.matrix(recipe, config_.int4, intermediate, config_.hidden);
   e.down = memory_.matrix(recipe, config_.int4, config_.hidden, intermediate);
+  if (config_.static_scales) e.input_scale = e.down_input_scale = kStaticScale;
   if (!biases) return e;
   e.gate_bias = memory_.vector(intermediate);
   if (gated) e.up_bias = memory_.vector(intermediate);

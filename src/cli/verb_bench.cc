@@ -67,6 +67,7 @@ nlohmann::json to_json(const BenchOptions& o, const BenchResult& r) {
                            {"recipe", o.recipe},
                            {"int4_group", o.int4.size},
                            {"int4_zeros", o.int4.zero_points},
+                           {"static_scales", o.static_scales},
                            {"experts", o.experts},
                            {"routings", kBenchRoutings},
                            {"nvml", r.nvml},
@@ -193,6 +194,8 @@ void add_bench(CLI::App& app, Action& action) {
   moe->add_option("--int4-group", a->options.int4.size, "Elements of K that share a scale, of int4 recipes")
       ->check(CLI::IsMember({32, 64, 128}));
   moe->add_flag("--int4-zeros", a->options.int4.zero_points, "int4 recipes with zero points");
+  moe->add_flag("--static-scales", a->options.static_scales,
+                "Weights with static scales of activations (fp8_tensor, nvfp4); MOESAIC_QUANTISE_HIDDEN=off compares");
   moe->add_flag("--shares", a->options.shares, "What each launch takes, too (GPU)");
   moe->add_option("--bundle", a->bundles, "Kernel bundle (zip); may be given more than once");
   moe->add_flag("--json", a->json, "Print JSON");

@@ -67,6 +67,7 @@ void check_use(const RunOptions& options) {
 void choose_recipe(const RunOptions& options, MoeConfig* config) {
   if (options.recipe.empty() || options.recipe == config->recipe) return;
   config->recipe = options.recipe;
+  config->static_scales = false;                    // weights that are converted lose them
   const bool f32_scales = config->int4.f32_scales;  // of weights that may stay as they are
   config->int4 = options.int4;
   config->int4.f32_scales = f32_scales;

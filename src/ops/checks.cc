@@ -10,6 +10,7 @@
 #include "ops/argument_check.h"
 #include "ops/moe_impl.h"
 #include "tables/given_codes.h"
+#include "tables/kernel_table.h"
 #include "tables/quant_table.h"
 #include "tables/recipe_table.h"
 
@@ -74,6 +75,11 @@ void check_expert(const WeightCheck& check, const std::string& name, const Exper
   for (const float scale : {e.input_scale, e.down_input_scale}) {
     if (scale >= 0.0f && std::isfinite(scale)) continue;
     refuse(name + ".input_scale or down_input_scale", fmt::format("{}", scale), "0 (none) or a finite number above 0");
+  }
+  const bool promised = check.config.static_scales && tables::takes_static_scales(tables::get_recipe(check.recipe));
+  if (promised && (e.input_scale == 0.0f || e.down_input_scale == 0.0f)) {
+    refuse(name + ".input_scale or down_input_scale", "0",
+           "a number above 0, for static_scales of the configuration is set (weights that were converted have none)");
   }
 }
 

@@ -47,15 +47,15 @@ class Launches;
 class CudaMoe final : public MoeImpl {
  public:
   CudaMoe(const MoeConfig& config, const ModuleOptions& modules)
-      : config_(config),
-        dispatched_config_(plan::dispatched_config(config)),
+      : config_(planned_config(config)),
+        dispatched_config_(plan::dispatched_config(config_)),
         layout_(plan::prepared_layout(config)),
         quantised_(tables::quantises_activations(tables::get_recipe(config.recipe))),
         shared_quantised_(tables::quantises_activations(tables::get_recipe(tables::shared_recipe(config)))) {
     const cuda::DeviceInfo info = cuda::device_info(config.device.index);
     const Served served = serve(info.sm, modules);
     sm_count_ = info.sm_count;
-    ranges_ = plan::plan_ranges(config, served.arch, rates_of(info), served.force_kernel);
+    ranges_ = plan::plan_ranges(config_, served.arch, rates_of(info), served.force_kernel);
     prepare_plan_ = plan::plan_preparation(config, served.arch);
     dispatched_ = plan::plan_dispatched(config, served.arch, served.force_kernel);
     load_kernels(served, modules);
@@ -237,6 +237,7 @@ class Launches {
 
   abi::GemmParams routed_gemm(int role) const {
     abi::GemmParams p = gemm(role, routed());
+    if (role == 1 && steps_.hidden_is_operand) give_operand(routed(), 1, p);
     const bool by_token = role == 1 && !is_dispatched(run_) && !gathers();
     p.row_token = by_token ? work<int>(w_.row_token) : nullptr;
     p.activation_rows = by_token || is_dispatched(run_) ? tokens_ : tokens_ * c_.top_k;
@@ -262,6 +263,7 @@ class Launches {
 
   abi::GemmParams shared_gemm(int role) const {
     abi::GemmParams p = gemm(role, shared());
+    if (role == 1 && steps_.shared_hidden_is_operand) give_operand(shared(), 3, p);
     p.rows = tokens_;
     p.activation_rows = tokens_;
     return p;
@@ -385,6 +387,14 @@ class Launches {
     return p;
   }
 
+  /// GEMM 1 quantises its result by static scale number `scale`.
+  void give_operand(const Experts& e, int scale, abi::GemmParams& p) const {
+    p.out = work<void>(e.space.h_operand.values);
+    p.hidden_scale = static_scale(scale);
+    p.hidden_token_scale = work<float>(e.space.h_operand.token_scale);
+    p.hidden_cols = e.intermediate;
+  }
+
   static bool by_block(const std::string& recipe) {
     return tables::get_recipe(recipe).activation.scale == tables::Scale::kBlock1x128;
   }
@@ -447,7 +457,8 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
   run_gemms(launches, s);
   if (config_.shared.intermediate > 0) {
     launches.launch_gemm(kernel(s.shared_gemm1), s.shared_gemm1.config(), launches.shared_gemm(1));
-    if (shared_quantised_) launches.quantise_shared_hidden(kernel(s.operand), s.operand.config());
+    if (shared_quantised_ && !s.shared_hidden_is_operand)
+      launches.quantise_shared_hidden(kernel(s.operand), s.operand.config());
     launches.launch_gemm(kernel(s.shared_gemm2), s.shared_gemm2.config(), launches.shared_gemm(2));
   }
   launches.sum(kernel(s.sum), s.sum.config());
@@ -455,7 +466,7 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
 
 void CudaMoe::run_gemms(const Launches& launches, const plan::MoeSteps& s) const {
   launches.launch_gemm(kernel(s.gemm1), s.gemm1.config(), launches.routed_gemm(1));
-  if (quantised_) launches.quantise_routed_hidden(kernel(s.operand), s.operand.config());
+  if (quantised_ && !s.hidden_is_operand) launches.quantise_routed_hidden(kernel(s.operand), s.operand.config());
   launches.launch_gemm(kernel(s.gemm2), s.gemm2.config(), launches.routed_gemm(2));
 }
 

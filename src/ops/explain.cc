@@ -6,19 +6,34 @@
 
 #include "backend_cpu/backend_cpu.h"
 #include "base/env.h"
+#include "ops/moe_impl.h"
 #include "plan/moe_plan.h"
 #include "tables/arch_table.h"
+#include "tables/kernel_table.h"
+#include "tables/quant_table.h"
+#include "tables/recipe_table.h"
 
 namespace moesaic {
 namespace {
+
+/// Who quantises GEMM 1's result.
+std::string hidden_text(const char* name, const std::string& recipe, bool is_operand) {
+  if (!tables::quantises_activations(tables::get_recipe(recipe))) return "";
+  return fmt::format("  {}: quantised by {}\n", name, is_operand ? "GEMM 1" : "a launch of operand");
+}
 
 std::string explain_arch(const MoeConfig& config, std::int64_t tokens, const tables::ArchRow& arch,
                          const std::string& force_kernel) {
   std::string text = fmt::format("SM{}:\n", arch.sm);
   try {
-    for (const plan::Choice& c : plan::plan_moe(config, tokens, arch, {}, force_kernel).all()) {
+    const plan::MoeSteps steps = plan::plan_moe(config, tokens, arch, {}, force_kernel);
+    for (const plan::Choice& c : steps.all()) {
       text += fmt::format("  {}: {}/{}\n", tables::op_name(c.row->op), c.row->name,
                           tables::config_name(*c.row, c.config()));
+    }
+    text += hidden_text("h", config.recipe, steps.hidden_is_operand);
+    if (config.shared.intermediate > 0) {
+      text += hidden_text("shared h", tables::shared_recipe(config), steps.shared_hidden_is_operand);
     }
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kUnsupported) throw;
@@ -57,8 +72,9 @@ std::string explain(const MoeConfig& config, std::int64_t tokens) {
   const std::string force_kernel = base::env_value(base::Env::kForceKernel).value_or("");
   std::string text = explain_cpu(config);
   const std::string why = why_no_gpu(config);
+  const MoeConfig planned = ops::planned_config(config);
   for (const tables::ArchRow& arch : tables::kArchTable) {
-    text += why.empty() ? explain_arch(config, tokens, arch, force_kernel)
+    text += why.empty() ? explain_arch(planned, tokens, arch, force_kernel)
                         : fmt::format("SM{}:\n  not served: {}\n", arch.sm, why);
   }
   return text;

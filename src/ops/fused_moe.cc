@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "backend_cpu/backend_cpu.h"
+#include "base/env.h"
 #include "moesaic/moe.h"
 #include "ops/moe_impl.h"
 #include "ops/prepared_file.h"
@@ -19,6 +20,16 @@ void check_tokens(const char* question, const MoeConfig& config, std::int64_t to
 }
 
 }  // namespace
+
+namespace ops {
+
+MoeConfig planned_config(const MoeConfig& config) {
+  MoeConfig planned = config;
+  planned.static_scales = config.static_scales && base::env_switch(base::Env::kQuantiseHidden).value_or(true);
+  return planned;
+}
+
+}  // namespace ops
 
 struct FusedMoe::Impl {
   MoeConfig config;

@@ -31,6 +31,9 @@ class MoeImpl {
 std::unique_ptr<MoeImpl> make_cpu_moe(const MoeConfig& config);
 std::unique_ptr<MoeImpl> make_cuda_moe(const MoeConfig& config, const ModuleOptions& modules);
 
+/// The configuration as a plan for a GPU takes it: without what MOESAIC_QUANTISE_HIDDEN switches off.
+MoeConfig planned_config(const MoeConfig& config);
+
 /// Whether expert weights must be in the formats of the configuration's recipes.
 enum class WeightFormats { kOfRecipe, kAny };
 

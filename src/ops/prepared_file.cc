@@ -54,7 +54,8 @@ nlohmann::json describe(const MoeConfig& c, const MoeImpl& impl) {
           {"shared_intermediate", c.shared.intermediate},
           {"shared_gated", c.shared.gated},
           {"gated", is_gated(c.activation.kind)},
-          {"router", c.router}};
+          {"router", c.router},
+          {"static_scales", c.static_scales}};
 }
 
 class File {

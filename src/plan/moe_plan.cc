@@ -332,6 +332,17 @@ std::vector<Choice> MoeSteps::all() const {
   return set;
 }
 
+namespace {
+
+/// Whether GEMM 1 can quantise its result: by a static scale, which the weights bring; every other scale of a recipe
+/// needs more of a row than a tile has.
+bool gives_operand(const MoeConfig& config, const tables::RecipeRow& recipe, const Choice& gemm1) {
+  return config.static_scales && tables::takes_static_scales(recipe) &&
+         abi::quantises_hidden(gemm1.config(), is_gated(config.activation.kind));
+}
+
+}  // namespace
+
 MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& arch, const DeviceRates& rates,
                   const std::string& force) {
   const int recipe = recipe_of(config);
@@ -358,13 +369,16 @@ MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& a
   if ((forced != nullptr && forced->op == Op::kGather) || gather_pays(steps.gemm1.config(), shape, rates)) {
     steps.gather = pick(Op::kGather, arch, recipe, shape, rates, force, [](const Choice&) { return true; });
   }
-  int quantised = tables::quantises_activations(tables::kRecipeTable[static_cast<std::size_t>(recipe)]) ? recipe : -1;
+  const tables::RecipeRow& routed_recipe = tables::kRecipeTable[static_cast<std::size_t>(recipe)];
+  steps.hidden_is_operand = gives_operand(config, routed_recipe, steps.gemm1);
+  int quantised = tables::quantises_activations(routed_recipe) ? recipe : -1;
   if (config.shared.intermediate > 0) {
     const tables::RecipeRow& shared = tables::get_recipe(tables::shared_recipe(config));
     const int shared_recipe = tables::recipe_index(shared.name);
     const GemmPair shared_gemms = pick_gemms(arch, shared_recipe, shared_shapes, rates, force);
     steps.shared_gemm1 = shared_gemms.first;
     steps.shared_gemm2 = shared_gemms.second;
+    steps.shared_hidden_is_operand = gives_operand(config, shared, steps.shared_gemm1);
     if (quantised < 0 && tables::quantises_activations(shared)) quantised = shared_recipe;
   }
   if (quantised >= 0) {

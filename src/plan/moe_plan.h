@@ -68,6 +68,8 @@ struct MoeSteps {
   Choice shared_gemm1, shared_gemm2;                  // only with shared experts
   Choice operand;                                     // only with quantised activations, of either set of experts
   Choice gather;                                      // only where GEMM 1 gains more than it takes
+  // h leaves GEMM 1 as the operand of GEMM 2; where it does not, and is quantised, `operand` is launched between them.
+  bool hidden_is_operand = false, shared_hidden_is_operand = false;
   bool operator==(const MoeSteps&) const = default;
 
   std::vector<Choice> all() const;  // those that are set, in launch order

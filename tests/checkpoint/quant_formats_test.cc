@@ -12,6 +12,7 @@
 #include "files.h"
 #include "moesaic/checkpoint.h"
 #include "stored_numbers.h"
+#include "tables/kernel_table.h"
 
 namespace moesaic::testing {
 namespace {
@@ -153,6 +154,13 @@ TEST_P(QuantisedFolderTest, StaticScalesAreTheLargerOfGateAndUp) {
     EXPECT_EQ(expert.down_input_scale, scale(names.down));
     EXPECT_GT(expert.input_scale, 0.0f);
   }
+}
+
+// What a recipe does not take is not promised.
+TEST_P(QuantisedFolderTest, StaticScalesOfAllExpertsArePromised) {
+  const MoeConfig& c = layer_.config;
+  EXPECT_EQ(c.static_scales,
+            GetParam().input_scale != nullptr && tables::takes_static_scales(tables::get_recipe(c.recipe)));
 }
 
 TEST_P(QuantisedFolderTest, MisalignedTensorsAreCopied) {

@@ -3,6 +3,7 @@
 // is seen, in times that are known.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -52,6 +53,25 @@ TEST(BenchOnGpu, LaunchesOfALayerAddUpToIt) {
     EXPECT_EQ(point["least_sm_mhz"], 1500);
   }
   EXPECT_GT(report["points"][1]["time_over_prediction"], 0);
+}
+
+/// Names of a layer's launches.
+std::vector<std::string> steps_of(const std::string& arguments) {
+  const nlohmann::json report =
+      bench("moe --model qwen3-30b-a3b --experts 16 --tokens 2 --shares --static-scales " + arguments);
+  std::vector<std::string> steps;
+  for (const nlohmann::json& launch : report["points"][0]["launches"]) steps.push_back(launch["step"]);
+  return steps;
+}
+
+TEST(BenchOnGpu, Gemm1ThatQuantisesItsResultSavesALaunch) {
+  const std::vector<std::string> saved = {"routing", "quantise x", "GEMM 1", "GEMM 2", "weighted sum"};
+  EXPECT_EQ(steps_of("--recipe fp8_tensor"), saved);
+  EXPECT_EQ(steps_of("--recipe nvfp4"), saved);
+  EXPECT_EQ(steps_of("--recipe mxfp8").size(), saved.size() + 1);
+  ::setenv("MOESAIC_QUANTISE_HIDDEN", "off", 1);
+  EXPECT_EQ(steps_of("--recipe nvfp4").size(), saved.size() + 1);
+  ::unsetenv("MOESAIC_QUANTISE_HIDDEN");
 }
 
 TEST(BenchOnGpu, ProductsOfSixteenBitsHaveAPeer) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -137,11 +138,72 @@ std::vector<RowCase> float_group_rows() {
   return rows;
 }
 
+class EveryRowOfStaticScales : public EveryQuantisedRow {
+ protected:
+  /// Routed and shared experts with static scales, of which `share` of what fits all values: the smaller, the more
+  /// saturate. Its last tiles have no whole number of columns, where the recipe's blocks allow it.
+  cpu::RandomLayer layer_of(RecipeCase c, ActivationKind kind, float share) const {
+    c.activation.kind = kind;
+    c.static_scales = true;
+    c.weights_on_input = kind == ActivationKind::kRelu2;
+    c.shared.intermediate = c.intermediate;
+    cpu::RandomLayer layer = layer_on_gpu(c);
+    for (ExpertWeights& expert : layer.weights.experts) expert.down_input_scale *= share;
+    layer.weights.shared.down_input_scale *= share;
+    return layer;
+  }
+};
+
+// GEMM 1 that quantises its result gives the bits of a launch that does, whatever h is.
+TEST_P(EveryRowOfStaticScales, GivesTheBitsOfALaunch) {
+  ModuleOptions modules;
+  modules.force_kernel = GetParam().kernel();
+  RecipeCase c = small_case({32, true});
+  c.intermediate += c.recipe->activation.number == tables::Number::kE2m1 ? 0 : 3;
+  for (const ActivationKind kind : {ActivationKind::kSwiglu, ActivationKind::kRelu2}) {
+    for (const float share : {1.0f, 0x1p-8f, 0x1p20f}) {
+      SCOPED_TRACE(share);
+      cpu::RandomLayer layer = layer_of(c, kind, share);
+      const DeviceLayer launches(layer.weights, layer.config, modules);
+      layer.config.static_scales = true;
+      const DeviceLayer itself(layer.weights, layer.config, modules);
+      CaseInput input = testing::make_input(c);
+      const DeviceOutput own = itself.run_into(DType::kF32, {input.x, input.logits, {}, {}});
+      EXPECT_TRUE(own.guard_intact);
+      EXPECT_EQ(own.y.bytes, launches.run_into(DType::kF32, {input.x, input.logits, {}, {}}).y.bytes);
+      if (share == 1.0f) {
+        RecipeCase like = c;
+        like.f32_out = true;
+        testing::expect_right(like, layer.config, layer.weights, input, {own.y, own.ids, own.weights});
+      }
+      // A NaN, an infinity, and numbers so small that h is of FP32's subnormal ones.
+      std::vector<float> values = testing::to_floats(input.x);
+      values[5] = std::numeric_limits<float>::quiet_NaN();
+      values[static_cast<std::size_t>(c.hidden) + 7] = -std::numeric_limits<float>::infinity();
+      for (int i = 2 * c.hidden; i < 3 * c.hidden; ++i) values[static_cast<std::size_t>(i)] *= 0x1p-65f;
+      const testing::HostArray x = testing::to_array(values, input.x.dtype);
+      EXPECT_EQ(itself.run_into(DType::kF32, {x, input.logits, {}, {}}).y.bytes,
+                launches.run_into(DType::kF32, {x, input.logits, {}, {}}).y.bytes);
+    }
+  }
+}
+
+std::vector<RowCase> static_scale_rows() {
+  std::vector<RowCase> rows = quantised_rows();
+  rows.erase(std::remove_if(rows.begin(), rows.end(),
+                            [](const RowCase& c) {
+                              return !tables::takes_static_scales(*c.recipe) || !abi::quantises_hidden(*c.config, true);
+                            }),
+             rows.end());
+  return rows;
+}
+
 std::string row_case_name(const ::testing::TestParamInfo<RowCase>& info) {
   return std::string(info.param.row->name) + "_" + tables::config_name(*info.param.row, *info.param.config) + "_" +
          info.param.recipe->name;
 }
 INSTANTIATE_TEST_SUITE_P(Gemm, EveryQuantisedRow, ::testing::ValuesIn(quantised_rows()), row_case_name);
+INSTANTIATE_TEST_SUITE_P(Gemm, EveryRowOfStaticScales, ::testing::ValuesIn(static_scale_rows()), row_case_name);
 INSTANTIATE_TEST_SUITE_P(Gemm, EveryInt4RowOfFloatScales, ::testing::ValuesIn(float_group_rows()), row_case_name);
 
 }  // namespace

@@ -5,9 +5,12 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "plan/moe_plan.h"
 #include "support/expect_error.h"
 #include "tables/arch_table.h"
+#include "tables/kernel_table.h"
 #include "tables/recipe_table.h"
 
 namespace moesaic {
@@ -41,6 +44,7 @@ TEST(Explain, StepsOfThePlanOrItsReason) {
           wanted += fmt::format("  {}: {}/{}\n", tables::op_name(step.row->op), step.row->name,
                                 tables::config_name(*step.row, step.config()));
         }
+        if (tables::quantises_activations(recipe)) wanted += "  h: quantised by a launch of operand\n";
         ++served;
         EXPECT_EQ(paragraph(text, arch.sm), wanted);
       } catch (const Error& error) {
@@ -49,6 +53,23 @@ TEST(Explain, StepsOfThePlanOrItsReason) {
     }
   }
   EXPECT_GE(served, 2 * static_cast<int>(tables::kArchTable.size()));  // bf16 and fp16 everywhere
+}
+
+TEST(Explain, SaysWhoQuantisesGemm1sResult) {
+  MoeConfig c = config_of("nvfp4");
+  c.static_scales = true;
+  c.shared.intermediate = 64;
+  EXPECT_NE(paragraph(explain(c, 16), 90).find("  h: quantised by GEMM 1\n  shared h: quantised by GEMM 1\n"),
+            std::string::npos);
+  c.shared.recipe = "mxfp8";
+  EXPECT_NE(
+      paragraph(explain(c, 16), 90).find("  h: quantised by GEMM 1\n  shared h: quantised by a launch of operand"),
+      std::string::npos);
+  c.shared.recipe = "bf16";
+  EXPECT_EQ(explain(c, 16).find("shared h: "), std::string::npos);
+  ::setenv("MOESAIC_QUANTISE_HIDDEN", "off", 1);
+  EXPECT_EQ(explain(c, 16).find("quantised by GEMM 1"), std::string::npos);
+  ::unsetenv("MOESAIC_QUANTISE_HIDDEN");
 }
 
 TEST(Explain, WhatIsNoLayerIsRefused) {

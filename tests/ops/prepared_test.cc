@@ -220,6 +220,7 @@ TEST(Prepared, FilesOfOtherLayersAreRefusedByField) {
   expect({"router is true, wanted false"}, [](MoeConfig& c) { c.router = false; });
   expect({"int4_group_size is 32, wanted 64"}, [](MoeConfig& c) { c.int4.size = 64; });
   expect({"int4_f32_scales is false, wanted true"}, [](MoeConfig& c) { c.int4.f32_scales = true; });
+  expect({"static_scales is false, wanted true"}, [](MoeConfig& c) { c.static_scales = true; });
   // What the bytes do not depend on is no reason.
   MoeConfig c = saved.config;
   c.max_tokens = 8, c.top_k = 1, c.routing.method = RoutingMethod::kLlama4;
@@ -227,6 +228,29 @@ TEST(Prepared, FilesOfOtherLayersAreRefusedByField) {
   Memory target(other.prepared_bytes());
   other.load_prepared(saved.path, target.data());
   EXPECT_EQ(target.text(), saved.memory.text());
+}
+
+TEST(Prepared, PromisedStaticScalesMustBeThere) {
+  for (const char* recipe : {"fp8_tensor", "nvfp4", "mxfp8"}) {
+    MoeConfig c = small_config(recipe);
+    c.static_scales = true;
+    const FusedMoe layer = FusedMoe::create(c);
+    Memory memory(layer.prepared_bytes());
+    Layer layers(c, testing::fresh_seed(), 0.5f);
+    MoeWeights& weights = layers.owned.weights;
+    layer.prepare(weights, memory.data());
+    weights.experts[2].down_input_scale = 0.0f;
+    if (c.recipe == std::string("mxfp8")) {  // has none, so none is missing
+      layer.prepare(weights, memory.data());
+      continue;
+    }
+    const std::string before = memory.text();
+    expect_error(ErrorKind::kInvalidArgument, {"weights.experts[2]", "down_input_scale is 0", "static_scales"},
+                 [&] { layer.prepare(weights, memory.data()); });
+    expect_error(ErrorKind::kInvalidArgument, {"weights of expert 2", "down_input_scale is 0", "static_scales"},
+                 [&] { layer.prepare_expert(2, weights.experts[2], memory.data()); });
+    EXPECT_EQ(memory.text(), before);
+  }
 }
 
 TEST(Prepared, WrongArgumentsAreRefused) {

@@ -199,6 +199,28 @@ TEST(MoePlan, ForcedConfigsAreTakenAndUnknownOnesRefused) {
   EXPECT_THROW(plan_moe(c, 1, arch, {}, "warp_stream_int4/t9x9x9_k9"), Error);
 }
 
+// All scales but static ones need more of a row of h than a block of GEMM 1 has.
+TEST(MoePlan, Gemm1QuantisesItsResultByStaticScalesAlone) {
+  for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
+    for (const char* model : {"deepseek-v3", "mixtral-8x7b"}) {
+      MoeConfig c = config_of(tables::get_model(model), recipe.name, 8192);
+      const bool has_shared = c.shared.intermediate > 0;
+      for (const bool promised : {false, true}) {
+        c.static_scales = promised;
+        const bool wanted = promised && tables::takes_static_scales(recipe);
+        for (const PlanRange& range : plan_ranges(c, *tables::find_arch(90), {}, "")) {
+          EXPECT_EQ(range.steps.hidden_is_operand, wanted) << model << " " << recipe.name;
+          EXPECT_EQ(range.steps.shared_hidden_is_operand, wanted && has_shared) << model << " " << recipe.name;
+        }
+      }
+      c.shared = {c.intermediate, false, "fp8_tensor"};
+      c.recipe = "mxfp8";  // each set of experts by its own recipe
+      const MoeSteps steps = plan_moe(c, 8, *tables::find_arch(90), {}, "");
+      EXPECT_TRUE(!steps.hidden_is_operand && steps.shared_hidden_is_operand);
+    }
+  }
+}
+
 // The largest tiles have no registers left for them.
 TEST(MoePlan, Int4ScalesInFp32GoToConfigurationsThatReadThem) {
   for (const char* recipe : {"bf16_int4", "fp8_int4"}) {

@@ -140,6 +140,7 @@ RecipeCase case_of(const std::vector<int>& row, std::size_t number) {
   c.load = static_cast<Load>(row[kLoad]);
   c.f32_out = row[kF32Out] != 0;
   c.static_scales = row[kStaticScales] != 0 && tables::takes_static_scales(*c.recipe);
+  c.promised = c.static_scales && number % 2 == 0;
   c.storage = static_cast<cpu::Storage>(row[kStorage]);
   const auto [hidden, intermediate] = kShapes[level(kExpertCount)][level(kShape)];
   const int own = depth_multiple(c.recipe->name, c.int4);
@@ -387,7 +388,7 @@ std::string RecipeCase::name() const {
   if (recipe->weight.number == tables::Number::kInt4) {
     text += fmt::format("_g{}{}{}", int4.size, int4.zero_points ? "z" : "", int4.f32_scales ? "_f32scales" : "");
   }
-  if (static_scales) text += "_static";
+  if (static_scales) text += promised ? "_static_promised" : "_static";
   text += fmt::format("_{}_T{}_E{}_k{}_H{}_I{}", activation_name(activation.kind), tokens, experts, top_k, hidden,
                       intermediate);
   if (biases) text += "_bias";
@@ -437,6 +438,7 @@ cpu::RandomLayer make_layer(const RecipeCase& c) {
   cpu::RandomLayer layer = cpu::quantized_layer(shape, c.int4, random, false);
   layer.config.max_tokens = std::max(1, c.tokens);
   if (c.static_scales) give_static_scales(c, layer.weights);
+  layer.config.static_scales = c.promised;
   return layer;
 }
 

@@ -27,6 +27,7 @@ struct RecipeCase {
   Load load = Load::kUniform;
   cpu::Storage storage = cpu::Storage::kSeparate;  // of 16-bit weights; others: any order that views describe
   bool biases = false, weights_on_input = false, f32_out = true, static_scales = false;
+  bool promised = false;          // static scales, by the configuration: GEMM 1 quantises its result
   std::size_t most_sampled = 64;  // tokens that are held against references
 
   DType out_type() const { return f32_out ? DType::kF32 : recipe->io; }

@@ -5,7 +5,7 @@
 
 #include "kernels/common/codec.cuh"
 
-namespace moesaic::quant {
+namespace moesaic {
 
 /// A byte scale. `zero`: all codes of the block are 0.
 struct ByteScale {
@@ -72,4 +72,4 @@ __device__ __forceinline__ FloatScale fp8_static_scale(float given) {
   return {given, __frcp_rn(given), given != given};
 }
 
-}  // namespace moesaic::quant
+}  // namespace moesaic
