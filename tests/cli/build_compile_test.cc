@@ -109,7 +109,7 @@ TEST_F(CliBuild, PackagesHoldTheKernelsOfOneArchitectureEach) {
   ASSERT_EQ(packages.size(), 2u);
   std::vector<std::string> contents;
   for (const json& package : packages) {
-    const std::string file = package["file"], target = "sm_" + package["arch"].get<std::string>();
+    const std::string file = package["file"], target = "sm_" + package["package"].get<std::string>().substr(2);
     contents.push_back(base::read_file(file, 1 << 24));
     const json entries = facts("bundle list " + file)["entries"];
     EXPECT_EQ(entries.size(), package["kernels"].get<std::size_t>());
