@@ -55,7 +55,7 @@ def run_results(cells, demo):
 PROVES = {
     "test_device_quantize": (50, {"quantize", "dequantize", "swizzle"}),
     "test_device_recipes": (200, {"prepare", "projection", "routing", "gemm", "weighted_sum", "operand"}),
-    "test_device": (25, {"activation"}),
+    "test_device": (25, {"activation", "gather"}),
 }
 
 
