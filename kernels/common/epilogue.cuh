@@ -50,6 +50,11 @@ struct Epilogue {
     return p.token_scale == nullptr ? 1.0f : p.token_scale[activation_row(p, row)];
   }
 
+  /// GEMM 1: routing weight on the input of row `row`.
+  __device__ __forceinline__ float input_weight(int row) const {
+    return p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
+  }
+
   /// GEMM 1: sums of a gate row and, when gated, of its up row -> one element of h. kKind: the activation, kAnyKind: as
   /// the parameters say.
   /// kTerms: has_terms.
@@ -122,7 +127,7 @@ __device__ __forceinline__ void store_hidden_as(const abi::GemmParams& p, const 
 #pragma unroll kUnroll
   for (int token = thread / pairs; token < tokens; token += Group::kThreads / pairs) {
     const int row = first_row + token;
-    const float input_weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
+    const float input_weight = epilogue.input_weight(row);
     const float* sums = shared + token * Group::kPitch + block * 16 + r;
     const float scale = epilogue.token_scale(row);
     const float2 gate = *reinterpret_cast<const float2*>(sums), other = *reinterpret_cast<const float2*>(sums + up);

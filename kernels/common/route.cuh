@@ -222,8 +222,7 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
     equal += other_key == key;
     equal_before += other_key == key && other < lane;
   }
-  const bool goes_on = equal_before > 0 && equal - equal_before <= p.tile_slack;  // of the tile before
-  const bool starts_tile = counts && (equal_before & (p.tile_tokens - 1)) == 0 && !goes_on;
+  const bool starts_tile = counts && tile_begins(equal_before, equal, p.tile_tokens, p.tile_slack);
   const int start_row = starts_tile ? row : 0x7fffffff;
   int tile = 0;
 #pragma unroll 4

@@ -13,4 +13,10 @@ __device__ __forceinline__ int tile_end(int begin, int end, int tokens, int slac
   return end - begin <= tokens + slack ? end : begin + tokens;
 }
 
+/// Whether a tile begins behind the first `before` of an expert's `rows` rows.
+__device__ __forceinline__ bool tile_begins(int before, int rows, int tokens, int slack) {
+  const bool goes_on = before > 0 && rows - before <= slack;  // the tile before
+  return (before & (tokens - 1)) == 0 && !goes_on;
+}
+
 }  // namespace moesaic

@@ -120,7 +120,7 @@ __device__ __forceinline__ void store_rows_16(const abi::GemmParams& p, const Wo
         for (int i = 0; i < 2; ++i) {
           const int row = work.tile.row_begin + min(first + tile * 8 + lane % 4 * 2 + i, count - 1);
           scale[i] = kTerms ? epilogue.token_scale(row) : 1.0f;
-          weight[i] = kTerms && kHidden && p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
+          weight[i] = kTerms && kHidden ? epilogue.input_weight(row) : 1.0f;
         }
         if constexpr (kHidden) {
           const auto hidden = [&](int i) {
@@ -204,7 +204,7 @@ __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, co
   float weight[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    weight[i] = kTerms && corner.exist[i] && p.row_weight != nullptr ? p.row_weight[corner.rows[i]] : 1.0f;
+    weight[i] = kTerms && corner.exist[i] ? epilogue.input_weight(corner.rows[i]) : 1.0f;
   }
   constexpr int kTiles = kConfig.tile_rows / 16;
   store_lines<kTiles>(

@@ -272,7 +272,7 @@ __device__ __forceinline__ void store_totals(const abi::GemmParams& p, const Wor
     const float scale = epilogue.token_scale(row);
     float value;
     if (hidden) {
-      const float input_weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f;
+      const float input_weight = epilogue.input_weight(row);
       const int up = gated ? r + 8 : r;
       value = epilogue.hidden(epilogue.terms(work.row_block + block, r), totals[block * 16 + r][token],
                               epilogue.terms(work.row_block + block, up), totals[block * 16 + up][token], scale,

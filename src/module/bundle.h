@@ -40,8 +40,8 @@ class Bundle {
   /// Why this library does not use it: made by another version or for another module ABI; "": it does.
   std::string refusal() const;
   /// Why its kernels must not be run: another user could have written the file, or put it there (base/trust.h), or the
-  /// signature is not
-  /// that of the public key in `key_file` (nullopt: none is wanted); "": they may. Throws Error of the key file.
+  /// signature is not that of the public key in `key_file` (nullopt: none is wanted); "": they may. Throws Error of the
+  /// key file.
   std::string distrust(const std::optional<std::string>& key_file) const;
   /// Who signed it, or says so: nothing is checked. nullopt: nobody.
   const std::optional<base::Signature>& signature() const noexcept { return signature_; }
