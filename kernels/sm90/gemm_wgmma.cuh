@@ -6,31 +6,19 @@
 //   activations  [most_block_tokens][128 bytes], 128-byte swizzle.
 // Blocks of a cluster have the same weight rows and share a tile's tokens; each brings part of the weights for all.
 // With many tokens they are the m64 side of products; with few, weight rows are, so that a tile's tokens are any
-// multiple of 8 without wasted work. Sums lie in registers as those of mma.sync do. 16-bit results of many tokens leave
-// through shared memory, which is a slot of the ring where there is no other: one behind the stages of each tile.
+// multiple of 8 without wasted work. Sums lie in registers as those of mma.sync do.
 #pragma once
 
 #include "kernels/sm90/load.cuh"
 
 namespace moesaic::sm90 {
 
-/// The slot behind those of a piece of work, which nobody fills.
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ int take_slot(const Ring<kConfig>& ring, Place<kConfig>& place) {
-  ptx::barrier_wait(ring.full(place.slot), place.parity);
-  const int slot = place.slot;
-  place.advance();
-  return slot;
-}
-
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, const Ring<kConfig>& ring) {
   constexpr int kFull = WgmmaShape<kConfig>::kTokens, kMost = WgmmaShape<kConfig>::kMostTokens;
   const bool tokens_first = stores_tokens<kConfig>(p);
-  const bool slots = needs_slot<kConfig>(p);
   WorkList<kConfig> list(p);
   Place<kConfig> place;
-  Outbox<kConfig> outbox{ring};
   Work work;
   bool found = list.next(work);
   while (found) {
@@ -41,31 +29,25 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
     Sums<kConfig> sums = {};  // unset, and without a sum to add to at first, it would be alive all around the loop
     if (tokens_first && count > kFull / 4 * 3 && count <= kFull) {
       if constexpr (TokensTimesRows<kConfig>::kExists) {
-        multiply<kConfig, TokensTimesRows<kConfig>>(ring, p, place, outbox, sums);
-        outbox.clear();
-        if (slots) outbox.slot = take_slot(ring, place);
-        store_tokens<kConfig>(p, work, sums, outbox);
+        multiply<kConfig, TokensTimesRows<kConfig>>(ring, p, place, sums);
+        store_tokens<kConfig>(p, work, sums, ring);
       }
     } else {
       if (count <= kFull / 4) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 4>>(ring, p, place, outbox, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 4>>(ring, p, place, sums);
       } else if (count <= kFull / 2) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 2>>(ring, p, place, outbox, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 2>>(ring, p, place, sums);
       } else if (count <= kFull / 4 * 3) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 4 * 3>>(ring, p, place, outbox, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 4 * 3>>(ring, p, place, sums);
       } else if (kMost == kFull || count <= kFull) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kFull>>(ring, p, place, outbox, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kFull>>(ring, p, place, sums);
       } else {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost>>(ring, p, place, outbox, sums);
+        multiply<kConfig, RowsTimesTokens<kConfig, kMost>>(ring, p, place, sums);
       }
-      outbox.clear();
-      if (slots) ring.release(take_slot(ring, place));
       store_rows<kConfig>(p, work, sums, ring);
     }
     work = next;
   }
-  outbox.clear();
-  ptx::bulk_wait();
 }
 
 /// Of a thread that multiplies and of one that loads: 2 * 232 + 40 <= 3 * 168, what all have at first.

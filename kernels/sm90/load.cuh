@@ -14,12 +14,11 @@ class WeightLoader {
 
  public:
   __device__ __forceinline__ WeightLoader(const abi::GemmParams& p, const Work& work) : units_left_(p.units) {
-    const int rank = kConfig.cluster > 1 ? ptx::cluster_rank<kConfig>() : 0;
+    const int first_group = own_groups_begin();
     blocks_ = min(p.row_blocks - work.row_block, Shape::kBlockGroups * abi::kGroupBlocks);
-    first_group_ = rank * kOwnGroups;
 #pragma unroll
     for (int i = 0; i < kOwnGroups; ++i) {
-      const int block = work.row_block + (first_group_ + i) * abi::kGroupBlocks;
+      const int block = work.row_block + (first_group + i) * abi::kGroupBlocks;
       together_[i] = block < p.row_blocks ? abi::blocks_together(block, p.row_blocks) : 0;
       weights_[i] = static_cast<const char*>(p.weights) +
                     static_cast<long long>(work.tile.expert) * p.row_blocks * p.units * abi::kBlockBytes +
@@ -29,12 +28,12 @@ class WeightLoader {
 
   /// The next stage, with `more` bytes beside the weights. Its slot is free in all blocks of the cluster.
   __device__ __forceinline__ void load(u32 stage, u32 full, int more) {
-    const int units = min(units_left_, 2);
+    const int units = min(units_left_, 2), first_group = own_groups_begin();
     ptx::barrier_arrive_expect(full, units * blocks_ * abi::kBlockBytes + more);
 #pragma unroll
     for (int i = 0; i < kOwnGroups; ++i) {
       const int bytes = together_[i] * abi::kBlockBytes;  // of one unit
-      const u32 target = stage + (first_group_ + i) * Shape::kGroupBytes;
+      const u32 target = stage + (first_group + i) * Shape::kGroupBytes;
       if (bytes == Shape::kUnitBytes) {  // units follow each other here and there
         copy(target, weights_[i], units * bytes, full);
       } else if (bytes > 0) {
@@ -48,6 +47,10 @@ class WeightLoader {
 
  private:
   static constexpr int kOwnGroups = Shape::kBlockGroups / kConfig.cluster;
+  /// Asked for where it is needed: registers are few.
+  __device__ __forceinline__ static int own_groups_begin() {
+    return kConfig.cluster > 1 ? ptx::cluster_rank<kConfig>() * kOwnGroups : 0;
+  }
 
   __device__ __forceinline__ static void copy(u32 target, const char* source, int bytes, u32 full) {
     if constexpr (kConfig.cluster > 1) {
@@ -59,7 +62,7 @@ class WeightLoader {
 
   const char* weights_[kOwnGroups];
   int together_[kOwnGroups];
-  int blocks_, first_group_, units_left_;
+  int blocks_, units_left_;
 };
 
 /// Tokens of one piece of work: what one of the loading threads copies by cp.async.
@@ -103,21 +106,11 @@ class TokenGatherer {
   int copies_, k_left_;
 };
 
-/// Passes one slot by, for results of those who multiply. `twice`: this thread arrives twice at a stage, too.
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void leave_slot(const Ring<kConfig>& ring, Place<kConfig>& next, bool twice) {
-  ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
-  if (twice) ptx::barrier_arrive(ring.full(next.slot));
-  ptx::barrier_arrive(ring.full(next.slot));
-  next.advance();
-}
-
 /// By one thread: stage after stage of all pieces of work of this block, as slots become free.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
   constexpr int kBoxes = WgmmaShape<kConfig>::kMostTokens / abi::kTensorRows;
   constexpr int kBoxBytes = abi::kTensorRows * kTokenBytes;
-  const bool slots = needs_slot<kConfig>(p.gemm);
   Place<kConfig> next;
   WorkList<kConfig> list(p.gemm);
   Work work;
@@ -138,14 +131,12 @@ __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParam
       }
       next.advance();
     }
-    if (slots) leave_slot(ring, next, false);
   }
 }
 
 /// By all loading threads.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, const Ring<kConfig>& ring, int thread) {
-  const bool slots = needs_slot<kConfig>(p);
   Place<kConfig> next;
   WorkList<kConfig> list(p);
   Work work;
@@ -161,7 +152,6 @@ __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, cons
       ptx::cp_async_arrive(ring.full(next.slot));
       next.advance();
     }
-    if (slots) leave_slot(ring, next, thread == 0);
   }
   ptx::cp_async_wait_all();  // a thread must not leave before its copies have landed
 }

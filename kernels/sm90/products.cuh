@@ -70,17 +70,14 @@ __device__ __forceinline__ void multiply_stage(const Ring<kConfig>& ring, bool g
   place.advance();
 }
 
-/// All stages of one piece of work, added to `sums`. `outbox`: of the work before.
+/// All stages of one piece of work, added to `sums`.
 template <abi::KernelConfig kConfig, typename Form>
 __device__ __forceinline__ void multiply(const Ring<kConfig>& ring, const abi::GemmParams& p, Place<kConfig>& place,
-                                         Outbox<kConfig>& outbox, Sums<kConfig>& sums) {
+                                         Sums<kConfig>& sums) {
   const bool gathered = gathers(p);
   int last = -1, units = p.units;
 #pragma unroll 1
-  for (; units > 1; units -= 2) {
-    multiply_stage<kConfig, Form, 2>(ring, gathered, place, last, sums);
-    if (outbox.slot >= 0 && units < p.units) outbox.clear();  // soon, as those who load wait for the slot
-  }
+  for (; units > 1; units -= 2) multiply_stage<kConfig, Form, 2>(ring, gathered, place, last, sums);
   if (units > 0) multiply_stage<kConfig, Form, 1>(ring, gathered, place, last, sums);
   ptx::wgmma_wait<0>();
   ring.release(last);

@@ -10,6 +10,7 @@ namespace moesaic::sm90 {
 using ptx::u64;
 
 inline constexpr int kTokenBytes = 128;  // of one token in a stage
+inline constexpr int kLineBytes = 128;   // of a row of 16-bit results on its way to global memory
 
 /// Whether rows of activations are any rows, or follow each other.
 __device__ __forceinline__ bool gathers(const abi::GemmParams& p) { return p.row_token != nullptr; }
@@ -83,24 +84,15 @@ class Ring {
   /// The same memory: 16-bit results of a warpgroup.
   __device__ __forceinline__ u32 lines(int group) const { return base_ + kSumsAt + group * kSumsBytes; }
   static constexpr int kSumsBytes = Shape::kStoreTokens * Shape::Group::kPitch * 4;  // of a warpgroup
-  /// Warps of a warpgroup for whose results of `bytes` a token there is room beside the stages.
-  __device__ static constexpr int results_outside(int bytes) { return min_of(kSumsBytes / (16 * bytes), 4); }
-  /// [16 tokens][kBytes] of this warp, which multiplies: results on their way to global memory. Those of a warpgroup's
-  /// warps lie where its sums do, as far as there is room, else in a stage's slot.
-  template <int kBytes>
-  __device__ __forceinline__ u32 results(int slot) const {
-    constexpr int kWarpBytes = 16 * kBytes;
-    constexpr int kOutside = results_outside(kBytes), kInside = 4 - kOutside;  // warps of a warpgroup
-    static_assert(kInside * Shape::kGroups * kWarpBytes <= Shape::kStageBytes);
-    const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4;
-    return warp < kOutside ? base_ + kSumsAt + group * kSumsBytes + warp * kWarpBytes
-                           : stage(slot) + (group * kInside + warp - kOutside) * kWarpBytes;
+  /// 16 lines of this warp, which multiplies, in that memory.
+  __device__ __forceinline__ u32 warp_lines() const {
+    static_assert(4 * 16 * kLineBytes <= kSumsBytes);
+    return lines(threadIdx.x / 128) + threadIdx.x / 32 % 4 * 16 * kLineBytes;
   }
 
  private:
   static constexpr int kBarriersAt = kConfig.stages * Shape::kStageBytes;
   static constexpr int kSumsAt = kBarriersAt + kConfig.stages * 16;
-  __device__ static constexpr int min_of(int a, int b) { return a < b ? a : b; }
   char* memory_;
   u32 base_;
 };
@@ -113,21 +105,6 @@ struct Place {
   __device__ __forceinline__ void advance() {
     slot = slot + 1 == kConfig.stages ? 0 : slot + 1;
     parity ^= slot == 0 ? 1u : 0u;
-  }
-};
-
-/// What a warp has given to the copy engine, and the slot of the ring where some of it lies, -1: none.
-template <abi::KernelConfig kConfig>
-struct Outbox {
-  const Ring<kConfig>& ring;
-  int slot = -1;
-
-  /// All of it has been read: its memory is free again.
-  __device__ __forceinline__ void clear() {
-    ptx::bulk_wait_read();
-    __syncwarp();
-    if (slot >= 0) ring.release(slot);
-    slot = -1;
   }
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What becomes of the sums of a warpgroup's piece of work. 16-bit results: transposed in shared memory when weight rows
-// are on the m64 side; when tokens are, by the copy engine, while the next piece of work is multiplied.
+// What becomes of the sums of a warpgroup's piece of work. 16-bit results go through shared memory, so that threads
+// store 16 bytes each: transposed when weight rows are on the m64 side.
 #pragma once
 
 #include "kernels/sm90/products.cuh"
@@ -12,7 +12,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void share_tokens(float* shared, int first, const Sums<kConfig>& sums) {
   using Group = typename WgmmaShape<kConfig>::Group;
   constexpr int kSums = WgmmaShape<kConfig>::kMostTokens / 2;  // of 64 rows
-  const int row = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + threadIdx.x % 32 / 4, token = threadIdx.x % 4 * 2;
+  const int thread = ptx::thread_again(), row = thread / 32 % 4 * 16 + thread % 32 / 4, token = thread % 4 * 2;
 #pragma unroll
   for (int part = 0; part < kSums * 2; part += WgmmaShape<kConfig>::kStoreTokens) {
     if (part != first) continue;
@@ -68,9 +68,10 @@ struct Lines {
   /// All threads of the warpgroup: tokens from row `row` on, of which `tokens` exist, to global memory.
   __device__ __forceinline__ static void copy_out(const abi::GemmParams& p, u32 shared, int row, int tokens,
                                                   int column) {
+    const int thread = ptx::thread_again() % 128;
 #pragma unroll
     for (int i = 0; i < kTokens * kPieces / 128; ++i) {
-      const int index = i * 128 + threadIdx.x % 128, token = index / kPieces, piece = index % kPieces;
+      const int index = i * 128 + thread, token = index / kPieces, piece = index % kPieces;
       if (token >= tokens || column + piece * 8 >= p.out_cols) continue;
       const long long element = static_cast<long long>(row + token) * p.out_stride + column + piece * 8;
       *reinterpret_cast<uint4*>(static_cast<u16*>(p.out) + element) = ptx::load_shared_16(shared + at(token, piece));
@@ -167,38 +168,44 @@ struct Corner {
   }
 };
 
-/// Bytes of a row of kTiles * 8 16-bit results in shared memory; + 16: eight rows lie in different banks.
-__device__ constexpr int line_pitch(int tiles) { return tiles * 16 + 16; }
-
-/// 16-bit results of 16 tokens of a warp to `shared`; from there by the copy engine. words(tile, words of both rows):
-/// of this thread's two columns of a tile of 8.
+/// 16-bit results of 16 tokens of a warp, 64 columns at a time through shared memory, so that eight threads store 128
+/// bytes of a row. words(tile, words of both rows): of this thread's two columns of a tile of 8.
 template <int kTiles, typename Words>
 __device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Work& work, const Corner& corner,
                                             u32 shared, Words words) {
-  static_assert(kTiles % 2 == 0);
+  constexpr int kTogether = kLineBytes / 16;  // tiles
+  static_assert(kTiles % kTogether == 0);
   const int lane = threadIdx.x % 32, first_column = corner.column - lane % 4 * 2, left = p.out_cols - first_column;
+  const int row = work.tile.row_begin + static_cast<int>(threadIdx.x) / 32 * 16 + lane / 8;
+  u16* const out = static_cast<u16*>(p.out) + static_cast<long long>(row) * p.out_stride + first_column + lane % 8 * 8;
 #pragma unroll
-  for (int first = 0; first < kTiles; first += 2) {
+  for (int first = 0; first < kTiles; first += kTogether) {
     if (first * 8 >= left) break;
-    u32 matrices[4];  // rows 0 to 7 and 8 to 15 of a tile, then of the next
-    words(first, matrices[0], matrices[1]);
-    words(first + 1, matrices[2], matrices[3]);
-    ptx::store_matrices(shared + lane % 16 * line_pitch(kTiles) + (first + lane / 16) * 16, matrices);
+    __syncwarp();  // what lay there has been read
+#pragma unroll
+    for (int tile = 0; tile < kTogether; tile += 2) {
+      u32 matrices[4];  // rows 0 to 7 and 8 to 15 of a tile, then of the next
+      words(first + tile, matrices[0], matrices[1]);
+      words(first + tile + 1, matrices[2], matrices[3]);
+      // Eight rows' same pieces lie in different banks.
+      ptx::store_matrices(shared + lane % 16 * kLineBytes + ((tile + lane / 16) ^ lane % 8) * 16, matrices);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int line = lane / 8 + i * 4;
+      const uint4 piece = ptx::load_shared_16(shared + line * kLineBytes + (lane ^ line) % 8 * 16);
+      if (row + i * 4 < work.tile.row_end && (first + lane % 8) * 8 < left) {
+        *reinterpret_cast<uint4*>(out + static_cast<long long>(i * 4) * p.out_stride + first * 8) = piece;
+      }
+    }
   }
-  ptx::fence_async_proxy();
-  __syncwarp();
-  const int row = work.tile.row_begin + static_cast<int>(threadIdx.x) / 32 * 16 + lane;
-  if (lane < 16 && row < work.tile.row_end) {
-    ptx::bulk_store(static_cast<u16*>(p.out) + static_cast<long long>(row) * p.out_stride + first_column,
-                    shared + lane * line_pitch(kTiles), min(kTiles * 8, left) * 2);
-  }
-  ptx::bulk_commit();
 }
 
 /// Of TokensTimesRows, gated GEMM 1: gate and up are neighbouring n8 tiles of the same thread.
 template <abi::KernelConfig kConfig, int kKind, bool kTerms>
 __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, const Work& work,
-                                                    const Sums<kConfig>& sums, const Ring<kConfig>& ring, int slot) {
+                                                    const Sums<kConfig>& sums, const Ring<kConfig>& ring) {
   const Epilogue epilogue{p, work.tile.expert};
   const Corner corner(epilogue, work, work.row_block * 8);
   float weight[2];
@@ -207,45 +214,43 @@ __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, co
     weight[i] = kTerms && corner.exist[i] ? epilogue.input_weight(corner.rows[i]) : 1.0f;
   }
   constexpr int kTiles = kConfig.tile_rows / 16;
-  store_lines<kTiles>(
-      p, work, corner, ring.template results<line_pitch(kTiles)>(slot), [&](int tile, u32& first, u32& second) {
-        const int block = min(work.row_block + tile, p.row_blocks - 1), row = threadIdx.x % 4 * 2;
-        RowTerms gates[2], ups[2];
-        if constexpr (kTerms) {
-          epilogue.pair_terms(block, row, gates[0], gates[1]);
-          epilogue.pair_terms(block, row + 8, ups[0], ups[1]);
-        }
-        const float* s = sums + tile * 8;
-        const auto hidden = [&](int column, int i) {
-          return epilogue.template hidden<kKind, kTerms>(gates[column], s[i * 2 + column], ups[column],
-                                                         s[i * 2 + column + 4], corner.scale[i], weight[i]);
-        };
-        first = pack<kConfig.io>(hidden(0, 0), hidden(1, 0));
-        second = pack<kConfig.io>(hidden(0, 1), hidden(1, 1));
-      });
+  store_lines<kTiles>(p, work, corner, ring.warp_lines(), [&](int tile, u32& first, u32& second) {
+    const int block = min(work.row_block + tile, p.row_blocks - 1), row = threadIdx.x % 4 * 2;
+    RowTerms gates[2], ups[2];
+    if constexpr (kTerms) {
+      epilogue.pair_terms(block, row, gates[0], gates[1]);
+      epilogue.pair_terms(block, row + 8, ups[0], ups[1]);
+    }
+    const float* s = sums + tile * 8;
+    const auto hidden = [&](int column, int i) {
+      return epilogue.template hidden<kKind, kTerms>(gates[column], s[i * 2 + column], ups[column],
+                                                     s[i * 2 + column + 4], corner.scale[i], weight[i]);
+    };
+    first = pack<kConfig.io>(hidden(0, 0), hidden(1, 0));
+    second = pack<kConfig.io>(hidden(0, 1), hidden(1, 1));
+  });
 }
 
 /// Of TokensTimesRows, GEMM 2 and plain GEMMs whose results are of the io type.
 template <abi::KernelConfig kConfig, bool kTerms>
 __device__ __forceinline__ void store_tokens_16(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
-                                                const Ring<kConfig>& ring, int slot) {
+                                                const Ring<kConfig>& ring) {
   const Epilogue epilogue{p, work.tile.expert};
   const Corner corner(epilogue, work, work.row_block * abi::kBlockRows);
   constexpr int kTiles = kConfig.tile_rows / 8;
-  store_lines<kTiles>(p, work, corner, ring.template results<line_pitch(kTiles)>(slot),
-                      [&](int tile, u32& first, u32& second) {
-                        const int block = min(work.row_block + tile / 2, p.row_blocks - 1);
-                        RowTerms terms[2];
-                        if constexpr (kTerms) {
-                          epilogue.pair_terms(block, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
-                        }
-                        const float* s = sums + tile * 4;
-                        const auto plain = [&](int column, int i) {
-                          return epilogue.template plain<kTerms>(terms[column], s[i * 2 + column], corner.scale[i]);
-                        };
-                        first = pack<kConfig.io>(plain(0, 0), plain(1, 0));
-                        second = pack<kConfig.io>(plain(0, 1), plain(1, 1));
-                      });
+  store_lines<kTiles>(p, work, corner, ring.warp_lines(), [&](int tile, u32& first, u32& second) {
+    const int block = min(work.row_block + tile / 2, p.row_blocks - 1);
+    RowTerms terms[2];
+    if constexpr (kTerms) {
+      epilogue.pair_terms(block, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
+    }
+    const float* s = sums + tile * 4;
+    const auto plain = [&](int column, int i) {
+      return epilogue.template plain<kTerms>(terms[column], s[i * 2 + column], corner.scale[i]);
+    };
+    first = pack<kConfig.io>(plain(0, 0), plain(1, 0));
+    second = pack<kConfig.io>(plain(0, 1), plain(1, 1));
+  });
 }
 
 /// The same, FP32: four threads store 32 bytes of a row.
@@ -290,13 +295,6 @@ __device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
          reinterpret_cast<u64>(p.out) % 8 == 0;
 }
 
-/// Whether 16-bit results of a tile need a slot of the ring for their way out: every tile of the kernel then has one.
-template <abi::KernelConfig kConfig>
-__device__ __forceinline__ bool needs_slot(const abi::GemmParams& p) {
-  constexpr bool kHidden = Ring<kConfig>::results_outside(line_pitch(kConfig.tile_rows / 16)) < 4;
-  return (kHidden || p.epilogue != abi::kEpilogueHidden) && p.out_type != abi::kSourceF32 && stores_tokens<kConfig>(p);
-}
-
 /// Of RowsTimesTokens.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void store_rows(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
@@ -318,24 +316,24 @@ __device__ __forceinline__ void store_rows(const abi::GemmParams& p, const Work&
   }
 }
 
-/// outbox.slot: a free slot when needs_slot.
+/// Of TokensTimesRows.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void store_tokens(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
-                                             const Outbox<kConfig>& outbox) {
+                                             const Ring<kConfig>& ring) {
   if (p.out_type == abi::kSourceF32) {
     store_tokens_32<kConfig>(p, work, sums);
   } else if (p.epilogue != abi::kEpilogueHidden) {
     if (has_terms(p)) {
-      store_tokens_16<kConfig, true>(p, work, sums, outbox.ring, outbox.slot);
+      store_tokens_16<kConfig, true>(p, work, sums, ring);
     } else {
-      store_tokens_16<kConfig, false>(p, work, sums, outbox.ring, outbox.slot);
+      store_tokens_16<kConfig, false>(p, work, sums, ring);
     }
   } else if (p.activation == 5) {  // gpt-oss: with biases
-    store_tokens_hidden<kConfig, 5, true>(p, work, sums, outbox.ring, outbox.slot);
+    store_tokens_hidden<kConfig, 5, true>(p, work, sums, ring);
   } else if (has_terms(p)) {
-    store_tokens_hidden<kConfig, 3, true>(p, work, sums, outbox.ring, outbox.slot);
+    store_tokens_hidden<kConfig, 3, true>(p, work, sums, ring);
   } else {
-    store_tokens_hidden<kConfig, 3, false>(p, work, sums, outbox.ring, outbox.slot);
+    store_tokens_hidden<kConfig, 3, false>(p, work, sums, ring);
   }
 }
 

@@ -8,6 +8,13 @@ namespace moesaic::ptx {
 
 using u64 = unsigned long long;
 
+/// threadIdx.x, read here: what is made of it takes no registers elsewhere.
+__device__ __forceinline__ int thread_again() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 /// Barrier `id` (1 to 15) of `threads` threads of the block.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -38,15 +45,6 @@ __device__ __forceinline__ void tensor_copy(u32 shared, const abi::TensorMap* ma
       "l"(map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
-/// Copies `bytes`, a multiple of 16, shared -> global, as part of this thread's group of such copies.
-__device__ __forceinline__ void bulk_store(void* global, u32 shared, u32 bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes)
-               : "memory");
-}
-__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-/// All of this thread's groups have been read from shared memory; have been written.
-__device__ __forceinline__ void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
-__device__ __forceinline__ void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 /// Arrives at `barrier`, which expects it, when all copies by cp.async that this thread has begun have landed.
 __device__ __forceinline__ void cp_async_arrive(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
