@@ -290,6 +290,8 @@ struct GemmParams {
   const float* hidden_scale;  // [1] by this static scale; nullptr: h leaves as it is
   float* hidden_token_scale;  // [rows] of that operand
   int hidden_cols;            // of h; the operand is 0 from there to out_cols
+  // Last: where the others lie decides which registers tiled kernels need.
+  int raster_tiles;  // token tiles that share a pass over weight rows, of persistent kernels
 };
 
 /// How the copy engine of Hopper reads a matrix: a CUtensorMap, encoded by the driver.

@@ -7,8 +7,9 @@
 
 namespace moesaic {
 
-/// Token tiles that share a pass over weight rows: their activations and as many weight tiles fit in L2 together.
-inline constexpr int kRasterGroup = 16;
+/// Token tiles that share a pass over weight rows where parameters do not say: their activations and as many weight
+/// tiles fit in L2 together.
+inline constexpr int kRasterTiles = 16;
 
 /// Where a block works: token tile and first weight row block.
 struct Work {
@@ -28,9 +29,10 @@ __device__ __forceinline__ bool find_work(const abi::GemmParams& p, int tiles, i
   constexpr int kBlocks = kConfig.tile_rows / abi::kBlockRows;
   const int columns = abi::div_up(p.row_blocks, kBlocks);
   if (index >= tiles * columns) return false;
-  const int group = index / (kRasterGroup * columns);
-  const int first = group * kRasterGroup;
-  const int size = tiles - first < kRasterGroup ? tiles - first : kRasterGroup;
+  const int together = abi::is_persistent(kConfig) ? p.raster_tiles : kRasterTiles;
+  const int group = index / (together * columns);
+  const int first = group * together;
+  const int size = tiles - first < together ? tiles - first : together;
   const int local = index - first * columns;
   const int tile = first + local % size;
   work.row_block = local / size * kBlocks;

@@ -87,7 +87,7 @@ class Launches {
     p.out_type = source_type(run_.out.dtype);
     p.out_cols = c_.n;
     p.out_stride = c_.n;
-    launch_gemm(chain_, kernel, gemm_, p, w_.max_tiles, sm_count_);
+    launch_gemm(chain_, kernel, gemm_, p, {rows_ / c_.groups, w_.max_tiles}, sm_count_);
   }
 
  private:

@@ -12,8 +12,13 @@ namespace moesaic::ops {
 void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, const void* prepared, int k,
                  abi::GemmParams& params);
 
-/// Enqueues a GEMM whose list of tiles, where it has one, is at most `max_tiles` long, on a device of `sm_count` SMs.
+/// How many rows a GEMM has: of an expert on average, and tiles at most where there is a list of them.
+struct GemmRows {
+  int per_expert;
+  int max_tiles;
+};
+/// Enqueues a GEMM on a device of `sm_count` SMs; sets params.raster_tiles.
 void launch_gemm(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi::KernelConfig& config,
-                 const abi::GemmParams& params, int max_tiles, int sm_count);
+                 abi::GemmParams params, GemmRows rows, int sm_count);
 
 }  // namespace moesaic::ops
