@@ -45,6 +45,7 @@ class Timed:
             with torch.cuda.graph(graph, pool=pool, stream=stream):
                 call()
             self.graphs.append(graph)
+        self.calls = calls  # graphs do not keep the tensors that they read and write
         self.begin, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.rounds, self.times = 1, []
         self.repeat_us()  # the first replay of a graph brings it to the GPU
