@@ -32,16 +32,17 @@ void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, c
 }
 
 void launch_gemm(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi::KernelConfig& config,
-                 abi::GemmParams p, GemmRows rows, int sm_count) {
-  const int tiles = p.tiles != nullptr ? rows.max_tiles : abi::div_up(p.rows, config.tile_tokens);
+                 const abi::GemmParams& p, TileList list, int sm_count) {
+  const int tiles = p.tiles != nullptr ? list.max_tiles : abi::div_up(p.rows, config.tile_tokens);
   const int columns = abi::div_up(p.row_blocks, config.tile_rows / abi::kBlockRows);
   unsigned blocks = static_cast<unsigned>(tiles) * static_cast<unsigned>(columns);
   if (!abi::is_persistent(config)) return chain.launch(kernel, {blocks}, abi::threads(config), p);
   const auto resident = static_cast<unsigned>(sm_count * config.min_blocks / config.cluster);  // clusters
   blocks = std::min(blocks, resident) * static_cast<unsigned>(config.cluster);
-  // Those of one expert, so that its weights are read once; of more than eight, activations leave too little of L2.
-  p.raster_tiles = std::clamp(abi::div_up(rows.per_expert, config.tile_tokens), 2, 8);
   abi::TensorGemmParams with_map{p, {}};
+  // Those of one expert, so that its weights are read once; of more than eight, activations leave too little of L2.
+  const int expert_rows = p.tiles != nullptr ? list.expert_rows : p.rows;
+  with_map.gemm.raster_tiles = std::clamp(abi::div_up(expert_rows, config.tile_tokens), 2, 8);
   if (p.row_token == nullptr) {
     with_map.activations = cuda::tensor_map(p.activations, p.activation_rows, p.k, p.activation_stride);
   }

@@ -12,13 +12,13 @@ namespace moesaic::ops {
 void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, const void* prepared, int k,
                  abi::GemmParams& params);
 
-/// How many rows a GEMM has: of an expert on average, and tiles at most where there is a list of them.
-struct GemmRows {
-  int per_expert;
+/// Of a GEMM with a list of tiles: rows of an expert on average, and tiles at most.
+struct TileList {
+  int expert_rows;
   int max_tiles;
 };
-/// Enqueues a GEMM on a device of `sm_count` SMs; sets params.raster_tiles.
+/// Enqueues a GEMM on a device of `sm_count` SMs; params.raster_tiles is decided here.
 void launch_gemm(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi::KernelConfig& config,
-                 abi::GemmParams params, GemmRows rows, int sm_count);
+                 const abi::GemmParams& params, TileList list, int sm_count);
 
 }  // namespace moesaic::ops

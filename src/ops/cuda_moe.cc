@@ -288,11 +288,9 @@ class Launches {
   }
 
   void launch_gemm(const cuda::Kernel& kernel, const abi::KernelConfig& config, const abi::GemmParams& p) const {
-    const long long slots = static_cast<long long>(tokens_) * c_.top_k;
-    const int per_expert = p.tiles == nullptr    ? tokens_
-                           : is_dispatched(run_) ? tokens_ / num_local_experts(c_)
-                                                 : static_cast<int>(slots / c_.num_experts);
-    ops::launch_gemm(chain_, kernel, config, p, {per_expert, w_.max_tiles}, sm_count_);
+    // Rows that were dispatched before are held experts' alone, each one slot.
+    const int experts = is_dispatched(run_) ? num_local_experts(c_) : c_.num_experts;
+    ops::launch_gemm(chain_, kernel, config, p, {tokens_ * c_.top_k / experts, w_.max_tiles}, sm_count_);
   }
 
   void sum(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
