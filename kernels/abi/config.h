@@ -13,7 +13,7 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 9;
+inline constexpr int kModuleAbi = 10;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
@@ -66,7 +66,7 @@ MOESAIC_HD constexpr int block_tokens(const KernelConfig& c) {
 MOESAIC_HD constexpr int most_block_tokens(const KernelConfig& c) {
   return block_tokens(c) + (c.cluster > 1 ? c.tile_slack / c.cluster : c.tile_slack);
 }
-MOESAIC_HD constexpr int store_tokens(const KernelConfig& c) { return c.tile_slack > 0 ? 16 : 32; }
+MOESAIC_HD constexpr int store_tokens(const KernelConfig& c) { return c.tile_slack > 0 || c.min_blocks > 1 ? 16 : 32; }
 
 /// Floats between token rows when sums of `rows` weight rows go through shared memory; + 4 puts the four tokens of a
 /// fragment on different banks.

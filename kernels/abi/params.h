@@ -292,6 +292,9 @@ struct GemmParams {
   int hidden_cols;            // of h; the operand is 0 from there to out_cols
   // Last: where the others lie decides which registers tiled kernels need.
   int raster_tiles;  // token tiles that share a pass over weight rows, of persistent kernels
+  // Of those: whether weights may be read before what the kernel before this one writes is there. No list of tiles is
+  // its, and all that it waited for may be read.
+  int weights_early;
 };
 
 /// How the copy engine of Hopper reads a matrix: a CUtensorMap, encoded by the driver.

@@ -17,9 +17,24 @@ struct Work {
   int row_block;
 };
 
+// Persistent kernels may read the list of tiles before they wait for the kernel before (weights_early): what L2 has.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ int listed_tiles(const int* count) {
+  if constexpr (abi::is_persistent(kConfig)) return __ldcg(count);
+  return *count;
+}
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ abi::Tile listed_tile(const abi::Tile* tile) {
+  if constexpr (abi::is_persistent(kConfig)) {
+    return {__ldcg(&tile->expert), __ldcg(&tile->row_begin), __ldcg(&tile->row_end), 0};
+  }
+  return *tile;
+}
+
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ int count_tiles(const abi::GemmParams& p) {
-  return p.num_tiles != nullptr ? *p.num_tiles : tile_count(p.rows, kConfig.tile_tokens, kConfig.tile_slack);
+  return p.num_tiles != nullptr ? listed_tiles<kConfig>(p.num_tiles)
+                                : tile_count(p.rows, kConfig.tile_tokens, kConfig.tile_slack);
 }
 
 /// The index-th of all pieces of work; false: there are fewer. Token tiles of a group run fastest, so that concurrent
@@ -37,7 +52,7 @@ __device__ __forceinline__ bool find_work(const abi::GemmParams& p, int tiles, i
   const int tile = first + local % size;
   work.row_block = local / size * kBlocks;
   if (p.tiles != nullptr) {
-    work.tile = p.tiles[tile];
+    work.tile = listed_tile<kConfig>(p.tiles + tile);
   } else {
     const int begin = tile * kConfig.tile_tokens;
     work.tile = {0, begin, tile_end(begin, p.rows, kConfig.tile_tokens, kConfig.tile_slack), 0};

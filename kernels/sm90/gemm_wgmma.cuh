@@ -50,22 +50,29 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
   }
 }
 
-/// Of a thread that multiplies and of one that loads: 2 * 232 + 40 <= 3 * 168, what all have at first.
-inline constexpr int kMultiplyRegisters = 232, kLoadRegisters = 40;
+/// Of a thread that multiplies and of one that loads: 2 * 232 + 40 <= 3 * 168, what all have at first; with two blocks
+/// an SM 2 * 104 + 32 <= 3 * 80.
+template <abi::KernelConfig kConfig>
+inline constexpr int kMultiplyRegisters = kConfig.min_blocks > 1 ? 104 : 232;
+template <abi::KernelConfig kConfig>
+inline constexpr int kLoadRegisters = kConfig.min_blocks > 1 ? 32 : 40;
 
 /// grid.x: as many clusters as run at once. Dynamic shared memory: abi::smem_bytes.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void gemm_wgmma(const abi::TensorGemmParams& p) {
   extern __shared__ __align__(1024) char memory[];  // the ring, its barriers, sums: Ring
   const Ring<kConfig> ring(memory);
+  if (!p.gemm.weights_early) ptx::wait_for_kernel_before();
+  ptx::let_kernel_behind_begin();
   if (threadIdx.x == 0) ring.init(gathers(p.gemm));
   ring.sync();  // barriers are ready, in all blocks
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
   if (warp < WgmmaShape<kConfig>::kMultiplyThreads / 32) {
-    ptx::take_registers<kMultiplyRegisters>();
+    ptx::take_registers<kMultiplyRegisters<kConfig>>();
+    if (p.gemm.weights_early) ptx::wait_for_kernel_before();
     multiply_and_store<kConfig>(p.gemm, ring);
   } else {
-    ptx::give_registers<kLoadRegisters>();
+    ptx::give_registers<kLoadRegisters<kConfig>>();
     fill_ring<kConfig>(p, ring);
   }
   if constexpr (kConfig.cluster > 1) ring.sync();  // nobody writes to, or arrives at, a block that has left

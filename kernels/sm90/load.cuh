@@ -106,30 +106,51 @@ class TokenGatherer {
   int copies_, k_left_;
 };
 
-/// By one thread: stage after stage of all pieces of work of this block, as slots become free.
+inline constexpr int kBoxBytes = abi::kTensorRows * kTokenBytes;
+
+/// Tokens of one stage, `boxes` boxes of them from column k on.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void copy_boxes(const abi::TensorGemmParams& p, const Work& work, int boxes, int k,
+                                           u32 stage, u32 full) {
+#pragma unroll
+  for (int i = 0; i < WgmmaShape<kConfig>::kMostTokens / abi::kTensorRows; ++i) {
+    if (i >= boxes) break;
+    ptx::tensor_copy(stage + WgmmaShape<kConfig>::kWeightBytes + i * kBoxBytes, &p.activations, k,
+                     work.tile.row_begin + i * abi::kTensorRows, full);
+  }
+}
+
+/// By one thread: stage after stage of all pieces of work of this block, as slots become free. `early`: weights of the
+/// first stages while the kernel before still makes activations.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
-  constexpr int kBoxes = WgmmaShape<kConfig>::kMostTokens / abi::kTensorRows;
-  constexpr int kBoxBytes = abi::kTensorRows * kTokenBytes;
   Place<kConfig> next;
+  bool early = p.gemm.weights_early != 0;
   WorkList<kConfig> list(p.gemm);
   Work work;
 #pragma unroll 1
   while (list.next(work)) {
     WeightLoader<kConfig> weights(p.gemm, work);
     const int boxes = abi::div_up(work.tile.row_end - work.tile.row_begin, abi::kTensorRows);
+    const int k_end = p.gemm.units * abi::kBlockK;
+    int k = 0;
+    if (early) {
+      const int stages = min(abi::div_up(k_end, kConfig.tile_k), kConfig.stages);  // all free
 #pragma unroll 1
-    for (int k = 0; k < p.gemm.units * abi::kBlockK; k += kConfig.tile_k) {
+      for (int i = 0; i < stages; ++i) weights.load(ring.stage(i), ring.full(i), boxes * kBoxBytes);
+      ptx::wait_for_kernel_before();
+#pragma unroll 1
+      for (; k < stages * kConfig.tile_k; k += kConfig.tile_k, next.advance()) {
+        copy_boxes<kConfig>(p, work, boxes, k, ring.stage(next.slot), ring.full(next.slot));
+      }
+      early = false;
+    }
+#pragma unroll 1
+    for (; k < k_end; k += kConfig.tile_k, next.advance()) {
       const u32 stage = ring.stage(next.slot), full = ring.full(next.slot);
       ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
       weights.load(stage, full, boxes * kBoxBytes);
-#pragma unroll
-      for (int i = 0; i < kBoxes; ++i) {
-        if (i >= boxes) break;
-        ptx::tensor_copy(stage + WgmmaShape<kConfig>::kWeightBytes + i * kBoxBytes, &p.activations, k,
-                         work.tile.row_begin + i * abi::kTensorRows, full);
-      }
-      next.advance();
+      copy_boxes<kConfig>(p, work, boxes, k, stage, full);
     }
   }
 }

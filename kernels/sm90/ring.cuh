@@ -34,6 +34,7 @@ struct WgmmaShape {
   static_assert(kStageBytes % 1024 == 0);
   static_assert(kMostTokens % abi::kTensorRows == 0 && kMostTokens % 16 == 0);
   static_assert(kBlockGroups % kConfig.cluster == 0, "each block of a cluster brings as many");
+  static_assert(kConfig.min_blocks * (abi::smem_bytes(kConfig) + 1024) <= 228 * 1024, "an SM has no more");
 };
 
 /// Of one thread.

@@ -72,26 +72,27 @@ std::string main_text(const KernelInstance& instance) {
   // Parameters lie in constant memory, which is cold: all lines of it are read while the kernel before still runs (for
   // a use that changes nothing, since waiting twice is waiting once). Then what that one has written is there. Where
   // few blocks run, those of the kernel behind may come up; where many do, they would crowd on the SMs that are free
-  // first (measured: 5% slower), so they come up as the last ones end.
-  const char* prologue =
-      (features_of(instance.target) & abi::kDependentLaunch) != 0
-          ? "  unsigned touched = 0;\n"
-            "#pragma unroll\n"
-            "  for (unsigned i = 0; i < sizeof(p) / 4; i += 16) touched ^= reinterpret_cast<const unsigned*>(&p)[i];\n"
-            "  asm volatile(\"{ .reg .pred any; setp.eq.u32 any, %0, 1; @any griddepcontrol.wait; }\" "
-            "::\"r\"(touched));\n"
-            "  asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");\n"
-            "  if (gridDim.x * gridDim.y <= 32u) asm volatile(\"griddepcontrol.launch_dependents;\");\n"
-          : "";
+  // first (measured: 5% slower), so they come up as the last ones end. Persistent kernels, whose blocks all run from
+  // the beginning, wait and let others come up themselves.
+  const bool dependent = (features_of(instance.target) & abi::kDependentLaunch) != 0;
+  const char* touch =
+      "  unsigned touched = 0;\n"
+      "#pragma unroll\n"
+      "  for (unsigned i = 0; i < sizeof(p) / 4; i += 16) touched ^= reinterpret_cast<const unsigned*>(&p)[i];\n"
+      "  asm volatile(\"{ .reg .pred any; setp.eq.u32 any, %0, 1; @any griddepcontrol.wait; }\" ::\"r\"(touched));\n";
+  const char* wait =
+      "  asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");\n"
+      "  if (gridDim.x * gridDim.y <= 32u) asm volatile(\"griddepcontrol.launch_dependents;\");\n";
   return fmt::format(
       "#include \"moesaic_config.h\"\n"
       "#include \"{}\"\n"
       "extern \"C\" __global__ void __launch_bounds__(moesaic::abi::threads(moesaic::kConfig), {})\n"
       "{}(const __grid_constant__ moesaic::abi::{} p) {{\n"
-      "{}"
+      "{}{}"
       "  moesaic::{}<moesaic::kConfig>(p);\n"
       "}}\n",
-      row.source, min_blocks, entry_name(instance), row.params, prologue, row.body);
+      row.source, min_blocks, entry_name(instance), row.params, dependent ? touch : "",
+      dependent && !abi::is_persistent(instance.config()) ? wait : "", row.body);
 }
 
 std::string config_text(const KernelInstance& instance) {

@@ -78,8 +78,12 @@ constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
 /// part of DRAM's rate, and a launch (docs/performance-log.md, H200). It must gain half as much again: where DRAM
 /// bounds GEMM 1, too, it gains less (Qwen3-235B, T = 2048: 1597 us with, 1547 without; at T = 4096 it pays).
 constexpr double kInOrderWork = 0.905, kGatherRate = 0.88, kGatherLaunch = 3.0, kGatherWorth = 1.5;
-/// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other.
-constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18;
+/// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; and with
+/// two blocks an SM, which read less than streaming kernels take for the same, but need microseconds more to begin.
+constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18, kPairedDram = 0.97, kPairedLaunch = 1.0;
+/// Of two blocks an SM: what is lost as the last ones end, in rounds of all (the next GEMM's weights make up for most
+/// of it); and how much longer fewer blocks than SMs take than as many of all: they come up where SMs are free first.
+constexpr double kPairedRound = 0.06, kPairedCrowd = 1.3;
 /// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight.
 constexpr double kTiledDram = 1.10;
 
@@ -101,9 +105,11 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   const double work = multiplied * rows * k * 1e-6 * weights_cost(c) * in_order * kCostFlops / rates.mma_flops_per_us;
   if (abi::is_persistent(c)) {
     // Bounds that are near each other add up; the last round of work leaves SMs idle.
-    const double bound = dram * (c.cluster > 1 ? kClusterDram : kWgmmaDram);
-    const double rounds = tiles * std::ceil(rows / c.tile_rows) * c.cluster / rates.sm_count;
-    return std::pow(std::pow(bound, 4) + std::pow(l2, 4) + std::pow(work, 4), 0.25) * std::ceil(rounds) / rounds;
+    const double bound = dram * (c.min_blocks > 1 ? kPairedDram : c.cluster > 1 ? kClusterDram : kWgmmaDram);
+    const double blocks = tiles * std::ceil(rows / c.tile_rows) * c.cluster, rounds = blocks / rates.sm_count;
+    const double full = std::pow(std::pow(bound, 4) + std::pow(l2, 4) + std::pow(work, 4), 0.25);
+    if (c.min_blocks == 1) return full * std::ceil(rounds) / rounds;
+    return full * (rounds < 1.0 ? kPairedCrowd / rounds : 1.0 + kPairedRound * c.min_blocks / rounds) + kPairedLaunch;
   }
   // What does not bound the time still costs a little of it.
   const double full = std::max({dram * (streaming ? 1.0 : kTiledDram), l2, work}) + 0.02 * (l2 + work);

@@ -101,7 +101,7 @@ constexpr std::array kTiled16BitConfigs = {
     tiled(abi::kWeights16, kIo, 64, 128, 64, 3, 1, 4, 2),
     tiled(abi::kWeights16, kIo, 128, 128, 32, 4, 2, 2, 2),
 };
-constexpr KernelConfig wgmma(int io, int tokens, int slack, int rows, int stages, int cluster) {
+constexpr KernelConfig wgmma(int io, int tokens, int slack, int rows, int stages, int cluster, int blocks) {
   return {.io = io,
           .weights = abi::kWeights16,
           .tile_tokens = tokens,
@@ -114,14 +114,14 @@ constexpr KernelConfig wgmma(int io, int tokens, int slack, int rows, int stages
           .warps_k = 1,
           .warps_load = 4,
           .cluster = cluster,
-          .min_blocks = 1};
+          .min_blocks = blocks};
 }
 // Prefill is bound by what SMs read from L2: clusters of two share the weights that they read.
 template <int kIo>
 constexpr std::array kWgmmaConfigs = {
-    wgmma(kIo, 64, 0, 128, 8, 1),
-    wgmma(kIo, 128, 32, 256, 4, 1),
-    wgmma(kIo, 256, 64, 256, 4, 2),
+    wgmma(kIo, 64, 0, 128, 4, 1, 2),
+    wgmma(kIo, 128, 32, 256, 4, 1, 1),
+    wgmma(kIo, 256, 64, 256, 4, 2, 1),
 };
 // Tiles of few tokens: decoding codes is the work then, and their warps share the activations in shared memory.
 constexpr std::array kTiledE4m3Configs = {

@@ -124,6 +124,20 @@ TEST(MoePlan, SmallBatchesStreamAndLargeOnesTile) {
   }
 }
 
+// One token streams; where experts have some each, two blocks share an SM, on Hopper alone.
+TEST(MoePlan, SomeTokensAnExpertGetTwoBlocksAnSm) {
+  for (const char* model : {"qwen3-30b-a3b", "qwen3-235b-a22b", "gpt-oss-120b"}) {
+    const MoeConfig c = config_of(tables::get_model(model), "bf16", 8192);
+    const auto shares = [&](int sm, std::int64_t tokens) {
+      const MoeSteps steps = plan_moe(c, tokens, *tables::find_arch(sm), {}, "");
+      return abi::is_persistent(steps.gemm1.config()) && steps.gemm1.config().min_blocks == 2;
+    };
+    for (const std::int64_t tokens : {16, 64, 256}) EXPECT_TRUE(shares(90, tokens)) << model << " T=" << tokens;
+    for (const std::int64_t tokens : {1, 8192}) EXPECT_FALSE(shares(90, tokens)) << model << " T=" << tokens;
+    EXPECT_FALSE(shares(80, 64)) << model;
+  }
+}
+
 // Where rows are many and GEMM 1 takes long beside writing them; whoever asks gets it anywhere.
 TEST(MoePlan, RowsArePutInOrderWhereItPays) {
   const tables::ArchRow& hopper = *tables::find_arch(90);
