@@ -42,7 +42,7 @@ Flow bulk_copy(Warp& warp, const Instruction& i, u32 lanes) {
   each_lane(lanes, [&](u32 lane) {
     const u32 bytes = warp.at<u32>(i.slots[kBytes])[lane];
     need_whole_pieces(bytes);
-    const std::byte* from = device_bytes(address_of(warp, i.slots[kFrom], lane), bytes, 16);
+    const std::byte* from = touch(warp, lane, address_of(warp, i.slots[kFrom], lane), bytes, 16, false);
     const u64 to = address_of(warp, i.slots[kTo], lane);
     copy_to_blocks(warp, i, lane, bytes, [&](Block& block) {
       return std::vector<Copy>{{shared_bytes(block, to, bytes, 16), from, bytes}};
@@ -70,7 +70,7 @@ struct Inside {
   const std::byte* from = nullptr;
   s64 begin = 0, end = 0;
 };
-Inside inside(const TensorMap& map, const Corner& corner, u32 row) {
+Inside inside(Warp& warp, u32 lane, const TensorMap& map, const Corner& corner, u32 row) {
   u64 address = map.address;
   for (u32 i = 1; i < map.rank; row /= map.box[i], ++i) {
     const s64 at = corner[i] + row % map.box[i];
@@ -81,18 +81,18 @@ Inside inside(const TensorMap& map, const Corner& corner, u32 row) {
   const s64 begin = std::max<s64>(0, -first);
   const s64 end = std::min<s64>(map.row_bytes(), static_cast<s64>(map.sizes[0]) * element - first);
   if (begin >= end) return {};
-  return {device_bytes(address + static_cast<u64>(first + begin), static_cast<std::size_t>(end - begin), 1), begin,
-          end};
+  const std::size_t bytes = static_cast<std::size_t>(end - begin);
+  return {touch(warp, lane, address + static_cast<u64>(first + begin), bytes, 1, false), begin, end};
 }
 
 // Pieces of 16 bytes, each at its swizzled place, with zeros where the tensor has nothing.
-std::vector<Copy> parts_of_box(const TensorMap& map, const Corner& corner, Block& block, u64 to) {
+std::vector<Copy> parts_of_box(Warp& warp, u32 lane, const TensorMap& map, const Corner& corner, Block& block, u64 to) {
   std::vector<Copy> parts;
   const auto add = [&](std::byte* place, const std::byte* from, s64 bytes) {
     if (bytes > 0) parts.push_back({place, from, static_cast<u32>(bytes)});
   };
   for (u32 row = 0; row < map.rows(); ++row) {
-    const Inside have = inside(map, corner, row);
+    const Inside have = inside(warp, lane, map, corner, row);
     for (s64 at = 0; at < map.row_bytes(); at += 16, to += 16) {
       std::byte* place = shared_bytes(block, swizzled(to, map.swizzle_bytes), 16, 16);
       const s64 begin = std::clamp(have.begin, at, at + 16), end = std::clamp(have.end, begin, at + 16);
@@ -116,7 +116,7 @@ Flow tensor_copy(Warp& warp, const Instruction& i, u32 lanes) {
     Corner corner{};
     for (u32 n = 0; n < map.rank; ++n) corner[n] = warp.at<s32>(i.registers[n])[lane];
     copy_to_blocks(warp, i, lane, map.rows() * map.row_bytes(),
-                   [&](Block& block) { return parts_of_box(map, corner, block, to); });
+                   [&](Block& block) { return parts_of_box(warp, lane, map, corner, block, to); });
   });
   return Flow::kNext;
 }
@@ -130,8 +130,10 @@ Flow bulk_store(Warp& warp, const Instruction& i, u32 lanes) {
     Block& block = warp.block();
     const u64 from = address_of(warp, i.slots[kFrom], lane), rank = from >> kRankShift;
     if (rank != 0 && rank != block.rank + 1) throw Fault("a bulk copy out of another block's shared memory");
-    BulkStore store{
-        device_bytes(address_of(warp, i.slots[kTo], lane), bytes, 16), shared_bytes(block, from, bytes, 16), bytes, {}};
+    BulkStore store{touch(warp, lane, address_of(warp, i.slots[kTo], lane), bytes, 16, true),
+                    shared_bytes(block, from, bytes, 16),
+                    bytes,
+                    {}};
     if (block.cluster.launch.asynchronous == Asynchronous::kEarly) return store.write();
     warp.bulk_stores[lane].open.push_back(std::move(store));
   });

@@ -131,6 +131,16 @@ bool decode_mbarrier(const Statement& s, Names& names, Instruction& to) {
   return true;
 }
 
+Flow wait_for_kernel_before(Warp& warp, const Instruction&, u32 lanes) {
+  warp.waited |= lanes;
+  return Flow::kNext;
+}
+Flow let_kernel_behind_begin(Warp& warp, const Instruction&, u32 lanes) {
+  Dependence* dependence = warp.block().cluster.launch.dependence;
+  if (dependence != nullptr && (lanes & ~warp.waited) != 0) dependence->lets_begin_early = true;
+  return Flow::kNext;
+}
+
 }  // namespace
 
 bool decode_control(const Statement& s, Names&, Instruction& to) {
@@ -139,8 +149,10 @@ bool decode_control(const Statement& s, Names&, Instruction& to) {
     to.run = branch;
   } else if (op == "ret" || op == "exit") {
     to.run = leave;
-  } else if (op == "griddepcontrol" || op == "setmaxnreg" || op == "fence" || op == "membar") {
-    to.run = nothing;  // launches follow each other, registers are plenty, memory is one
+  } else if (op == "griddepcontrol") {
+    to.run = s.has("wait") ? wait_for_kernel_before : let_kernel_behind_begin;
+  } else if (op == "setmaxnreg" || op == "fence" || op == "membar") {
+    to.run = nothing;  // registers are plenty, memory is one
   } else {
     return false;
   }

@@ -44,13 +44,31 @@ int context = 0;  // its address is the context
 thread_local Graph* captured = nullptr;
 std::atomic<unsigned> launches{0};
 
+// Of each stream: what its last kernel may yet write as the next begins.
+std::mutex last_mutex;
+std::map<CUstream, std::shared_ptr<const sim::Places>> last_writes;
+
+// Runs the kernel, which may begin before the one before has ended.
+void run_behind(sim::Launch& what, CUstream stream, bool early) {
+  sim::Dependence dependence;
+  what.dependence = &dependence;
+  if (early) {
+    const std::scoped_lock lock(last_mutex);
+    dependence.under_way = last_writes[stream];
+  }
+  sim::run(what);
+  const std::scoped_lock lock(last_mutex);
+  last_writes[stream] = dependence.behind();
+}
+
 CUresult do_now_or_later(Work work) {
   if (captured == nullptr) return work();
   captured->work.push_back(std::move(work));
   return CUDA_SUCCESS;
 }
 
-CUresult launch(const Function& function, const CUlaunchConfig& config, unsigned cluster, void** parameters) {
+CUresult launch(const Function& function, const CUlaunchConfig& config, unsigned cluster, bool early,
+                void** parameters) {
   const char* async = std::getenv("MOESAIC_SIM_ASYNC");
   sim::Launch what{.program = *function.program,
                    .entry = *function.entry,
@@ -66,9 +84,9 @@ CUresult launch(const Function& function, const CUlaunchConfig& config, unsigned
   for (const sim::Parameter& parameter : function.entry->parameters) {
     std::memcpy(what.parameters.data() + parameter.offset, *parameters++, parameter.bytes);
   }
-  return do_now_or_later([what = std::move(what), name = function.name] {
+  return do_now_or_later([what = std::move(what), name = function.name, stream = config.hStream, early]() mutable {
     try {
-      sim::run(what);
+      run_behind(what, stream, early);
     } catch (const sim::Fault& fault) {
       std::fprintf(stderr, "simulator: %s: %s\n", name.c_str(), fault.what());
       return CUDA_ERROR_LAUNCH_FAILED;
@@ -174,14 +192,19 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA
 CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                         unsigned shared, CUstream stream, void** parameters, void**) {
   const CUlaunchConfig config{x, y, z, threads, 1, 1, shared, stream, nullptr, 0};
-  return launch(*reinterpret_cast<Function*>(function), config, 1, parameters);
+  return launch(*reinterpret_cast<Function*>(function), config, 1, false, parameters);
 }
 CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** parameters, void**) {
   unsigned cluster = 1;
+  bool early = false;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
-    if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) cluster = config->attrs[i].value.clusterDim.x;
+    const CUlaunchAttributeValue& value = config->attrs[i].value;
+    if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) cluster = value.clusterDim.x;
+    if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+      early = value.programmaticStreamSerializationAllowed != 0;
+    }
   }
-  return launch(*reinterpret_cast<Function*>(function), *config, cluster, parameters);
+  return launch(*reinterpret_cast<Function*>(function), *config, cluster, early, parameters);
 }
 
 CUresult cuMemAlloc(CUdeviceptr* to, std::size_t bytes) {

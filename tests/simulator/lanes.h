@@ -3,6 +3,7 @@
 #pragma once
 
 #include "simulator/decode.h"
+#include "simulator/device_memory.h"
 #include "simulator/machine.h"
 
 namespace moesaic::sim {
@@ -20,6 +21,20 @@ void each_lane(u32 lanes, Function function) {
 inline u64 address_of(Warp& warp, Slot base, u32 lane) {
   const u64 start = base.bytes == 4 ? warp.at<u32>(base)[lane] : warp.at<u64>(base)[lane];
   return start + static_cast<u64>(base.offset);
+}
+
+/// Device memory that a lane reads, or writes to.
+inline std::byte* touch(Warp& warp, u32 lane, u64 address, std::size_t bytes, std::size_t alignment, bool writes) {
+  std::byte* place = device_bytes(address, bytes, alignment);
+  Dependence* dependence = warp.block().cluster.launch.dependence;
+  if (dependence == nullptr) return place;
+  if (writes) dependence->written.add(address, bytes);
+  if (dependence->under_way == nullptr || (warp.waited >> lane & 1) != 0) return place;
+  if (writes) throw Fault("writes before it has waited for the kernel before");
+  if (dependence->under_way->meet(address, bytes)) {
+    throw Fault("reads what the kernel before may yet write, before it has waited for that");
+  }
+  return place;
 }
 
 /// Registers of another width than the type are not for all instructions.

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "simulator/dependence.h"
 #include "simulator/program.h"
 
 namespace moesaic::sim {
@@ -43,6 +44,7 @@ struct Launch {
   std::vector<std::byte, ParameterAllocator<std::byte>> parameters;
   Asynchronous asynchronous = Asynchronous::kEarly;
   u32 seed = 0;
+  Dependence* dependence = nullptr;  // of kernels before and behind; nullptr: there are none
 };
 
 /// Runs all blocks. Throws Fault: what, where, which thread.
@@ -112,6 +114,7 @@ class Warp {
   std::vector<std::function<void()>> products;  // not committed
   std::deque<std::vector<std::function<void()>>> product_groups;
   std::array<u32, kLanes> cluster_phase{};  // at this lane's arrival
+  u32 waited = 0;                           // lanes that have, for the kernel before
 
  private:
   enum class State : u8 { kRuns, kBarrier, kConverges, kRetries, kGone };

@@ -2,7 +2,6 @@
 // Loads, stores, atomics, asynchronous copies by threads.
 #include <cstring>
 
-#include "simulator/device_memory.h"
 #include "simulator/lanes.h"
 
 namespace moesaic::sim {
@@ -16,11 +15,11 @@ Space space_of(const Instruction& i) { return static_cast<Space>(i.target & 0xf)
 u32 bytes_of(const Instruction& i) { return i.target >> 4 & 0xff; }
 bool is_signed(const Instruction& i) { return (i.target >> 12 & 1) != 0; }
 
-std::byte* locate(Warp& warp, const Instruction& i, Slot base, u32 lane, u32 bytes) {
+std::byte* locate(Warp& warp, const Instruction& i, Slot base, u32 lane, u32 bytes, bool writes) {
   const u64 address = address_of(warp, base, lane);
   switch (space_of(i)) {
     case kGlobal:
-      return device_bytes(address, bytes, bytes);
+      return touch(warp, lane, address, bytes, bytes, writes);
     case kShared:
       return shared_bytes(warp.block(), address, bytes, bytes);
     case kParam: {
@@ -35,7 +34,7 @@ std::byte* locate(Warp& warp, const Instruction& i, Slot base, u32 lane, u32 byt
 Flow load(Warp& warp, const Instruction& i, u32 lanes) {
   const u32 bytes = bytes_of(i), count = static_cast<u32>(i.registers.size());
   each_lane(lanes, [&](u32 lane) {
-    const std::byte* from = locate(warp, i, i.slots[1], lane, bytes * count);
+    const std::byte* from = locate(warp, i, i.slots[1], lane, bytes * count, false);
     for (u32 n = 0; n < count; ++n, from += bytes) {
       const Slot to = i.registers[n];
       std::byte* place = warp.at<std::byte>(to) + lane * to.bytes;
@@ -52,7 +51,7 @@ Flow load(Warp& warp, const Instruction& i, u32 lanes) {
 Flow store(Warp& warp, const Instruction& i, u32 lanes) {
   const u32 bytes = bytes_of(i), count = static_cast<u32>(i.registers.size());
   each_lane(lanes, [&](u32 lane) {
-    std::byte* to = locate(warp, i, i.slots[1], lane, bytes * count);
+    std::byte* to = locate(warp, i, i.slots[1], lane, bytes * count, true);
     for (u32 n = 0; n < count; ++n, to += bytes) {
       std::memcpy(to, warp.at<std::byte>(i.registers[n]) + lane * i.registers[n].bytes, bytes);
     }
@@ -65,7 +64,7 @@ template <Atomic kOperation>
 Flow atomic(Warp& warp, const Instruction& i, u32 lanes) {
   static_assert(sizeof(u32) == 4);
   each_lane(lanes, [&](u32 lane) {
-    std::byte* place = locate(warp, i, i.slots[1], lane, 4);
+    std::byte* place = locate(warp, i, i.slots[1], lane, 4, true);
     u32 old = 0;
     std::memcpy(&old, place, 4);
     const u32 value = warp.at<u32>(i.slots[2])[lane];
@@ -87,7 +86,8 @@ Flow copy_async(Warp& warp, const Instruction& i, u32 lanes) {
     const u32 read = i.slots[3].bytes == 0 ? bytes : warp.at<u32>(i.slots[3])[lane];
     std::byte* to = shared_bytes(warp.block(), address_of(warp, i.slots[1], lane), bytes, bytes);
     auto& copies = warp.copies[lane];
-    const std::byte* from = read == 0 ? nullptr : device_bytes(address_of(warp, i.slots[2], lane), read, bytes);
+    const std::byte* from =
+        read == 0 ? nullptr : touch(warp, lane, address_of(warp, i.slots[2], lane), read, bytes, false);
     copies.open.push_back({to, from, read == 0 ? bytes : read});
     if (read > 0 && read < bytes) copies.open.push_back({to + read, nullptr, bytes - read});
     if (warp.block().cluster.launch.asynchronous == Asynchronous::kLate) return;

@@ -45,6 +45,7 @@ struct Run {
   Asynchronous asynchronous = Asynchronous::kEarly;
   u32 cluster_blocks = 1;                 // and as many blocks
   const std::byte* tensor_map = nullptr;  // 128 bytes
+  Dependence* dependence = nullptr;
 };
 
 inline void run_on(const Words& words, const std::string& body, const Run& how) {
@@ -56,7 +57,8 @@ inline void run_on(const Words& words, const std::string& body, const Run& how) 
                 .threads = how.threads,
                 .cluster_blocks = how.cluster_blocks,
                 .parameters = {},
-                .asynchronous = how.asynchronous};
+                .asynchronous = how.asynchronous,
+                .dependence = how.dependence};
   launch.parameters.resize(entry.parameter_bytes);
   std::memcpy(launch.parameters.data() + entry.parameters.at(0).offset, &words.address, 8);
   if (how.tensor_map != nullptr) {
