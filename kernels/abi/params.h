@@ -292,8 +292,8 @@ struct GemmParams {
   int hidden_cols;            // of h; the operand is 0 from there to out_cols
   // Last: where the others lie decides which registers tiled kernels need.
   int raster_tiles;  // token tiles that share a pass over weight rows, of persistent kernels
-  // Of those: whether weights may be read before what the kernel before this one writes is there. No list of tiles is
-  // its, and all that it waited for may be read.
+  // Of those: whether they read weights before the kernel before has ended. It writes neither weights nor the list of
+  // tiles, and has waited for the one that wrote the list before it let this one begin.
   int weights_early;
 };
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Places by pages of bits, and what a chain of kernels may still write.
 #include "simulator/dependence.h"
 
 namespace moesaic::sim {
