@@ -78,8 +78,8 @@ constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
 /// part of DRAM's rate, and a launch (docs/performance-log.md, H200). It must gain half as much again: where DRAM
 /// bounds GEMM 1, too, it gains less (Qwen3-235B, T = 2048: 1597 us with, 1547 without; at T = 4096 it pays).
 constexpr double kInOrderWork = 0.905, kGatherRate = 0.88, kGatherLaunch = 3.0, kGatherWorth = 1.5;
-/// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; and with
-/// two blocks an SM, which read less than streaming kernels take for the same, but need microseconds more to begin.
+/// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; with two
+/// blocks an SM they are faster at it than streaming kernels, but need a microsecond more to begin.
 constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18, kPairedDram = 0.97, kPairedLaunch = 1.0;
 /// Of two blocks an SM: what is lost as the last ones end, in rounds of all (the next GEMM's weights make up for most
 /// of it); and how much longer fewer blocks than SMs take than as many of all: they come up where SMs are free first.
