@@ -20,8 +20,7 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// --- kernels that follow each other
-// -----------------------------------------------------------------------------------
+// --- kernels that follow each other ---------------------------------------------------------------------------------
 
 /// What the kernel before this one has written is there.
 __device__ __forceinline__ void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }

@@ -49,7 +49,7 @@ std::mutex last_mutex;
 std::map<CUstream, std::shared_ptr<const sim::Places>> last_writes;
 
 // Runs the kernel, which may begin before the one before has ended.
-void run_behind(sim::Launch& what, CUstream stream, bool early) {
+void run_behind(sim::Launch what, CUstream stream, bool early) {
   sim::Dependence dependence;
   what.dependence = &dependence;
   if (early) {
@@ -67,8 +67,16 @@ CUresult do_now_or_later(Work work) {
   return CUDA_SUCCESS;
 }
 
-CUresult launch(const Function& function, const CUlaunchConfig& config, unsigned cluster, bool early,
-                void** parameters) {
+CUresult launch(const Function& function, const CUlaunchConfig& config, void** parameters) {
+  unsigned cluster = 1;
+  bool early = false;
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const CUlaunchAttributeValue& value = config.attrs[i].value;
+    if (config.attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) cluster = value.clusterDim.x;
+    if (config.attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+      early = value.programmaticStreamSerializationAllowed != 0;
+    }
+  }
   const char* async = std::getenv("MOESAIC_SIM_ASYNC");
   sim::Launch what{.program = *function.program,
                    .entry = *function.entry,
@@ -84,7 +92,7 @@ CUresult launch(const Function& function, const CUlaunchConfig& config, unsigned
   for (const sim::Parameter& parameter : function.entry->parameters) {
     std::memcpy(what.parameters.data() + parameter.offset, *parameters++, parameter.bytes);
   }
-  return do_now_or_later([what = std::move(what), name = function.name, stream = config.hStream, early]() mutable {
+  return do_now_or_later([what = std::move(what), name = function.name, stream = config.hStream, early] {
     try {
       run_behind(what, stream, early);
     } catch (const sim::Fault& fault) {
@@ -192,19 +200,10 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA
 CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                         unsigned shared, CUstream stream, void** parameters, void**) {
   const CUlaunchConfig config{x, y, z, threads, 1, 1, shared, stream, nullptr, 0};
-  return launch(*reinterpret_cast<Function*>(function), config, 1, false, parameters);
+  return launch(*reinterpret_cast<Function*>(function), config, parameters);
 }
 CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** parameters, void**) {
-  unsigned cluster = 1;
-  bool early = false;
-  for (unsigned i = 0; i < config->numAttrs; ++i) {
-    const CUlaunchAttributeValue& value = config->attrs[i].value;
-    if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) cluster = value.clusterDim.x;
-    if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
-      early = value.programmaticStreamSerializationAllowed != 0;
-    }
-  }
-  return launch(*reinterpret_cast<Function*>(function), *config, cluster, early, parameters);
+  return launch(*reinterpret_cast<Function*>(function), *config, parameters);
 }
 
 CUresult cuMemAlloc(CUdeviceptr* to, std::size_t bytes) {
