@@ -13,7 +13,7 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 10;
+inline constexpr int kModuleAbi = 11;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
@@ -59,7 +59,12 @@ MOESAIC_HD constexpr int threads(const KernelConfig& c) {
 
 /// Kernels with warps of their own for loads go through their work in as many blocks as fit on the device.
 MOESAIC_HD constexpr bool is_persistent(const KernelConfig& c) { return c.warps_load > 0; }
-/// Of those: tokens of one block, of a full tile and at most; and tokens whose sums a warpgroup stores at a time.
+/// Kernels that stream weights past shared memory, straight into operands of mma.sync.
+MOESAIC_HD constexpr bool is_streaming(const KernelConfig& c) { return c.stages == 0 && c.warps_k > 1; }
+/// Kernels that wait for the kernel before by themselves, and say when the one behind may begin.
+MOESAIC_HD constexpr bool waits_itself(const KernelConfig& c) { return is_persistent(c) || is_streaming(c); }
+/// Of persistent kernels: tokens of one block, of a full tile and at most; and tokens whose sums a warpgroup stores at
+/// a time.
 MOESAIC_HD constexpr int block_tokens(const KernelConfig& c) {
   return c.cluster > 1 ? c.tile_tokens / c.cluster : c.tile_tokens;
 }

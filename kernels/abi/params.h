@@ -292,8 +292,9 @@ struct GemmParams {
   int hidden_cols;            // of h; the operand is 0 from there to out_cols
   // Last: where the others lie decides which registers tiled kernels need.
   int raster_tiles;  // token tiles that share a pass over weight rows, of persistent kernels
-  // Of those: whether they read weights before the kernel before has ended. It writes neither weights nor the list of
-  // tiles, and has waited for the one that wrote the list before it let this one begin.
+  // Of kernels that wait by themselves: whether they read weights before the kernel before has ended. It writes neither
+  // weights nor the list of tiles, and has waited for the one that wrote the list before it let this one begin. Nothing
+  // is gathered then: row_token would be read early, too.
   int weights_early;
 };
 

@@ -89,6 +89,17 @@ __device__ __forceinline__ void mma_16816(float (&d)[4], u32 a0, u32 a1, u32 a2,
   }
 }
 
+/// What the kernel before this one has written is there.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void wait_for_kernel_before() {
+  if constexpr ((kConfig.features & abi::kDependentLaunch) != 0) asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+/// Blocks of the kernel behind may come up where there is room, once all of this one have said so or ended.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void let_kernel_behind_begin() {
+  if constexpr ((kConfig.features & abi::kDependentLaunch) != 0) asm volatile("griddepcontrol.launch_dependents;");
+}
+
 /// Blocks of this block's cluster (1: there is none), and this one's number.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ int cluster_blocks() {

@@ -17,15 +17,15 @@ struct Work {
   int row_block;
 };
 
-// Persistent kernels may read the list of tiles before they wait for the kernel before (weights_early): what L2 has.
+// Kernels that wait by themselves may read the list of tiles before (weights_early): what L2 has.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ int listed_tiles(const int* count) {
-  if constexpr (abi::is_persistent(kConfig)) return __ldcg(count);
+  if constexpr (abi::waits_itself(kConfig)) return __ldcg(count);
   return *count;
 }
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ abi::Tile listed_tile(const abi::Tile* tile) {
-  if constexpr (abi::is_persistent(kConfig)) {
+  if constexpr (abi::waits_itself(kConfig)) {
     return {__ldcg(&tile->expert), __ldcg(&tile->row_begin), __ldcg(&tile->row_end), 0};
   }
   return *tile;

@@ -62,14 +62,14 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void gemm_wgmma(const abi::TensorGemmParams& p) {
   extern __shared__ __align__(1024) char memory[];  // the ring, its barriers, sums: Ring
   const Ring<kConfig> ring(memory);
-  if (!p.gemm.weights_early) ptx::wait_for_kernel_before();
-  ptx::let_kernel_behind_begin();
+  if (!p.gemm.weights_early) ptx::wait_for_kernel_before<kConfig>();
+  ptx::let_kernel_behind_begin<kConfig>();
   if (threadIdx.x == 0) ring.init(gathers(p.gemm));
   ring.sync();  // barriers are ready, in all blocks
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
   if (warp < WgmmaShape<kConfig>::kMultiplyThreads / 32) {
     ptx::take_registers<kMultiplyRegisters<kConfig>>();
-    if (p.gemm.weights_early) ptx::wait_for_kernel_before();
+    if (p.gemm.weights_early) ptx::wait_for_kernel_before<kConfig>();
     multiply_and_store<kConfig>(p.gemm, ring);
   } else {
     ptx::give_registers<kLoadRegisters<kConfig>>();

@@ -138,7 +138,7 @@ __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParam
       const int stages = min(abi::div_up(k_end, kConfig.tile_k), kConfig.stages);  // all free
 #pragma unroll 1
       for (int i = 0; i < stages; ++i) weights.load(ring.stage(i), ring.full(i), boxes * kBoxBytes);
-      ptx::wait_for_kernel_before();
+      ptx::wait_for_kernel_before<kConfig>();
 #pragma unroll 1
       for (; k < stages * kConfig.tile_k; k += kConfig.tile_k, next.advance()) {
         copy_boxes<kConfig>(p, work, boxes, k, ring.stage(next.slot), ring.full(next.slot));

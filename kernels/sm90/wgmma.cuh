@@ -20,13 +20,6 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// --- kernels that follow each other ---------------------------------------------------------------------------------
-
-/// What the kernel before this one has written is there.
-__device__ __forceinline__ void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-/// Blocks of the kernel behind may come up where there is room, once all of this one have said so or ended.
-__device__ __forceinline__ void let_kernel_behind_begin() { asm volatile("griddepcontrol.launch_dependents;"); }
-
 // --- copies ---------------------------------------------------------------------------------------------------------
 
 /// Copies `bytes`, a multiple of 16, global -> shared; `barrier` counts them.

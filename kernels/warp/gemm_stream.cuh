@@ -90,12 +90,11 @@ __device__ __forceinline__ void load_scales(const abi::GemmParams& p, const Lane
   }
 }
 
-/// Loads unit `unit`; beyond the end everything is zero.
+/// Loads weights of unit `unit`; beyond the end everything is zero.
 template <abi::KernelConfig kConfig, Groups kGroups>
-__device__ __forceinline__ void load_unit(const abi::GemmParams& p,
-                                          const LaneWeights (&weights)[StreamShape<kConfig>::kRowBlocks],
-                                          const char* const (&tokens)[StreamShape<kConfig>::kTokenTiles], int unit,
-                                          StreamUnit<kConfig>& operands) {
+__device__ __forceinline__ void load_weights(const abi::GemmParams& p,
+                                             const LaneWeights (&weights)[StreamShape<kConfig>::kRowBlocks], int unit,
+                                             StreamUnit<kConfig>& operands) {
   using Shape = StreamShape<kConfig>;
   const bool inside = unit < p.units;
 #pragma unroll
@@ -112,6 +111,13 @@ __device__ __forceinline__ void load_unit(const abi::GemmParams& p,
     operands.zeros[r] = 0;
     if (valid) load_scales<kConfig.weights, kGroups>(p, weights[r], unit, operands.scales[r], operands.zeros[r]);
   }
+}
+/// And its activations.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void load_tokens(const abi::GemmParams& p,
+                                            const char* const (&tokens)[StreamShape<kConfig>::kTokenTiles], int unit,
+                                            StreamUnit<kConfig>& operands) {
+  using Shape = StreamShape<kConfig>;
 #pragma unroll
   for (int h = 0; h < Shape::kHalves; ++h) {
     const int k = unit * Shape::kUnitK + h * abi::kBlockK + threadIdx.x % 4 * 8;
@@ -327,8 +333,14 @@ __device__ __forceinline__ void multiply_chunks(const abi::GemmParams& p,
     StreamUnit<kConfig> units[Shape::kUnits];
 #pragma unroll
     for (int u = 0; u < Shape::kUnits; ++u) {
-      load_unit<kConfig, kGroups>(p, weights, tokens, chunk * Shape::kUnits + u, units[u]);
+      load_weights<kConfig, kGroups>(p, weights, chunk * Shape::kUnits + u, units[u]);
     }
+    // Before the first activations. It waits for the weights, too: nobody does so who need not.
+    if (p.weights_early && chunk < kConfig.warps_k) ptx::wait_for_kernel_before<kConfig>();
+#pragma unroll
+    for (int u = 0; u < Shape::kUnits; ++u) load_tokens<kConfig>(p, tokens, chunk * Shape::kUnits + u, units[u]);
+    // All that this warp reads is on its way: blocks of the kernel behind may have the places of those that end.
+    if ((chunk + kConfig.warps_k) * Shape::kUnits >= p.units) ptx::let_kernel_behind_begin<kConfig>();
     if constexpr (Shape::kByBlock) {
       ChunkScales<kConfig> scales;
       scales.load(p, weights, scale_rows, chunk);
@@ -349,13 +361,26 @@ __device__ __forceinline__ void multiply_chunks(const abi::GemmParams& p,
   }
 }
 
+/// This block's work, by one thread: 128 would ask L2 for the same line. false: there is none.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ bool find_shared_work(const abi::GemmParams& p, Work& work) {
+  __shared__ Work shared;
+  __shared__ bool found;
+  if (!p.weights_early) ptx::wait_for_kernel_before<kConfig>();
+  if (threadIdx.x == 0) found = find_work<kConfig>(p, count_tiles<kConfig>(p), blockIdx.x, shared);
+  __syncthreads();  // it is found
+  work = shared;
+  if (!found) ptx::wait_for_kernel_before<kConfig>();  // no kernel ends before the one before it
+  return found;
+}
+
 /// grid.x >= (upper bound of tiles) * div_up(row_blocks, tile_rows / 16). Static shared memory only.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void gemm_stream(const abi::GemmParams& p) {
   using Shape = StreamShape<kConfig>;
   __shared__ float totals[kConfig.tile_rows][kConfig.tile_tokens + 1];  // + 1: columns on different banks
   Work work;
-  if (!find_work<kConfig>(p, count_tiles<kConfig>(p), blockIdx.x, work)) return;
+  if (!find_shared_work<kConfig>(p, work)) return;
   const int lane = threadIdx.x % 32, g = lane / 4;
 
   LaneWeights weights[Shape::kRowBlocks];
@@ -396,6 +421,7 @@ __device__ __forceinline__ void gemm_stream(const abi::GemmParams& p) {
   } else {
     multiply_chunks<kConfig, Groups{2, false}>(p, weights, tokens, scale_rows, sums);
   }
+  if (p.weights_early) ptx::wait_for_kernel_before<kConfig>();  // of warps that had nothing of K
   reduce_warps<kConfig>(sums, totals);
   store_totals<kConfig>(p, work, totals);
 }

@@ -72,8 +72,8 @@ std::string main_text(const KernelInstance& instance) {
   // Parameters lie in constant memory, which is cold: all lines of it are read while the kernel before still runs (for
   // a use that changes nothing, since waiting twice is waiting once). Then what that one has written is there. Where
   // few blocks run, those of the kernel behind may come up; where many do, they would crowd on the SMs that are free
-  // first (measured: 5% slower), so they come up as the last ones end. Persistent kernels, whose blocks all run from
-  // the beginning, wait and let others come up themselves.
+  // first (measured: 5% slower), so they come up as the last ones end. Some kernels wait and let others come up
+  // themselves: persistent ones, whose blocks all run from the beginning, and those that stream.
   const bool dependent = (features_of(instance.target) & abi::kDependentLaunch) != 0;
   const char* touch =
       "  unsigned touched = 0;\n"
@@ -92,7 +92,7 @@ std::string main_text(const KernelInstance& instance) {
       "  moesaic::{}<moesaic::kConfig>(p);\n"
       "}}\n",
       row.source, min_blocks, entry_name(instance), row.params, dependent ? touch : "",
-      dependent && !abi::is_persistent(instance.config()) ? wait : "", row.body);
+      dependent && !abi::waits_itself(instance.config()) ? wait : "", row.body);
 }
 
 std::string config_text(const KernelInstance& instance) {

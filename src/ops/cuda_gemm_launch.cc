@@ -43,7 +43,6 @@ void launch_gemm(cuda::LaunchChain& chain, const cuda::Kernel& kernel, const abi
   // Those of one expert, so that its weights are read once; of more than eight, activations leave too little of L2.
   const int expert_rows = p.tiles != nullptr ? list.expert_rows : p.rows;
   with_map.gemm.raster_tiles = std::clamp(abi::div_up(expert_rows, config.tile_tokens), 2, 8);
-  with_map.gemm.weights_early = p.row_token == nullptr ? p.weights_early : 0;  // who gathers waits first
   if (p.row_token == nullptr) {
     with_map.activations = cuda::tensor_map(p.activations, p.activation_rows, p.k, p.activation_stride);
   }

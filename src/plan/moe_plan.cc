@@ -78,14 +78,15 @@ constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
 /// part of DRAM's rate, and a launch (docs/performance-log.md, H200). It must gain half as much again: where DRAM
 /// bounds GEMM 1, too, it gains less (Qwen3-235B, T = 2048: 1597 us with, 1547 without; at T = 4096 it pays).
 constexpr double kInOrderWork = 0.905, kGatherRate = 0.88, kGatherLaunch = 3.0, kGatherWorth = 1.5;
-/// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; with two
-/// blocks an SM they are faster at it than streaming kernels, but need a microsecond more to begin.
-constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18, kPairedDram = 0.97, kPairedLaunch = 1.0;
+/// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; two blocks
+/// an SM need a microsecond more to begin.
+constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18, kPairedDram = 1.01, kPairedLaunch = 1.0;
 /// Of two blocks an SM: what is lost as the last ones end, in rounds of all (the next GEMM's weights make up for most
 /// of it); and how much longer fewer blocks than SMs take than as many of all: they come up where SMs are free first.
 constexpr double kPairedRound = 0.06, kPairedCrowd = 1.3;
-/// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight.
-constexpr double kTiledDram = 1.10;
+/// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight. And what work that
+/// does not bound the time still costs of it, of streaming and of tiled kernels.
+constexpr double kTiledDram = 1.10, kStreamRest = 0.01, kTiledRest = 0.02;
 
 /// Predicted time of one grouped GEMM: weights from DRAM once per touched expert; each tile brings all of its expert's
 /// into operands and multiplies tile_tokens rows whether they are used or not.
@@ -111,8 +112,8 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
     if (c.min_blocks == 1) return full * std::ceil(rounds) / rounds;
     return full * (rounds < 1.0 ? kPairedCrowd / rounds : 1.0 + kPairedRound * c.min_blocks / rounds) + kPairedLaunch;
   }
-  // What does not bound the time still costs a little of it.
-  const double full = std::max({dram * (streaming ? 1.0 : kTiledDram), l2, work}) + 0.02 * (l2 + work);
+  const double full = std::max({dram * (streaming ? 1.0 : kTiledDram), l2, work}) +
+                      (streaming ? kStreamRest : kTiledRest) * (l2 + work);
   const double blocks = tiles * std::ceil(rows / c.tile_rows) / rates.sm_count;
   return streaming ? full : full * std::max(1.0, kKindCosts[c.weights].blocks / blocks);
 }

@@ -73,7 +73,7 @@ constexpr KernelConfig stream(int weights, int io, int tokens, int rows, int k, 
 // As many bytes as registers hold are in flight in a warp; min_blocks: as many as no spill allows.
 template <int kIo>
 constexpr std::array kStream16BitConfigs = {
-    stream(abi::kWeights16, kIo, 8, 16, 128, 4, 6),
+    stream(abi::kWeights16, kIo, 8, 32, 128, 4, 4),
     stream(abi::kWeights16, kIo, 16, 32, 64, 4, 5),
 };
 template <int kWeights>

@@ -80,23 +80,24 @@ TEST(Target, KernelsWaitForTheOneBeforeWhereBlocksMayComeUpEarly) {
   }
 }
 
-// Persistent ones do it where they are ready to, by what their text calls.
-TEST(Target, PersistentKernelsWaitByThemselves) {
-  int persistent = 0;
+// Persistent and streaming ones do it where they are ready to, by what their text calls.
+TEST(Target, SomeKernelsWaitByThemselves) {
+  int persistent = 0, streaming = 0;
   for (const KernelInstance& instance : all_instances()) {
     if ((features_of(instance.target) & abi::kDependentLaunch) == 0) continue;
     const bool at_once = main_text(instance).find("\"griddepcontrol.wait;") != std::string::npos;
-    EXPECT_EQ(at_once, !abi::is_persistent(instance.config())) << entry_name(instance);
+    EXPECT_EQ(at_once, !abi::waits_itself(instance.config())) << entry_name(instance);
     if (at_once) continue;
-    ++persistent;
+    ++(abi::is_persistent(instance.config()) ? persistent : streaming);
     bool calls = false;
     for (const SourceText& source : source_closure(instance.row->source)) {
       calls = calls || (source.path == instance.row->source &&
-                        source.text.find("ptx::wait_for_kernel_before()") != std::string::npos);
+                        source.text.find("ptx::wait_for_kernel_before<kConfig>()") != std::string::npos);
     }
     EXPECT_TRUE(calls) << instance.row->source;
   }
   EXPECT_GT(persistent, 0);
+  EXPECT_GT(streaming, 0);
 }
 
 TEST(SourceClosure, HasEveryIncludeOnceSorted) {
