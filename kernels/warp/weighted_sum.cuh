@@ -52,12 +52,12 @@ struct Columns<4> {
   }
 };
 
-/// 16 bytes of a row, from its column `col` on.
+/// 16 bytes of a row, from its column `col` on. Nobody reads them again: what the GEMM behind needs stays in L2.
 template <int kColumns>
 __device__ __forceinline__ uint4 load_columns(const void* rows, long long row, const abi::WeightedSumParams& p,
                                               int col) {
   constexpr int kBytes = 16 / kColumns;
-  return *reinterpret_cast<const uint4*>(static_cast<const char*>(rows) + (row * p.cols + col) * kBytes);
+  return __ldcs(reinterpret_cast<const uint4*>(static_cast<const char*>(rows) + (row * p.cols + col) * kBytes));
 }
 
 /// Slots `slot` .. slot + kSlots - 1, which all exist when kWhole: all their rows are under way before the first is
