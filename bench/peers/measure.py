@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Moesaic beside its peers in one process, on one GPU with torch: whole layers of routed experts (Moesaic by its Python
-package; Triton: triton_moe.py) from x, ids and weights to y, both grouped products of a layer alone
-(torch._grouped_mm), and dense products (torch.matmul). Same shapes, tokens and routings; CUDA graphs, weights rotated
+package; Triton: triton_moe.py) from x, ids and weights to y, the same with routing (Moesaic, and triton_kernels where it
+is on PYTHONPATH: openai_moe.py), both grouped products of a layer alone (torch._grouped_mm), and dense products
+(torch.matmul). Same shapes, tokens and routings; CUDA graphs, weights rotated
 beyond 3x L2, peers in turns. Results are checked before they are timed.
 Usage: PYTHONPATH=build/python bench/peers/measure.py -o results.json [--models ...] [--tokens ...] [--routing ...]
 The file is a list of what `moesaic bench moe --json` and `bench gemm --json` print, each with a `peer`;
@@ -27,6 +28,7 @@ TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 REPEAT_US, MEASURED_US, WARM_UPS, LEAST_REPEATS = 10_000, 500_000, 2, 9  # of one repeat, and of all
 L2_MULTIPLE = 3
 SCOPE = "routed experts, from x, ids and weights to y"
+ROUTED = "routed experts, from x and router logits to y"
 ALONE = "both grouped products alone: rows gathered and sorted before, no activation, no weighted sum"
 
 
@@ -152,6 +154,13 @@ class Weights:
                                    top_k=shape.top_k, router=False, max_tokens=max_tokens, device=DEVICE)
         self.layers = [moesaic.FusedMoe(config, moesaic.Weights(w13=w13, w2=w2))
                        for w13, w2 in zip(self.w13, self.w2)]
+        self.others = {}
+
+    def of_peer(self, peer, make):
+        """A peer's own form of the weights, made once."""
+        if peer not in self.others:
+            self.others[peer] = make()
+        return self.others[peer]
 
 
 class Run:
@@ -164,6 +173,13 @@ class Run:
         self.ids, self.slot_weights = ([torch.from_numpy(a).to(DEVICE) for a in arrays] for arrays in zip(*drawn))
         self.x = torch.randn(tokens, shape.hidden, device=DEVICE).to(torch.bfloat16)
         self.out = torch.empty_like(self.x)
+
+    def logits(self):
+        """f32 [T, E] of every routing: of those that are not chosen far below."""
+        def one(ids, weights):
+            return torch.full((self.tokens, self.weights.shape.experts), -30.0, device=DEVICE).scatter_(
+                1, ids.long(), weights.log())
+        return list(map(one, self.ids, self.slot_weights))
 
     def calls(self, call):
         """`call(seed, set of weights)` for every routing."""
@@ -182,6 +198,22 @@ class Run:
             self.weights.layers[which](self.x, topk_ids=self.ids[seed], topk_weights=self.slot_weights[seed],
                                        out=self.out)
         return self.checked("moesaic", call), self.weights.layers[0].kernels(self.tokens)
+
+    def moesaic_routed(self):
+        logits = self.logits()
+
+        def call(seed, which):
+            self.weights.layers[which](self.x, router_logits=logits[seed], out=self.out)
+        return self.checked("moesaic with routing", call), self.weights.layers[0].kernels(self.tokens)
+
+    def triton_kernels(self):
+        import openai_moe  # needs triton_kernels
+        logits, weights = self.logits(), self.weights
+        pairs = weights.of_peer("triton_kernels", lambda: [openai_moe.neighbours(w13) for w13 in weights.w13])
+
+        def call(seed, which):
+            openai_moe.run(self.x, logits[seed], weights.shape.top_k, pairs[which], weights.w2[which], self.out)
+        return self.checked("triton_kernels", call), ["triton_kernels.matmul_ogs"]
 
     def triton(self):
         """By the fastest of the configurations that fit the load."""
@@ -212,7 +244,8 @@ class Run:
         return call, ["torch._grouped_mm"]
 
 
-PEERS = {"moesaic": (Run.moesaic, SCOPE), "triton": (Run.triton, SCOPE), "grouped_mm": (Run.grouped_mm, ALONE)}
+PEERS = {"moesaic": (Run.moesaic, SCOPE), "triton": (Run.triton, SCOPE), "moesaic_routed": (Run.moesaic_routed, ROUTED),
+         "triton_kernels": (Run.triton_kernels, ROUTED), "grouped_mm": (Run.grouped_mm, ALONE)}
 
 
 def measure_layer(shape, peers, tokens, exponents, found):
