@@ -39,11 +39,14 @@ translation_unit_of() {
 tidy() {
   local start=$SECONDS
   local file files=()
+  # The analyzer takes two thirds of the time: of all files it follows fewer calls and paths than of those that changed.
+  local depth=deep
   if (($#)); then mapfile -t files < <(for file in "$@"; do translation_unit_of "$file"; done | sort -u); fi
-  ((${#files[@]})) || mapfile -t files < <(find src -name '*.cc' | sort)
-  echo "clang-tidy: ${#files[@]} files"
+  ((${#files[@]})) || { depth=shallow && mapfile -t files < <(find src -name '*.cc' | sort); }
+  local analyzer=(--extra-arg={-Xclang,-analyzer-config,-Xclang,mode=$depth})
+  echo "clang-tidy: ${#files[@]} files, $depth"
   printf '%s\0' "${files[@]}" |
-    xargs -0 -r -P "$(nproc)" -n 1 clang-tidy --quiet -p "$build" --extra-arg=-Wno-unknown-warning-option \
+    xargs -0 -r -P "$(nproc)" -n 1 clang-tidy --quiet -p "$build" --extra-arg=-Wno-unknown-warning-option "${analyzer[@]}" \
       2> >(grep -v 'warnings generated' >&2)
   echo "clang-tidy: clean in $((SECONDS - start)) s"
 }
