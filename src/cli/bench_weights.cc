@@ -40,8 +40,9 @@ class MaskedBits {
 
 constexpr float kDeviation = 0.02f;
 
-/// Normal ones, as weights and activations of models are: a GPU that its power holds is 5 to 12% slower by them than by
-/// numbers of two exponents (docs/performance-log.md). Drawn from 65536, since drawing takes longer than what it is for.
+/// Normal ones, as weights and activations of models are: a GPU that its power holds is 3% slower by them than by
+/// numbers of two exponents (docs/performance-log.md). Drawn from 65536: drawing all would take longer than the
+/// measurement.
 void fill_numbers(MaskedBits& bits, void* data, std::size_t bytes, DType dtype) {
   static const auto drawn = [] {
     std::array<std::vector<std::uint16_t>, 2> tables;  // bf16, fp16

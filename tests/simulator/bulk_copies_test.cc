@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The simulator's copy engine: tensor maps and what of them is refused, boxes with each swizzle and over the edges of
 // their tensor.
-#include <cuda.h>
 #include <gtest/gtest.h>
 
-#include "simulator/testing.h"
+#include "simulator/tensor_testing.h"
 
 namespace moesaic::sim {
 namespace {
-
-constexpr u32 kColumns = 40, kRows = 12, kPitch = 48;  // of a tensor of 16 bits, in elements
 
 /// [12][48] of which columns behind 40 belong to nobody: 100 row + column, 0xdead.
 std::vector<u32> tensor_words() {
@@ -21,29 +18,6 @@ std::vector<u32> tensor_words() {
   std::memcpy(words.data(), all.data(), 2 * all.size());
   return words;
 }
-
-/// Arguments of cuTensorMapEncodeTiled, those of that tensor unless changed.
-struct Encode {
-  CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  u32 rank = 2;
-  std::vector<cuuint64_t> sizes{kColumns, kRows, 1, 1, 1}, strides{2 * kPitch, 2 * kPitch*kRows, 0, 0};
-  std::vector<cuuint32_t> box{64, 8, 1, 1, 1}, element_strides{1, 1, 1, 1, 1};
-  CUtensorMapInterleave interleave = CU_TENSOR_MAP_INTERLEAVE_NONE;
-  CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B;
-  CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
-  CUtensorMapFloatOOBfill fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
-
-  CUresult result(CUtensorMap* to, u64 address) const {
-    return cuTensorMapEncodeTiled(to, type, rank, reinterpret_cast<void*>(address), sizes.data(), strides.data(),
-                                  box.data(), element_strides.data(), interleave, swizzle, promotion, fill);
-  }
-  CUtensorMap map(u64 address) const {
-    CUtensorMap map{};
-    EXPECT_EQ(result(&map, address), CUDA_SUCCESS);
-    return map;
-  }
-  u32 bytes() const { return box[0] * (type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2) * box[1] * box[2]; }
-};
 
 constexpr u32 kDumped = 2048;  // bytes of shared memory from the box on, a word a thread
 constexpr u32 kThreads = kDumped / 4;
@@ -170,6 +144,22 @@ TEST(SimulatorTensorCopy, BytesAndOtherRanks) {
   EXPECT_EQ(dump(encode, "{0, 0, 1}"), (std::vector<u32>{0x13121110, 0, 0, 0, 0, 0, 0, 0, ~0u}));
 }
 
+TEST(SimulatorTensorCopy, AddressesAreSumsModulo2To64) {
+  const Words tensor(tensor_words()), out{std::vector<u32>(kThreads)};
+  const Encode encode = encode_of_slices(2 * kPitch, kColumns, 8);
+  const CUtensorMap map = encode.map(tensor.address);
+  const std::string copy =
+      "mov.b64 %rd1, kernel_param_1;\ncvta.param.u64 %rd2, %rd1;\n"
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd2, " +
+      corner_of_slice(0, 4, 3, 6) + "], [%r1+4096];\n";
+  run_on(out, copy_and_dump(copy, encode.bytes(), 0),
+         {.threads = kThreads, .tensor_map = reinterpret_cast<const std::byte*>(&map)});
+  const std::vector<u16> got = halves(out.get());
+  EXPECT_EQ(got[39], 739u);  // row 3 + 4 of all
+  EXPECT_EQ(got[64 + 8], 800u);
+  for (u32 i = 128; i < 512; ++i) EXPECT_EQ(got[i], 0u) << i;  // behind the slice's end
+}
+
 TEST(SimulatorTensorCopy, AMapMayLieInGlobalMemory) {
   const Words tensor(tensor_words()), out{std::vector<u32>(kThreads)};
   const CUtensorMap map = Encode{}.map(tensor.address);
@@ -255,6 +245,8 @@ TEST(SimulatorTensorMap, ArgumentsAreThoseThatTheDriverTakes) {
   EXPECT_EQ(encoded([](E& e) { e.box[0] = 8; }), CUDA_SUCCESS);
   EXPECT_EQ(encoded([](E& e) { e.swizzle = CU_TENSOR_MAP_SWIZZLE_NONE, e.box[0] = 256; }), CUDA_SUCCESS);
   EXPECT_EQ(encoded([](E& e) { e.rank = 5; }), CUDA_SUCCESS);
+  EXPECT_EQ(encoded([](E& e) { e = encode_of_slices(160, 64, 64); }), CUDA_SUCCESS);
+  EXPECT_EQ(encoded([](E& e) { e = encode_of_slices(160, 64, 64), e.sizes[3] = u64{1} << 32; }), CUDA_SUCCESS);
   EXPECT_EQ(encoded([](E& e) { e.rank = 1, e.strides[0] = 1; }), CUDA_SUCCESS);  // not looked at
   EXPECT_EQ(encoded([](E& e) { e.type = CU_TENSOR_MAP_DATA_TYPE_UINT8, e.box[0] = 128; }), CUDA_SUCCESS);
 }
@@ -269,6 +261,12 @@ TEST(SimulatorTensorMap, WrongArgumentsAreRefused) {
   EXPECT_EQ(encoded([](E& e) { e.sizes[0] = (u64{1} << 32) + 1; }), invalid);
   EXPECT_EQ(encoded([](E& e) { e.strides[0] = 88; }), invalid);
   EXPECT_EQ(encoded([](E& e) { e.strides[0] = u64{1} << 40; }), invalid);
+  for (const u32 i : {1u, 2u}) {
+    EXPECT_EQ(encoded([&](E& e) { e = encode_of_slices(160, 64, 64), e.strides[i] += 8; }), invalid);
+    EXPECT_EQ(encoded([&](E& e) { e = encode_of_slices(160, 64, 64), e.strides[i] = u64{1} << 40; }), invalid);
+    EXPECT_EQ(encoded([&](E& e) { e = encode_of_slices(160, 64, 64), e.sizes[i + 1] = (u64{1} << 32) + 1; }), invalid);
+    EXPECT_EQ(encoded([&](E& e) { e = encode_of_slices(160, 64, 64), e.box[i + 1] = 0; }), invalid);
+  }
   EXPECT_EQ(encoded([](E& e) { e.box[1] = 0; }), invalid);
   EXPECT_EQ(encoded([](E& e) { e.box[1] = 257; }), invalid);
   EXPECT_EQ(encoded([](E& e) { e.box[0] = 12; }), invalid);
@@ -287,6 +285,7 @@ TEST(SimulatorTensorMap, WhatIsNotSimulatedSaysSo) {
   EXPECT_EQ(encoded([](E& e) { e.interleave = CU_TENSOR_MAP_INTERLEAVE_16B; }), refused);
   EXPECT_EQ(encoded([](E& e) { e.fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA; }), refused);
   EXPECT_EQ(encoded([](E& e) { e.type = CU_TENSOR_MAP_DATA_TYPE_TFLOAT32; }), refused);
+  EXPECT_EQ(encoded([](E& e) { e.swizzle = CU_TENSOR_MAP_SWIZZLE_128B_ATOM_32B; }), refused);
 }
 
 }  // namespace

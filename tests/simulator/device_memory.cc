@@ -69,10 +69,13 @@ std::byte* device_bytes(u64 address, std::size_t bytes, std::size_t alignment) {
     throw Fault("address " + std::to_string(address) + " is not a multiple of " + std::to_string(alignment));
   }
   const u64 end = address + bytes, version = allocations().version;
+  const bool wraps = end < address;  // addresses by a tensor map may be any
   for (const Found& f : found) {
-    if (address >= f.begin && end <= f.end && f.version == version) return reinterpret_cast<std::byte*>(address);
+    if (address >= f.begin && end <= f.end && f.version == version && !wraps) {
+      return reinterpret_cast<std::byte*>(address);
+    }
   }
-  if (!find(address, end)) {
+  if (wraps || !find(address, end)) {
     throw Fault(std::to_string(bytes) + " bytes at " + std::to_string(address) + " are in no allocation");
   }
   return reinterpret_cast<std::byte*>(address);

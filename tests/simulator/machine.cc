@@ -26,12 +26,14 @@ void Copy::perform() const {
 }
 
 void BulkStore::read_source() {
-  if (read.empty()) read.assign(from, from + bytes);
+  if (!read.empty()) return;
+  for (const Copy& part : parts) read.insert(read.end(), part.from, part.from + part.bytes);
 }
 
 void BulkStore::write() {
   read_source();
-  std::memcpy(to, read.data(), read.size());
+  const std::byte* from = read.data();
+  for (const Copy& part : parts) std::memcpy(part.to, from, part.bytes), from += part.bytes;
 }
 
 // ---- warps ----------------------------------------------------------------------------------------------------------

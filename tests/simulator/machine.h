@@ -59,10 +59,8 @@ struct Copy {
 
 /// A bulk copy out of shared memory, which is read and written to at different times.
 struct BulkStore {
-  std::byte* to = nullptr;
-  const std::byte* from = nullptr;
-  u32 bytes = 0;
-  std::vector<std::byte> read;  // empty until that has been done
+  std::vector<Copy> parts;
+  std::vector<std::byte> read;  // all parts' bytes, one behind the other; empty until that has been done
 
   void read_source();
   void write();  // reads, too, where that has not been done

@@ -208,7 +208,7 @@ bool decode_atomic(const Statement& s, Names& names, Instruction& to) {
 bool decode_memory(const Statement& s, Names& names, Instruction& to) {
   if (decode_store_async(s, names, to)) return true;
   if (decode_load_store(s, names, to) || decode_atomic(s, names, to)) return true;
-  if (s.op[0] != "cp" || s.op.at(1) != "async") return false;
+  if (s.op[0] != "cp" || s.op.at(1) != "async" || s.has("bulk")) return false;
   if (s.has("commit_group")) {
     to.run = commit_copies;
   } else if (s.has("wait_group")) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the simulator writes into a CUtensorMap: the tensor in global memory and the box of it that a copy takes.
+// What the simulator writes into a CUtensorMap: the tensor in global memory and the box of it that is copied.
 #pragma once
 
 #include <array>
