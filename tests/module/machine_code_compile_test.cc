@@ -233,12 +233,12 @@ INSTANTIATE_TEST_SUITE_P(Rows, TiledCompile, ::testing::Values("warp_tiled_bf16"
 
 // ---- weighted sum ---------------------------------------------------------------------------------------------------
 
-// Times that eight loads of 16 bytes stand before the first sum or branch behind them.
+// Times that eight loads of 16 bytes, which L2 need not keep, stand before the first sum or branch behind them.
 std::size_t eights_of_loads(const MachineCode& code) {
   std::size_t eights = 0, loads = 0;
   for (const Instruction& one : code.all()) {
     if (one.is("FFMA") || one.is("BRA")) loads = 0;
-    if (one.is("LDG.E.128") && ++loads == 8) ++eights;
+    if (one.is("LDG.E.EF.128") && ++loads == 8) ++eights;
   }
   return eights;
 }
