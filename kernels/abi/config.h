@@ -13,7 +13,7 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 11;
+inline constexpr int kModuleAbi = 12;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
@@ -106,6 +106,9 @@ MOESAIC_HD constexpr int stage_bytes(const KernelConfig& c) {
   return operands + c.tile_rows / 16 * (scale_slot(c) + zero_slot(c)) + token_scales;
 }
 
+/// Of persistent kernels: pieces of work that go through shared memory, three with two barriers each.
+inline constexpr int kWorkBytes = 144;
+
 /// Dynamic shared memory in bytes of tiled GEMMs: the ring, reused for GEMM 1's sums, the tokens of one warps_tokens
 /// index at a time; of persistent ones: the ring, two barriers a stage, sums. Other kernels use static shared memory.
 MOESAIC_HD constexpr int smem_bytes(const KernelConfig& c) {
@@ -113,7 +116,7 @@ MOESAIC_HD constexpr int smem_bytes(const KernelConfig& c) {
   const int ring = c.stages * stage_bytes(c);
   if (is_persistent(c)) {
     const int groups = c.warps_rows / 4;
-    return ring + c.stages * 16 + groups * store_tokens(c) * sum_pitch(c.tile_rows / groups) * 4;
+    return ring + c.stages * 16 + kWorkBytes + groups * store_tokens(c) * sum_pitch(c.tile_rows / groups) * 4;
   }
   const int sums = c.tile_tokens / c.warps_tokens * sum_pitch(c.tile_rows) * 4;
   return ring > sums ? ring : sums;

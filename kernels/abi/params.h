@@ -106,6 +106,7 @@ struct PrepareVectorParams {
   int size, padded;  // elements of each source; floats written (the rest are 0)
   int interleave;    // 1: blocks of 8 gate, 8 up
   float* out;
+  int* given;  // set to whether there is a source, 1 or 0; nullptr: nobody asks
 };
 
 /// How a quantised matrix decodes: moesaic::Quantization.
@@ -179,7 +180,7 @@ struct RouteParams {
   int* slot_row;                   // [tokens][slots] row of a slot, -1: its expert is not held; dispatched: or nullptr
   int* row_offsets;                // [held_experts + shared_slots + 1] first row of an expert, or nullptr
   Tile* tiles;                     // in expert order; nullptr: not wanted
-  int* num_tiles;
+  int* num_tiles;                  // [kTileCounts]
   int tokens, num_experts, top_k;
   int first_expert, held_experts;
   int shared_slots;     // appended to every token: experts num_experts, num_experts + 1, ...
@@ -296,7 +297,14 @@ struct GemmParams {
   // weights nor the list of tiles, and has waited for the one that wrote the list before it let this one begin. Nothing
   // is gathered then: row_token would be read early, too.
   int weights_early;
+  const int* biased;  // [experts] 0: its part of `bias` is zeros; nullptr: nobody knows
+  // Of persistent kernels: pieces of work that were claimed, beside each cluster's first, 0 before the launch; nullptr:
+  // clusters do not claim, but take every n-th.
+  int* claimed;
 };
+
+/// Numbers behind a list of tiles: how many there are, and `claimed` of GEMM 1 and of GEMM 2.
+inline constexpr int kTileCounts = 3;
 
 /// How the copy engine of Hopper reads a matrix: a CUtensorMap, encoded by the driver.
 struct alignas(128) TensorMap {

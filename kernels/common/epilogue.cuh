@@ -16,9 +16,13 @@ struct RowTerms {
 
 inline constexpr int kAnyKind = -1;
 
-/// Whether sums are anything but the results themselves: scales, biases, weights, alpha.
-__device__ __forceinline__ bool has_terms(const abi::GemmParams& p) {
-  return p.multipliers != nullptr || p.bias != nullptr || p.token_scale != nullptr || p.row_weight != nullptr ||
+/// Whether an expert has biases, 0: none. It comes from memory.
+__device__ __forceinline__ int is_biased(const abi::GemmParams& p, int expert) {
+  return p.bias == nullptr ? 0 : p.biased == nullptr ? 1 : p.biased[expert];
+}
+/// Whether sums of an expert are anything but the results themselves: scales, biases, weights, alpha.
+__device__ __forceinline__ bool has_terms(const abi::GemmParams& p, int biased) {
+  return biased != 0 || p.multipliers != nullptr || p.token_scale != nullptr || p.row_weight != nullptr ||
          (p.epilogue != abi::kEpilogueHidden && p.out_alpha != 1.0f);
 }
 
@@ -37,13 +41,13 @@ struct Epilogue {
     const long long at = weight_row(row_block, row);
     return {p.multipliers == nullptr ? 1.0f : p.multipliers[at], p.bias == nullptr ? 0.0f : p.bias[at]};
   }
-  /// Of weight rows `row`, which is even, and row + 1.
-  __device__ __forceinline__ void pair_terms(int row_block, int row, RowTerms& low, RowTerms& high) const {
-    const long long at = weight_row(row_block, row);
-    float2 multipliers = {1.0f, 1.0f}, bias = {0.0f, 0.0f};
-    if (p.multipliers != nullptr) multipliers = *reinterpret_cast<const float2*>(p.multipliers + at);
-    if (p.bias != nullptr) bias = *reinterpret_cast<const float2*>(p.bias + at);
-    low = {multipliers.x, bias.x}, high = {multipliers.y, bias.y};
+  __device__ __forceinline__ float bias(int row_block, int row) const {
+    return p.bias == nullptr ? 0.0f : p.bias[weight_row(row_block, row)];
+  }
+  /// Biases of weight rows `row`, which is even, and row + 1.
+  __device__ __forceinline__ float2 pair_bias(int row_block, int row) const {
+    if (p.bias == nullptr) return {0.0f, 0.0f};
+    return *reinterpret_cast<const float2*>(p.bias + weight_row(row_block, row));
   }
   /// Of row `row` of the result.
   __device__ __forceinline__ float token_scale(int row) const {

@@ -15,6 +15,13 @@ __device__ __forceinline__ void cp_async_16(u32 shared, const void* global, int 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
 }
 
+/// Address of piece `index` of 16 bytes behind `base`, in one instruction.
+__device__ __forceinline__ const char* piece_address(const char* base, u32 index) {
+  const char* address;
+  asm("mad.wide.u32 %0, %1, 16, %2;" : "=l"(address) : "r"(index), "l"(base));
+  return address;
+}
+
 /// 4 bytes.
 __device__ __forceinline__ void cp_async_4(u32 shared, const void* global, int size) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
@@ -37,6 +44,11 @@ __device__ __forceinline__ uint4 load_shared_16(u32 shared) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(shared));
   return v;
+}
+
+__device__ __forceinline__ void store_shared_16(u32 shared, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
 }
 
 /// Four 8 x 8 matrices of 16-bit elements; lane 8 i + r has the address of row r of the i-th.

@@ -181,7 +181,7 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
     before.rows += total.rows, before.tiles += total.tiles;
   }
   if (write_tiles && threadIdx.x == 0) {
-    if (p.tiles != nullptr) *p.num_tiles = before.tiles;
+    if (p.tiles != nullptr) set_tile_counts(p.num_tiles, before.tiles);
     if (p.row_offsets != nullptr) p.row_offsets[local_experts(p)] = before.rows;
   }
   __syncthreads();  // offsets are complete
@@ -228,7 +228,7 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
 #pragma unroll 4
   for (int other = 0; other < count; ++other) tile += __shfl_sync(0xffffffffu, start_row, other) < row;
   const u32 starts = __ballot_sync(0xffffffffu, starts_tile);
-  if (lane == 0) *p.num_tiles = __popc(starts);
+  if (lane == 0) set_tile_counts(p.num_tiles, __popc(starts));
   if (starts_tile) {
     p.tiles[tile] = {expert, row, tile_end(row, row + equal - equal_before, p.tile_tokens, p.tile_slack), 0};
   }

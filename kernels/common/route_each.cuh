@@ -175,7 +175,7 @@ __device__ __forceinline__ void route_one(const abi::RouteParams& p, RouteShared
     p.row_weight[row] = slot.weight;
     if (p.tiles != nullptr) store_tile(p, row, {static_cast<int>(expert), row, row + 1, 0});
   }
-  if (p.tiles != nullptr && lane == 0 && slots > 0) *p.num_tiles = __popc(rows);
+  if (p.tiles != nullptr && lane == 0 && slots > 0) set_tile_counts(p.num_tiles, __popc(rows));
 }
 
 /// Whether route_each takes them: a warp of the block or cluster for each token, with room for keys.
@@ -371,7 +371,7 @@ __device__ __forceinline__ void route_each(const abi::RouteParams& p, RouteShare
   if (block == 0 && chunk < chunks) write_lists<kConfig>(p, chunk * kChunkExperts + 4 * lane, four, shared);
   if (block == 0 && threadIdx.x == blockDim.x - 1) {
     const u32 all = chunks_before<kConfig>(chunks, shared);
-    if (p.tiles != nullptr) *p.num_tiles = static_cast<int>(all >> 16);
+    if (p.tiles != nullptr) set_tile_counts(p.num_tiles, static_cast<int>(all >> 16));
     if (p.row_offsets != nullptr) p.row_offsets[local_experts(p)] = static_cast<int>(all & 0xffff);
   }
 }

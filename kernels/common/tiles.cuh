@@ -19,4 +19,11 @@ __device__ __forceinline__ bool tile_begins(int before, int rows, int tokens, in
   return (before & (tokens - 1)) == 0 && !goes_on;
 }
 
+/// By one thread.
+__device__ __forceinline__ void set_tile_counts(int* counts, int tiles) {
+  counts[0] = tiles;
+#pragma unroll
+  for (int i = 1; i < abi::kTileCounts; ++i) counts[i] = 0;
+}
+
 }  // namespace moesaic

@@ -37,10 +37,10 @@ __device__ __forceinline__ int count_tiles(const abi::GemmParams& p) {
                                 : tile_count(p.rows, kConfig.tile_tokens, kConfig.tile_slack);
 }
 
-/// The index-th of all pieces of work; false: there are fewer. Token tiles of a group run fastest, so that concurrent
-/// blocks share weights in L2.
+/// Where the index-th of all pieces of work is; false: there are fewer. Token tiles of a group run fastest, so that
+/// concurrent blocks share weights in L2.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ bool find_work(const abi::GemmParams& p, int tiles, int index, Work& work) {
+__device__ __forceinline__ bool find_place(const abi::GemmParams& p, int tiles, int index, int& tile, int& row_block) {
   constexpr int kBlocks = kConfig.tile_rows / abi::kBlockRows;
   const int columns = abi::div_up(p.row_blocks, kBlocks);
   if (index >= tiles * columns) return false;
@@ -49,14 +49,24 @@ __device__ __forceinline__ bool find_work(const abi::GemmParams& p, int tiles, i
   const int first = group * together;
   const int size = tiles - first < together ? tiles - first : together;
   const int local = index - first * columns;
-  const int tile = first + local % size;
-  work.row_block = local / size * kBlocks;
-  if (p.tiles != nullptr) {
-    work.tile = listed_tile<kConfig>(p.tiles + tile);
-  } else {
-    const int begin = tile * kConfig.tile_tokens;
-    work.tile = {0, begin, tile_end(begin, p.rows, kConfig.tile_tokens, kConfig.tile_slack), 0};
-  }
+  tile = first + local % size;
+  row_block = local / size * kBlocks;
+  return true;
+}
+
+/// Tile number `tile` where no list says.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ abi::Tile even_tile(const abi::GemmParams& p, int tile) {
+  const int begin = tile * kConfig.tile_tokens;
+  return {0, begin, tile_end(begin, p.rows, kConfig.tile_tokens, kConfig.tile_slack), 0};
+}
+
+/// The index-th of all pieces of work; false: there are fewer.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ bool find_work(const abi::GemmParams& p, int tiles, int index, Work& work) {
+  int tile;
+  if (!find_place<kConfig>(p, tiles, index, tile, work.row_block)) return false;
+  work.tile = p.tiles != nullptr ? listed_tile<kConfig>(p.tiles + tile) : even_tile<kConfig>(p, tile);
   return true;
 }
 

@@ -16,21 +16,23 @@ namespace moesaic::sm90 {
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, const Ring<kConfig>& ring) {
   constexpr int kFull = WgmmaShape<kConfig>::kTokens, kMost = WgmmaShape<kConfig>::kMostTokens;
-  const bool tokens_first = stores_tokens<kConfig>(p);
-  WorkList<kConfig> list(p);
+  int tokens_first = stores_tokens<kConfig>(p) ? 1 : 0;
+  asm("" : "+r"(tokens_first));  // a register: predicates that live as long are spilled, and constants read anew
+  Dispenser<kConfig> dispenser(p, ring);
+  if (threadIdx.x == 0 && (kConfig.cluster == 1 || ptx::cluster_rank<kConfig>() == 0)) dispenser.begin();
+  WorkList<kConfig, 32> list(ring);
   Place<kConfig> place;
   Work work;
-  bool found = list.next(work);
-  while (found) {
-    Work next;
-    found = list.next(next);  // early: it comes from memory
+  while (list.next(work)) {
+    dispenser.hand_out(list.turn().next());
+    const int biased = is_biased(p, work.tile.expert);  // not waited for before the products
     // The same in all lanes, as the compiler must know: wgmma where it thinks that lanes part is serialised.
     const int count = __shfl_sync(0xffffffffu, work.tile.row_end - work.tile.row_begin, 0);
     Sums<kConfig> sums = {};  // unset, and without a sum to add to at first, it would be alive all around the loop
-    if (tokens_first && count > kFull / 4 * 3 && count <= kFull) {
+    if (tokens_first != 0 && count > kFull / 4 * 3 && count <= kFull) {
       if constexpr (TokensTimesRows<kConfig>::kExists) {
         multiply<kConfig, TokensTimesRows<kConfig>>(ring, p, place, sums);
-        store_tokens<kConfig>(p, work, sums, ring);
+        store_tokens<kConfig>(p, work, has_terms(p, biased), sums, ring);
       }
     } else {
       if (count <= kFull / 4) {
@@ -44,9 +46,8 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
       } else {
         multiply<kConfig, RowsTimesTokens<kConfig, kMost>>(ring, p, place, sums);
       }
-      store_rows<kConfig>(p, work, sums, ring);
+      store_rows<kConfig>(p, work, has_terms(p, biased), sums, ring);
     }
-    work = next;
   }
 }
 

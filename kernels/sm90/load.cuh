@@ -13,36 +13,32 @@ class WeightLoader {
   using Shape = WgmmaShape<kConfig>;
 
  public:
-  __device__ __forceinline__ WeightLoader(const abi::GemmParams& p, const Work& work) : units_left_(p.units) {
-    const int first_group = own_groups_begin();
-    blocks_ = min(p.row_blocks - work.row_block, Shape::kBlockGroups * abi::kGroupBlocks);
-#pragma unroll
-    for (int i = 0; i < kOwnGroups; ++i) {
-      const int block = work.row_block + (first_group + i) * abi::kGroupBlocks;
-      together_[i] = block < p.row_blocks ? abi::blocks_together(block, p.row_blocks) : 0;
-      weights_[i] = static_cast<const char*>(p.weights) +
-                    static_cast<long long>(work.tile.expert) * p.row_blocks * p.units * abi::kBlockBytes +
-                    abi::block_offset(together_[i] > 0 ? block : 0, p.units);
-    }
+  __device__ __forceinline__ WeightLoader(const abi::GemmParams& p, const Work& work)
+      : block_(work.row_block + own_groups_begin() * abi::kGroupBlocks) {
+    weights_ = static_cast<const char*>(p.weights) +
+               static_cast<long long>(work.tile.expert) * p.row_blocks * p.units * abi::kBlockBytes +
+               abi::block_offset(min(block_, p.row_blocks - 1), p.units);
   }
 
-  /// The next stage, with `more` bytes beside the weights. Its slot is free in all blocks of the cluster.
-  __device__ __forceinline__ void load(u32 stage, u32 full, int more) {
-    const int units = min(units_left_, 2), first_group = own_groups_begin();
-    ptx::barrier_arrive_expect(full, units * blocks_ * abi::kBlockBytes + more);
+  /// The stage from column k on, with `more` bytes beside the weights. Its slot is free in all blocks of the cluster.
+  __device__ __forceinline__ void load(const abi::GemmParams& p, int k, u32 stage, u32 full, int more) const {
+    const int unit = k / abi::kBlockK, units = min(p.units - unit, 2), first_group = own_groups_begin();
+    const int blocks = min(p.row_blocks - (block_ - first_group * abi::kGroupBlocks), Shape::kRowBlocks);
+    ptx::barrier_arrive_expect(full, units * blocks * abi::kBlockBytes + more);
 #pragma unroll
     for (int i = 0; i < kOwnGroups; ++i) {
-      const int bytes = together_[i] * abi::kBlockBytes;  // of one unit
+      const int together = min(p.row_blocks - (block_ + i * abi::kGroupBlocks), abi::kGroupBlocks);
+      if (together <= 0) break;
+      const int bytes = together * abi::kBlockBytes;  // of one unit
+      const char* source = weights_ + i * p.units * Shape::kGroupBytes + unit * bytes;
       const u32 target = stage + (first_group + i) * Shape::kGroupBytes;
       if (bytes == Shape::kUnitBytes) {  // units follow each other here and there
-        copy(target, weights_[i], units * bytes, full);
-      } else if (bytes > 0) {
-        copy(target, weights_[i], bytes, full);
-        if (units > 1) copy(target + Shape::kUnitBytes, weights_[i] + bytes, bytes, full);
+        copy(target, source, units * bytes, full);
+      } else {
+        copy(target, source, bytes, full);
+        if (units > 1) copy(target + Shape::kUnitBytes, source + bytes, bytes, full);
       }
-      weights_[i] += units * bytes;
     }
-    units_left_ -= 2;
   }
 
  private:
@@ -60,9 +56,8 @@ class WeightLoader {
     }
   }
 
-  const char* weights_[kOwnGroups];
-  int together_[kOwnGroups];
-  int blocks_, units_left_;
+  const char* weights_;  // of the first of the groups that this block brings
+  int block_;            // the first row block of it
 };
 
 /// Tokens of one piece of work: what one of the loading threads copies by cp.async.
@@ -71,29 +66,29 @@ class TokenGatherer {
   using Shape = WgmmaShape<kConfig>;
 
  public:
-  __device__ __forceinline__ TokenGatherer(const abi::GemmParams& p, const Work& work, int thread)
-      : activations_(static_cast<const char*>(p.activations)), k_left_(p.k - thread % 8 * 8) {
+  __device__ __forceinline__ TokenGatherer(const abi::GemmParams& p, const Work& work) {
+    const int thread = loading_thread();
     const int first = work.tile.row_begin + thread / 8;
     copies_ = abi::div_up(work.tile.row_end - first, kRowsApart);
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
       const int row = i < copies_ ? p.row_token[first + i * kRowsApart] : 0;
       // In pieces of 16 bytes: strides are multiples of 8 elements.
-      pieces_[i] = static_cast<u32>(row) * static_cast<u32>(p.activation_stride / 8) + thread % 8;
+      pieces_[i] = static_cast<u32>(row) * static_cast<u32>(p.activation_stride / 8);
     }
   }
 
-  __device__ __forceinline__ void load(u32 stage, int thread) {
+  __device__ __forceinline__ void load(const abi::GemmParams& p, int k, u32 stage) const {
+    const int thread = loading_thread();
+    k += thread % 8 * 8;
     const u32 target = stage + Shape::kWeightBytes + thread / 8 * kTokenBytes + ((thread ^ thread / 8) & 7) * 16;
-    const int size = k_left_ > 0 ? 16 : 0;
+    const char* const column = static_cast<const char*>(p.activations) + k * 2;  // of row 0
+    const int size = k < p.k ? 16 : 0;                                           // of 0 no memory is read
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
       if (i >= copies_) break;
-      ptx::cp_async_16(target + i * kRowsApart * kTokenBytes,
-                       activations_ + (k_left_ > 0 ? static_cast<u64>(pieces_[i]) * 16 : 0), size);
-      pieces_[i] += 8;
+      ptx::cp_async_16(target + i * kRowsApart * kTokenBytes, ptx::piece_address(column, pieces_[i]), size);
     }
-    k_left_ -= kConfig.tile_k;
   }
 
  private:
@@ -101,9 +96,11 @@ class TokenGatherer {
   static constexpr int kCopies = Shape::kMostTokens / kRowsApart;
   static_assert(Shape::kMostTokens % kRowsApart == 0);
 
-  const char* activations_;
+  /// Asked for where it is needed, too.
+  __device__ __forceinline__ static int loading_thread() { return ptx::thread_again() - Shape::kMultiplyThreads; }
+
   u32 pieces_[kCopies];
-  int copies_, k_left_;
+  int copies_;
 };
 
 inline constexpr int kBoxBytes = abi::kTensorRows * kTokenBytes;
@@ -126,18 +123,20 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
   Place<kConfig> next;
   bool early = p.gemm.weights_early != 0;
-  WorkList<kConfig> list(p.gemm);
+  WorkList<kConfig, 1> list(ring);
   Work work;
 #pragma unroll 1
-  while (list.next(work)) {
-    WeightLoader<kConfig> weights(p.gemm, work);
+  while (list.next(work, true)) {
+    const WeightLoader<kConfig> weights(p.gemm, work);
     const int boxes = abi::div_up(work.tile.row_end - work.tile.row_begin, abi::kTensorRows);
     const int k_end = p.gemm.units * abi::kBlockK;
     int k = 0;
     if (early) {
       const int stages = min(abi::div_up(k_end, kConfig.tile_k), kConfig.stages);  // all free
 #pragma unroll 1
-      for (int i = 0; i < stages; ++i) weights.load(ring.stage(i), ring.full(i), boxes * kBoxBytes);
+      for (int i = 0; i < stages; ++i) {
+        weights.load(p.gemm, i * kConfig.tile_k, ring.stage(i), ring.full(i), boxes * kBoxBytes);
+      }
       ptx::wait_for_kernel_before<kConfig>();
 #pragma unroll 1
       for (; k < stages * kConfig.tile_k; k += kConfig.tile_k, next.advance()) {
@@ -149,7 +148,7 @@ __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParam
     for (; k < k_end; k += kConfig.tile_k, next.advance()) {
       const u32 stage = ring.stage(next.slot), full = ring.full(next.slot);
       ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
-      weights.load(stage, full, boxes * kBoxBytes);
+      weights.load(p.gemm, k, stage, full, boxes * kBoxBytes);
       copy_boxes<kConfig>(p, work, boxes, k, stage, full);
     }
   }
@@ -157,19 +156,20 @@ __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParam
 
 /// By all loading threads.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, const Ring<kConfig>& ring, int thread) {
+__device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, const Ring<kConfig>& ring) {
   Place<kConfig> next;
-  WorkList<kConfig> list(p);
+  WorkList<kConfig, 32> list(ring);
   Work work;
 #pragma unroll 1
-  while (list.next(work)) {
-    WeightLoader<kConfig> weights(p, work);
-    TokenGatherer<kConfig> tokens(p, work, thread);
+  while (list.next(work, threadIdx.x == WgmmaShape<kConfig>::kMultiplyThreads)) {
+    const WeightLoader<kConfig> weights(p, work);
+    const TokenGatherer<kConfig> tokens(p, work);
 #pragma unroll 1
-    for (int units = p.units; units > 0; units -= 2) {
+    for (int k = 0; k < p.units * abi::kBlockK; k += kConfig.tile_k) {
       ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
-      if (thread == 0) weights.load(ring.stage(next.slot), ring.full(next.slot), 0);
-      tokens.load(ring.stage(next.slot), thread);
+      if (threadIdx.x == WgmmaShape<kConfig>::kMultiplyThreads)
+        weights.load(p, k, ring.stage(next.slot), ring.full(next.slot), 0);
+      tokens.load(p, k, ring.stage(next.slot));
       ptx::cp_async_arrive(ring.full(next.slot));
       next.advance();
     }
@@ -179,10 +179,9 @@ __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, cons
 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_ring(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
-  const int thread = static_cast<int>(threadIdx.x) - WgmmaShape<kConfig>::kMultiplyThreads;
   if (gathers(p.gemm)) {
-    fill_by_gathering<kConfig>(p.gemm, ring, thread);
-  } else if (thread == 0) {
+    fill_by_gathering<kConfig>(p.gemm, ring);
+  } else if (threadIdx.x == WgmmaShape<kConfig>::kMultiplyThreads) {
     fill_by_tensor_copies<kConfig>(p, ring);
   }
 }

@@ -15,6 +15,9 @@ inline constexpr int kLineBytes = 128;   // of a row of 16-bit results on its wa
 /// Whether rows of activations are any rows, or follow each other.
 __device__ __forceinline__ bool gathers(const abi::GemmParams& p) { return p.row_token != nullptr; }
 
+inline constexpr int kWorkSlots = 3, kWorkSlotBytes = 32;  // a tile, a row block
+static_assert(abi::kWorkBytes == kWorkSlots * (kWorkSlotBytes + 16), "and two barriers each");
+
 template <abi::KernelConfig kConfig>
 struct WgmmaShape {
   static constexpr int kGroups = kConfig.warps_rows / 4;  // warpgroups that multiply
@@ -22,7 +25,8 @@ struct WgmmaShape {
   static constexpr int kTokens = abi::block_tokens(kConfig);           // of a full tile
   static constexpr int kMostTokens = abi::most_block_tokens(kConfig);  // of a last one
   static constexpr int kStoreTokens = abi::store_tokens(kConfig);
-  static constexpr int kBlockGroups = kConfig.tile_rows / abi::kBlockRows / abi::kGroupBlocks;
+  static constexpr int kRowBlocks = kConfig.tile_rows / abi::kBlockRows;
+  static constexpr int kBlockGroups = kRowBlocks / abi::kGroupBlocks;
   static constexpr int kGroupBytes = abi::kGroupBlocks * abi::kBlockBytes;  // of one unit of K
   static constexpr int kUnitBytes = kBlockGroups * kGroupBytes;
   static constexpr int kWeightBytes = 2 * kUnitBytes;  // of a stage
@@ -41,10 +45,14 @@ struct WgmmaShape {
 template <abi::KernelConfig kConfig>
 using Sums = float[kConfig.tile_rows / WgmmaShape<kConfig>::kGroups * WgmmaShape<kConfig>::kMostTokens / 128];
 
-/// Shared memory: [stages][kStageBytes], then `full` and `empty` barriers, then sums of each warpgroup.
+/// Shared memory: [stages][kStageBytes], then `full` and `empty` barriers, then pieces of work and their barriers, then
+/// sums of each warpgroup.
 /// full: a stage is there: copies by the copy engine of all blocks of the cluster, one arrival that announces them, and
 /// of gathered tokens one of each loading thread when its copies have landed. empty: one arrival of each multiplying
 /// warp of the cluster, when the products of the stage are done.
+/// work_full: a piece of work is there, by the copy engine and by stores, which one arrival announces: of the block's
+/// own that loads, or of who hands it out in a block without a cluster.
+/// work_empty, of the cluster's first block: all warps of the cluster that read it have.
 template <abi::KernelConfig kConfig>
 class Ring {
   using Shape = WgmmaShape<kConfig>;
@@ -56,6 +64,11 @@ class Ring {
     for (int i = 0; i < kConfig.stages; ++i) {
       ptx::barrier_init(full(i), gathers ? 32 * kConfig.warps_load + 1 : 1);
       ptx::barrier_init(empty(i), 4 * Shape::kGroups * kConfig.cluster);
+    }
+    for (int i = 0; i < kWorkSlots; ++i) {
+      ptx::barrier_init(work_full(i), 1);
+      ptx::barrier_init(work_empty(i), (4 * Shape::kGroups + (gathers ? kConfig.warps_load : 1)) * kConfig.cluster);
+      if (kConfig.cluster > 1) ptx::barrier_arrive_expect(work_full(i), kWorkSlotBytes);
     }
     ptx::barrier_init_fence();
   }
@@ -70,6 +83,11 @@ class Ring {
   __device__ __forceinline__ u32 stage(int slot) const { return base_ + slot * Shape::kStageBytes; }
   __device__ __forceinline__ u32 full(int slot) const { return base_ + kBarriersAt + slot * 16; }
   __device__ __forceinline__ u32 empty(int slot) const { return full(slot) + 8; }
+  __device__ __forceinline__ u32 work(int slot) const { return base_ + kWorkAt + slot * kWorkSlotBytes; }
+  __device__ __forceinline__ u32 work_full(int slot) const {
+    return base_ + kWorkAt + kWorkSlots * kWorkSlotBytes + slot * 16;
+  }
+  __device__ __forceinline__ u32 work_empty(int slot) const { return work_full(slot) + 8; }
   /// By a warp that multiplies: it is done with the slot.
   __device__ __forceinline__ void release(int slot) const {
     if constexpr (kConfig.cluster > 1) {
@@ -93,7 +111,8 @@ class Ring {
 
  private:
   static constexpr int kBarriersAt = kConfig.stages * Shape::kStageBytes;
-  static constexpr int kSumsAt = kBarriersAt + kConfig.stages * 16;
+  static constexpr int kWorkAt = kBarriersAt + kConfig.stages * 16;
+  static constexpr int kSumsAt = kWorkAt + abi::kWorkBytes;
   char* memory_;
   u32 base_;
 };
@@ -109,28 +128,118 @@ struct Place {
   }
 };
 
-/// The pieces of work of this block, one after the other. Of a cluster's tile it has a part of the tokens, maybe none.
+/// Of a cluster's tile a block has a part of the tokens, maybe none.
 template <abi::KernelConfig kConfig>
-class WorkList {
- public:
-  __device__ __forceinline__ explicit WorkList(const abi::GemmParams& p)
-      : p_(p), tiles_(count_tiles<kConfig>(p)), index_(blockIdx.x / kConfig.cluster) {}
+__device__ __forceinline__ void take_share(abi::Tile& tile) {
+  if constexpr (kConfig.cluster > 1) {
+    const int share = abi::div_up(tile.row_end - tile.row_begin, 8 * kConfig.cluster) * 8;
+    tile.row_begin = min(tile.row_begin + ptx::cluster_rank<kConfig>() * share, tile.row_end);
+    tile.row_end = min(tile.row_begin + share, tile.row_end);
+  }
+}
 
-  __device__ __forceinline__ bool next(Work& work) {
-    if (!find_work<kConfig>(p_, tiles_, index_, work)) return false;
-    index_ += gridDim.x / kConfig.cluster;
-    if constexpr (kConfig.cluster > 1) {
-      const int count = work.tile.row_end - work.tile.row_begin;
-      const int share = abi::div_up(count, 8 * kConfig.cluster) * 8;
-      work.tile.row_begin = min(work.tile.row_begin + ptx::cluster_rank<kConfig>() * share, work.tile.row_end);
-      work.tile.row_end = min(work.tile.row_begin + share, work.tile.row_end);
+/// Whose turn it is of the pieces of work of a cluster.
+struct Turn {
+  int number = 0;
+  __device__ __forceinline__ Turn next() const { return {number + 1}; }
+  __device__ __forceinline__ int slot() const { return number % kWorkSlots; }
+  __device__ __forceinline__ u32 parity() const { return number / kWorkSlots & 1; }  // of work_full
+};
+
+inline constexpr int kNoWork = -1;  // in place of a row block
+
+/// Hands out pieces of work to all blocks of the cluster: one thread that multiplies, of its first block, which has
+/// registers to spare between tiles. Each is handed out two pieces ahead, and its number asked for before that, so that
+/// nobody waits for memory. Clusters that claim work as they go stay together, so that L2 has what they share, and end
+/// together.
+template <abi::KernelConfig kConfig>
+class Dispenser {
+ public:
+  __device__ __forceinline__ Dispenser(const abi::GemmParams& p, const Ring<kConfig>& ring)
+      : p_(p), ring_(ring), index_(blockIdx.x / kConfig.cluster) {}
+
+  /// The first ones, which nobody claims.
+  __device__ __forceinline__ void begin() {
+    tiles_ = count_tiles<kConfig>(p_);
+    for (Turn turn; turn.number < kWorkSlots - 1; ++turn.number) hand_out(turn);
+  }
+
+  /// That of this turn, by who began, unless there are no more and all blocks know.
+  __device__ __forceinline__ void hand_out(Turn turn) {
+    if (tiles_ < 0) return;
+    int tile = 0, row_block = 0;
+    const bool found = find_place<kConfig>(p_, tiles_, index_, tile, row_block);
+    ptx::barrier_wait(ring_.work_empty(turn.slot()), turn.parity() ^ 1);
+    send(turn.slot(), found && p_.tiles != nullptr ? p_.tiles + tile : nullptr, even_tile<kConfig>(p_, tile),
+         found ? row_block : kNoWork);
+    const int clusters = gridDim.x / kConfig.cluster;
+    if (p_.claimed == nullptr || turn.number + 2 < kWorkSlots) {
+      index_ += clusters;
+    } else {
+      index_ = (kWorkSlots - 1) * clusters + atomicAdd(p_.claimed, 1);
     }
-    return true;
+    if (!found) tiles_ = -1;
   }
 
  private:
+  __device__ __forceinline__ void send(int slot, const abi::Tile* listed, abi::Tile tile, int row_block) const {
+    const u32 to = ring_.work(slot), full = ring_.work_full(slot);
+    const uint4 words = {static_cast<u32>(tile.expert), static_cast<u32>(tile.row_begin),
+                         static_cast<u32>(tile.row_end), 0u};
+    const uint4 more = {static_cast<u32>(row_block), 0u, 0u, 0u};
+    if constexpr (kConfig.cluster > 1) {
+      if (listed != nullptr) ptx::bulk_copy_to((1u << kConfig.cluster) - 1, to, listed, 16, full);
+#pragma unroll
+      for (int rank = 0; rank < kConfig.cluster; ++rank) {
+        if (listed == nullptr) ptx::store_async_16(to, words, full, rank);
+        ptx::store_async_16(to + 16, more, full, rank);
+      }
+    } else {  // st.async is an illegal instruction where no clusters are launched
+      if (listed == nullptr) ptx::store_shared_16(to, words);
+      ptx::store_shared_16(to + 16, more);
+      ptx::barrier_arrive_expect(full, listed != nullptr ? 16 : 0);
+      if (listed != nullptr) ptx::bulk_copy(to, listed, 16, full);
+    }
+  }
+
   const abi::GemmParams& p_;
-  int tiles_, index_;
+  const Ring<kConfig>& ring_;
+  int tiles_ = -1, index_;  // -1: nothing is left to hand out
+};
+
+/// The pieces of work of this block's cluster, one after the other. kThreads: 32, a warp; 1, a thread alone.
+template <abi::KernelConfig kConfig, int kThreads>
+class WorkList {
+ public:
+  __device__ __forceinline__ explicit WorkList(const Ring<kConfig>& ring) : ring_(ring) {}
+
+  /// false: there are no more. `announces`: this thread announces what comes into the same slot next, in each block of
+  /// a cluster.
+  __device__ __forceinline__ bool next(Work& work, bool announces = false) {
+    const int slot = turn_.slot();
+    ptx::barrier_wait(ring_.work_full(slot), turn_.parity());
+    if (kConfig.cluster > 1 && announces) ptx::barrier_arrive_expect(ring_.work_full(slot), kWorkSlotBytes);
+    const uint4 tile = ptx::load_shared_16(ring_.work(slot));
+    work.tile = {static_cast<int>(tile.x), static_cast<int>(tile.y), static_cast<int>(tile.z), 0};
+    work.row_block = static_cast<int>(ptx::load_shared_16(ring_.work(slot) + 16).x);
+    if constexpr (kThreads > 1) __syncwarp();  // all have read
+    if (kThreads == 1 || threadIdx.x % 32 == 0) {
+      if constexpr (kConfig.cluster > 1) {
+        ptx::barrier_arrive_at(ring_.work_empty(slot), 0);
+      } else {
+        ptx::barrier_arrive(ring_.work_empty(slot));
+      }
+    }
+    ++turn_.number;
+    take_share<kConfig>(work.tile);
+    return work.row_block != kNoWork;
+  }
+  /// Of the piece of work behind the one that `next` gave last.
+  __device__ __forceinline__ Turn turn() const { return turn_; }
+
+ private:
+  const Ring<kConfig>& ring_;
+  Turn turn_;
 };
 
 }  // namespace moesaic::sm90

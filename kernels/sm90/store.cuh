@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What becomes of the sums of a warpgroup's piece of work. 16-bit results go through shared memory, so that threads
-// store 16 bytes each: transposed when weight rows are on the m64 side.
+// What becomes of the sums of a warpgroup's piece of work. Weights of 16 bits have no scales, but maybe biases. 16-bit
+// results go through shared memory, so that threads store 16 bytes each: transposed when weight rows are on the m64
+// side.
 #pragma once
 
 #include "kernels/sm90/products.cuh"
@@ -92,17 +93,20 @@ __device__ __forceinline__ void store_rows_16(const abi::GemmParams& p, const Wo
   const int first_block = work.row_block + group * (Shape::Group::kRows / abi::kBlockRows);
   const int count = work.tile.row_end - work.tile.row_begin;
   const Epilogue epilogue{p, work.tile.expert};
-  RowTerms terms[kHalves][2];  // of rows lane / 4 and 8 further of a row block
+  float biases[kHalves][2] = {};  // of rows lane / 4 and 8 further of a row block
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
     const int block = min(first_block + half * 4 + warp, p.row_blocks - 1);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if constexpr (kTerms) terms[half][i] = epilogue.terms(block, lane / 4 + 8 * i);
+      if constexpr (kTerms) biases[half][i] = epilogue.bias(block, lane / 4 + 8 * i);
     }
   }
-#pragma unroll 1  // the activation is compiled a few times, not once per sum
-  for (int first = 0; first < count; first += Out::kTokens) {
+  // Activations with biases are compiled a few times, not once per sum.
+  constexpr int kUnroll = kHidden && kTerms ? 1 : Shape::kMostTokens / Out::kTokens;
+#pragma unroll kUnroll
+  for (int first = 0; first < Shape::kMostTokens; first += Out::kTokens) {
+    if (first >= count) break;
     ptx::named_barrier(1 + group, 128);  // what lay there before has been read
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
@@ -116,24 +120,24 @@ __device__ __forceinline__ void store_rows_16(const abi::GemmParams& p, const Wo
 #pragma unroll
           for (int i = 0; i < 4; ++i) s[i] = sums[(half * Shape::kMostTokens + part) / 2 + tile * 4 + i];
         }
-        float scale[2], weight[2];
+        float weight[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int row = work.tile.row_begin + min(first + tile * 8 + lane % 4 * 2 + i, count - 1);
-          scale[i] = kTerms ? epilogue.token_scale(row) : 1.0f;
           weight[i] = kTerms && kHidden ? epilogue.input_weight(row) : 1.0f;
         }
         if constexpr (kHidden) {
           const auto hidden = [&](int i) {
-            return epilogue.template hidden<kKind, kTerms>(terms[half][0], s[i], terms[half][1], s[2 + i], scale[i],
-                                                           weight[i]);
+            return epilogue.template hidden<kKind, kTerms>({1.0f, biases[half][0]}, s[i], {1.0f, biases[half][1]},
+                                                           s[2 + i], 1.0f, weight[i]);
           };
           words[0][tile] = pack<kConfig.io>(hidden(0), hidden(1));
         } else {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            words[i][tile] = pack<kConfig.io>(epilogue.template plain<kTerms>(terms[half][i], s[2 * i], scale[0]),
-                                              epilogue.template plain<kTerms>(terms[half][i], s[2 * i + 1], scale[1]));
+            words[i][tile] =
+                pack<kConfig.io>(epilogue.template plain<kTerms>({1.0f, biases[half][i]}, s[2 * i], 1.0f),
+                                 epilogue.template plain<kTerms>({1.0f, biases[half][i]}, s[2 * i + 1], 1.0f));
           }
         }
       }
@@ -154,25 +158,25 @@ __device__ __forceinline__ void store_rows_16(const abi::GemmParams& p, const Wo
 struct Corner {
   int rows[2];
   bool exist[2];
-  float scale[2];
   int column;
 
-  __device__ __forceinline__ Corner(const Epilogue& epilogue, const Work& work, int first_column)
-      : column(first_column + threadIdx.x % 4 * 2) {
+  __device__ __forceinline__ Corner(const Work& work, int first_column) : column(first_column + threadIdx.x % 4 * 2) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       rows[i] = work.tile.row_begin + static_cast<int>(threadIdx.x) / 32 * 16 + threadIdx.x % 32 / 4 + 8 * i;
       exist[i] = rows[i] < work.tile.row_end;
-      scale[i] = exist[i] ? epilogue.token_scale(rows[i]) : 1.0f;
     }
   }
 };
 
+inline constexpr int kLoaded = 4;  // tiles whose biases are under way at once, and in registers
+
 /// 16-bit results of 16 tokens of a warp, 64 columns at a time through shared memory, so that eight threads store 128
-/// bytes of a row. words(tile, words of both rows): of this thread's two columns of a tile of 8.
-template <int kTiles, typename Words>
+/// bytes of a row. load(tile): what the next kLoaded tiles need from memory. words(tile, words of both rows): of this
+/// thread's two columns of a tile of 8.
+template <int kTiles, typename Load, typename Words>
 __device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Work& work, const Corner& corner,
-                                            u32 shared, Words words) {
+                                            u32 shared, Load load, Words words) {
   constexpr int kTogether = kLineBytes / 16;  // tiles
   static_assert(kTiles % kTogether == 0);
   const int lane = threadIdx.x % 32, first_column = corner.column - lane % 4 * 2, left = p.out_cols - first_column;
@@ -184,6 +188,7 @@ __device__ __forceinline__ void store_lines(const abi::GemmParams& p, const Work
     __syncwarp();  // what lay there has been read
 #pragma unroll
     for (int tile = 0; tile < kTogether; tile += 2) {
+      if (tile % kLoaded == 0) load(first + tile);
       u32 matrices[4];  // rows 0 to 7 and 8 to 15 of a tile, then of the next
       words(first + tile, matrices[0], matrices[1]);
       words(first + tile + 1, matrices[2], matrices[3]);
@@ -207,24 +212,31 @@ template <abi::KernelConfig kConfig, int kKind, bool kTerms>
 __device__ __forceinline__ void store_tokens_hidden(const abi::GemmParams& p, const Work& work,
                                                     const Sums<kConfig>& sums, const Ring<kConfig>& ring) {
   const Epilogue epilogue{p, work.tile.expert};
-  const Corner corner(epilogue, work, work.row_block * 8);
+  const Corner corner(work, work.row_block * 8);
   float weight[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     weight[i] = kTerms && corner.exist[i] ? epilogue.input_weight(corner.rows[i]) : 1.0f;
   }
   constexpr int kTiles = kConfig.tile_rows / 16;
-  store_lines<kTiles>(p, work, corner, ring.warp_lines(), [&](int tile, u32& first, u32& second) {
-    const int block = min(work.row_block + tile, p.row_blocks - 1), row = threadIdx.x % 4 * 2;
-    RowTerms gates[2], ups[2];
+  float2 gates[kLoaded] = {}, ups[kLoaded] = {};  // biases
+  const auto load = [&](int first_tile) {
     if constexpr (kTerms) {
-      epilogue.pair_terms(block, row, gates[0], gates[1]);
-      epilogue.pair_terms(block, row + 8, ups[0], ups[1]);
+      const int row = threadIdx.x % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < kLoaded; ++i) {
+        const int block = min(work.row_block + first_tile + i, p.row_blocks - 1);
+        gates[i] = epilogue.pair_bias(block, row), ups[i] = epilogue.pair_bias(block, row + 8);
+      }
     }
+  };
+  store_lines<kTiles>(p, work, corner, ring.warp_lines(), load, [&](int tile, u32& first, u32& second) {
     const float* s = sums + tile * 8;
+    const float2 gate = gates[tile % kLoaded], up = ups[tile % kLoaded];
     const auto hidden = [&](int column, int i) {
-      return epilogue.template hidden<kKind, kTerms>(gates[column], s[i * 2 + column], ups[column],
-                                                     s[i * 2 + column + 4], corner.scale[i], weight[i]);
+      return epilogue.template hidden<kKind, kTerms>({1.0f, column == 0 ? gate.x : gate.y}, s[i * 2 + column],
+                                                     {1.0f, column == 0 ? up.x : up.y}, s[i * 2 + column + 4], 1.0f,
+                                                     weight[i]);
     };
     first = pack<kConfig.io>(hidden(0, 0), hidden(1, 0));
     second = pack<kConfig.io>(hidden(0, 1), hidden(1, 1));
@@ -236,17 +248,23 @@ template <abi::KernelConfig kConfig, bool kTerms>
 __device__ __forceinline__ void store_tokens_16(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
                                                 const Ring<kConfig>& ring) {
   const Epilogue epilogue{p, work.tile.expert};
-  const Corner corner(epilogue, work, work.row_block * abi::kBlockRows);
+  const Corner corner(work, work.row_block * abi::kBlockRows);
   constexpr int kTiles = kConfig.tile_rows / 8;
-  store_lines<kTiles>(p, work, corner, ring.warp_lines(), [&](int tile, u32& first, u32& second) {
-    const int block = min(work.row_block + tile / 2, p.row_blocks - 1);
-    RowTerms terms[2];
+  float2 biases[kLoaded] = {};
+  const auto load = [&](int first_tile) {
     if constexpr (kTerms) {
-      epilogue.pair_terms(block, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
+#pragma unroll
+      for (int i = 0; i < kLoaded; ++i) {
+        const int block = min(work.row_block + (first_tile + i) / 2, p.row_blocks - 1);
+        biases[i] = epilogue.pair_bias(block, i % 2 * 8 + threadIdx.x % 4 * 2);
+      }
     }
+  };
+  store_lines<kTiles>(p, work, corner, ring.warp_lines(), load, [&](int tile, u32& first, u32& second) {
     const float* s = sums + tile * 4;
+    const float2 bias = biases[tile % kLoaded];
     const auto plain = [&](int column, int i) {
-      return epilogue.template plain<kTerms>(terms[column], s[i * 2 + column], corner.scale[i]);
+      return epilogue.template plain<kTerms>({1.0f, column == 0 ? bias.x : bias.y}, s[i * 2 + column], 1.0f);
     };
     first = pack<kConfig.io>(plain(0, 0), plain(1, 0));
     second = pack<kConfig.io>(plain(0, 1), plain(1, 1));
@@ -257,7 +275,7 @@ __device__ __forceinline__ void store_tokens_16(const abi::GemmParams& p, const 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void store_tokens_32(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums) {
   const Epilogue epilogue{p, work.tile.expert};
-  const Corner corner(epilogue, work, work.row_block * abi::kBlockRows);
+  const Corner corner(work, work.row_block * abi::kBlockRows);
   float* rows[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -266,13 +284,11 @@ __device__ __forceinline__ void store_tokens_32(const abi::GemmParams& p, const 
 #pragma unroll
   for (int tile = 0; tile < kConfig.tile_rows / 8; ++tile) {
     if (corner.column + tile * 8 >= p.out_cols) break;
-    RowTerms terms[2];
-    epilogue.pair_terms(work.row_block + tile / 2, tile % 2 * 8 + threadIdx.x % 4 * 2, terms[0], terms[1]);
+    const float2 bias = epilogue.pair_bias(work.row_block + tile / 2, tile % 2 * 8 + threadIdx.x % 4 * 2);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float* s = sums + tile * 4 + i * 2;
-      const float2 values = {epilogue.plain(terms[0], s[0], corner.scale[i]),
-                             epilogue.plain(terms[1], s[1], corner.scale[i])};
+      const float2 values = {epilogue.plain({1.0f, bias.x}, s[0], 1.0f), epilogue.plain({1.0f, bias.y}, s[1], 1.0f)};
       if (corner.exist[i]) *reinterpret_cast<float2*>(rows[i] + tile * 8) = values;
     }
   }
@@ -295,21 +311,21 @@ __device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
          reinterpret_cast<u64>(p.out) % 8 == 0;
 }
 
-/// Of RowsTimesTokens.
+/// Of RowsTimesTokens. `terms`: has_terms of the expert.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void store_rows(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
-                                           const Ring<kConfig>& ring) {
+__device__ __forceinline__ void store_rows(const abi::GemmParams& p, const Work& work, bool terms,
+                                           const Sums<kConfig>& sums, const Ring<kConfig>& ring) {
   if (!stores_16<kConfig>(p)) {
     store_any_rows<kConfig>(p, work, ring, sums);
   } else if (p.epilogue != abi::kEpilogueHidden) {
-    if (has_terms(p)) {
+    if (terms) {
       store_rows_16<kConfig, kAnyKind, true>(p, work, ring, sums);
     } else {
       store_rows_16<kConfig, kAnyKind, false>(p, work, ring, sums);
     }
   } else if (p.activation == 5) {  // gpt-oss: with biases
     store_rows_16<kConfig, 5, true>(p, work, ring, sums);
-  } else if (has_terms(p)) {
+  } else if (terms) {
     store_rows_16<kConfig, 3, true>(p, work, ring, sums);
   } else {
     store_rows_16<kConfig, 3, false>(p, work, ring, sums);
@@ -318,19 +334,19 @@ __device__ __forceinline__ void store_rows(const abi::GemmParams& p, const Work&
 
 /// Of TokensTimesRows.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void store_tokens(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums,
-                                             const Ring<kConfig>& ring) {
+__device__ __forceinline__ void store_tokens(const abi::GemmParams& p, const Work& work, bool terms,
+                                             const Sums<kConfig>& sums, const Ring<kConfig>& ring) {
   if (p.out_type == abi::kSourceF32) {
     store_tokens_32<kConfig>(p, work, sums);
   } else if (p.epilogue != abi::kEpilogueHidden) {
-    if (has_terms(p)) {
+    if (terms) {
       store_tokens_16<kConfig, true>(p, work, sums, ring);
     } else {
       store_tokens_16<kConfig, false>(p, work, sums, ring);
     }
   } else if (p.activation == 5) {  // gpt-oss: with biases
     store_tokens_hidden<kConfig, 5, true>(p, work, sums, ring);
-  } else if (has_terms(p)) {
+  } else if (terms) {
     store_tokens_hidden<kConfig, 3, true>(p, work, sums, ring);
   } else {
     store_tokens_hidden<kConfig, 3, false>(p, work, sums, ring);

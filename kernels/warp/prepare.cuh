@@ -45,6 +45,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void prepare_vector(const abi::PrepareVectorParams& p) {
   const int index = blockIdx.x * blockDim.x + threadIdx.x;
   if (index >= p.padded) return;
+  if (index == 0 && p.given != nullptr) *p.given = p.gate != nullptr || p.up != nullptr ? 1 : 0;
   const bool from_up = p.interleave && index % 16 >= 8;
   const int source = p.interleave ? index / 16 * 8 + index % 8 : index;
   const void* data = from_up ? p.up : p.gate;

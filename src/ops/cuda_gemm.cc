@@ -79,6 +79,7 @@ class Launches {
     if (has_groups(run_)) {
       p.tiles = work<abi::Tile>(w_.tiles);
       p.num_tiles = work<int>(w_.num_tiles);
+      p.claimed = work<int>(w_.num_tiles) + 1;
     }
     p.rows = rows_;
     p.epilogue = abi::kEpilogueRows;

@@ -26,6 +26,7 @@ void set_weights(const plan::WeightForm& form, const plan::MatrixParts& parts, c
   p.zeros = part_of<unsigned char>(prepared, parts.zeros);
   p.multipliers = part_of<float>(prepared, parts.multipliers);
   p.bias = part_of<float>(prepared, parts.bias);
+  p.biased = part_of<int>(prepared, parts.biased);
   p.block_scale = form.block_scale;
   p.group_shift = form.group > 0 ? std::countr_zero(static_cast<unsigned>(form.group)) : 0;
   p.units = abi::div_up(k, abi::unit_k(form.weights));

@@ -245,6 +245,7 @@ class Launches {
     p.row_weight = role == 1 && c_.weights_on_input && !is_dispatched(run_) ? work<float>(w_.row_weight) : nullptr;
     p.tiles = work<abi::Tile>(w_.tiles);
     p.num_tiles = work<int>(w_.num_tiles);
+    p.claimed = work<int>(w_.num_tiles) + role;
     p.weights_early = role == 2 ? 1 : 0;  // GEMM 1 has waited for the list of tiles
     return p;
   }

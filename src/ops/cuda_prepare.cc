@@ -98,7 +98,7 @@ void prepare_codes(const plan::WeightForm& form, const plan::MatrixParts& parts,
 
 /// Vectors -> FP32. `interleave`: in the order of prepared rows, gate and up in turn.
 void prepare_vector(const VectorView& gate, const VectorView& up, bool interleave, std::size_t padded, char* out,
-                    const PrepareKernel& kernel, void* stream) {
+                    int* given, const PrepareKernel& kernel, void* stream) {
   if (padded == 0) return;
   abi::PrepareVectorParams p{};
   p.gate = gate.data;
@@ -111,6 +111,7 @@ void prepare_vector(const VectorView& gate, const VectorView& up, bool interleav
   p.padded = static_cast<int>(padded);
   p.interleave = interleave ? 1 : 0;
   p.out = reinterpret_cast<float*>(out);
+  p.given = given;
   launch_for(kernel, p.padded, &p, stream);
 }
 
@@ -142,7 +143,7 @@ class Preparer {
 
   /// A vector in its own order, zeros where it is empty.
   void vector(const VectorView& v, std::size_t size, std::size_t offset) const {
-    prepare_vector(v, {}, false, size, prepared_ + offset, kernels_.vector, stream_);
+    prepare_vector(v, {}, false, size, prepared_ + offset, nullptr, kernels_.vector, stream_);
   }
 
   /// A matrix as FP32 [rows][cols], row by row.
@@ -213,7 +214,8 @@ void prepare_matrix(const plan::WeightForm& form, const plan::MatrixParts& parts
 
 void prepare_bias(const plan::MatrixParts& parts, const VectorView& gate, const VectorView& up, bool gated,
                   const PrepareKernel& kernel, char* prepared, void* stream) {
-  prepare_vector(gate, up, gated, parts.bias.bytes / 4, prepared + parts.bias.at, kernel, stream);
+  prepare_vector(gate, up, gated, parts.bias.bytes / 4, prepared + parts.bias.at, at<int>(prepared, parts.biased),
+                 kernel, stream);
 }
 
 // Stored as fp16, group scales hold what bf16 and fp16 ones need. What FP32 ones hold is not known here: they lie on

@@ -174,7 +174,7 @@ GemmSpace gemm_space(const GemmConfig& c, std::int64_t rows, int tile_tokens) {
   space.max_tiles = static_cast<int>(most_tiles(c, rows, tile_tokens));
   Packer pack;
   space.tiles = pack.take(static_cast<std::size_t>(space.max_tiles) * sizeof(abi::Tile));
-  space.num_tiles = pack.take(4);
+  space.num_tiles = pack.take(abi::kTileCounts * sizeof(int));
   if (tables::quantises_activations(recipe)) {
     space.operand = take_operand(pack, recipe, static_cast<std::size_t>(rows), c.k);
   }

@@ -245,7 +245,7 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   w.row_weight = pack.take(rows * 4);
   w.slot_row = pack.take(rows * 4);
   w.tiles = pack.take(static_cast<std::size_t>(w.max_tiles) * sizeof(abi::Tile));
-  w.num_tiles = pack.take(4);
+  w.num_tiles = pack.take(abi::kTileCounts * sizeof(int));
   w.shared_gate = pack.take(c.shared.gated ? t * 4 : 0);
   w.routed = take_experts(pack, tables::get_recipe(c.recipe), t, rows, c.hidden, c.intermediate);
   if (c.shared.intermediate > 0) {

@@ -75,9 +75,10 @@ constexpr KindCosts kKindCosts[] = {
 /// quarters of its tokens as it has rows in.
 constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
 /// What of it is left when GEMM 1 need not gather its rows; and what that costs: tokens read and rows written at this
-/// part of DRAM's rate, and a launch (docs/performance-log.md, H200). It must gain half as much again: where DRAM
-/// bounds GEMM 1, too, it gains less (Qwen3-235B, T = 2048: 1597 us with, 1547 without; at T = 4096 it pays).
-constexpr double kInOrderWork = 0.905, kGatherRate = 0.88, kGatherLaunch = 3.0, kGatherWorth = 1.5;
+/// part of DRAM's rate, and a launch (docs/performance-log.md, H200). It must gain half as much again, for where DRAM
+/// bounds GEMM 1, too, it gains less. At T = 8192 it pays for Mixtral-8x7B (8713 us with, 8816 without), not for
+/// Qwen3-235B (4367, 4313), gpt-oss-120b (3220, 3195) and DeepSeek-V3's 32 experts (10573, 10518).
+constexpr double kInOrderWork = 0.97, kGatherRate = 0.88, kGatherLaunch = 3.0, kGatherWorth = 1.5;
 /// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; two blocks
 /// an SM need a microsecond more to begin.
 constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18, kPairedDram = 1.01, kPairedLaunch = 1.0;

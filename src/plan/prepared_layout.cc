@@ -50,8 +50,8 @@ WeightForm weight_form(const std::string& name, const Int4Groups& int4) {
 Part take_part(Packer& pack, std::size_t bytes) { return {pack.take(bytes), bytes}; }
 
 MatrixParts MatrixParts::share(std::size_t index, std::size_t count) const {
-  return {weights.share(index, count), scales.share(index, count), zeros.share(index, count),
-          multipliers.share(index, count), bias.share(index, count)};
+  return {weights.share(index, count),     scales.share(index, count), zeros.share(index, count),
+          multipliers.share(index, count), bias.share(index, count),   biased.share(index, count)};
 }
 
 MatrixParts take_matrix(Packer& pack, const WeightForm& form, std::size_t experts, int row_blocks, int k) {
@@ -64,6 +64,7 @@ MatrixParts take_matrix(Packer& pack, const WeightForm& form, std::size_t expert
   parts.zeros = take_part(pack, blocks * zero_bytes(form, k));
   parts.multipliers = take_part(pack, form.multipliers ? floats : 0);
   parts.bias = take_part(pack, floats);
+  parts.biased = take_part(pack, experts * 4);
   return parts;
 }
 

@@ -28,6 +28,7 @@ Part take_part(Packer& pack, std::size_t bytes);
 struct MatrixParts {
   Part weights, scales, zeros;  // [experts][row blocks][...]
   Part multipliers, bias;       // f32 [experts][16 * row blocks]
+  Part biased;                  // i32 [experts]: 0 where `bias` is zeros because the expert has none
 
   MatrixParts share(std::size_t index, std::size_t count) const;
 };

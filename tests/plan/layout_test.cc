@@ -18,7 +18,9 @@ MoeConfig small_config() {
   return c;
 }
 
-std::vector<Part> parts_of(const MatrixParts& m) { return {m.weights, m.scales, m.zeros, m.multipliers, m.bias}; }
+std::vector<Part> parts_of(const MatrixParts& m) {
+  return {m.weights, m.scales, m.zeros, m.multipliers, m.bias, m.biased};
+}
 
 std::vector<Part> in_order(std::vector<Part> parts) {
   std::erase_if(parts, [](const Part& part) { return part.bytes == 0; });

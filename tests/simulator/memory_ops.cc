@@ -138,8 +138,10 @@ Flow arrive_with_copies(Warp& warp, const Instruction& i, u32 lanes) {
   return Flow::kNext;
 }
 
-// Slots: shared address and mbarrier, both of one block of the cluster.
+// Slots: shared address and mbarrier, both of one block of the cluster. A launch that names no clusters ends with an
+// illegal instruction (seen on an H200).
 Flow store_async(Warp& warp, const Instruction& i, u32 lanes) {
+  if (warp.block().cluster.blocks.size() == 1) throw Fault("st.async in a launch without clusters");
   each_lane(lanes, [&](u32 lane) {
     std::vector<u32> values;
     for (const Slot from : i.registers) values.push_back(warp.at<u32>(from)[lane]);

@@ -75,18 +75,24 @@ TEST(Simulator, MbarriersCountArrivalsAndBytes) {
   const std::string copy =
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%base], 16, [%r1];\n";
   const std::string store =
-      "mapa.shared::cluster.u32 %r2, %r2, 0;\nmapa.shared::cluster.u32 %r4, %r1, 0;\nmov.u32 %r5, 42;\n"
+      "mov.u32 %r6, %cluster_ctarank;\nmapa.shared::cluster.u32 %r2, %r2, %r6;\nmapa.shared::cluster.u32 %r4, %r1, "
+      "%r6;\n"
+      "mov.u32 %r5, 42;\n"
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%r2], {%r5, %r5, %r5, %r5}, [%r4];\n";
   for (const std::string& work : {copy, store}) {
     for (const Asynchronous async : {Asynchronous::kEarly, Asynchronous::kLate}) {
       std::vector<u32> start(4 + 64);
       start[0] = 42;
       const Words words(start);
-      run_on(words, before + work + after, {.threads = 64, .asynchronous = async});
+      run_on(words, before + work + after,
+             {.threads = 64, .asynchronous = async, .cluster_blocks = work == store ? 2u : 1u});
       const std::vector<u32> got = words.get();
       for (u32 i = 0; i < 64; ++i) EXPECT_EQ(got[4 + i], 42u);
     }
   }
+  const Words words({42, 0, 0, 0, 0});
+  const std::string fault = fault_of(words, before + store + after, {});
+  EXPECT_NE(fault.find("st.async in a launch without clusters"), std::string::npos) << fault;
 }
 
 // Values from the formats' definitions.

@@ -65,7 +65,7 @@ ExpertWeights make_expert(std::mt19937& rng, HostLayer& layer, int hidden, int i
       layer, random_array(rng, static_cast<std::int64_t>(hidden) * intermediate, dtype, 1.0 / std::sqrt(intermediate)));
   e.down =
       o.transposed ? view(d, 0, hidden, intermediate, 1, hidden) : view(d, 0, hidden, intermediate, intermediate, 1);
-  if (o.biases) {
+  if (o.biases && rng() % 4 != 0) {  // some experts have none
     const HostArray* b = keep(layer, random_array(rng, 2 * intermediate + hidden, dtype, 0.5));
     const auto at = [&](std::int64_t i) { return b->bytes.data() + static_cast<std::size_t>(i) * dtype_size(dtype); };
     e.gate_bias = {at(0), dtype, intermediate, 2};
