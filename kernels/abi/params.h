@@ -298,8 +298,8 @@ struct GemmParams {
   // is gathered then: row_token would be read early, too.
   int weights_early;
   const int* biased;  // [experts] 0: its part of `bias` is zeros; nullptr: nobody knows
-  // Of persistent kernels: pieces of work that were claimed, beside each cluster's first, 0 before the launch; nullptr:
-  // clusters do not claim, but take every n-th.
+  // Of persistent kernels: pieces of work that were claimed, beside the first two of each cluster, 0 before the launch;
+  // nullptr: clusters do not claim, but take every n-th.
   int* claimed;
 };
 

@@ -41,6 +41,7 @@ struct Epilogue {
     const long long at = weight_row(row_block, row);
     return {p.multipliers == nullptr ? 1.0f : p.multipliers[at], p.bias == nullptr ? 0.0f : p.bias[at]};
   }
+  /// Bias of a weight row.
   __device__ __forceinline__ float bias(int row_block, int row) const {
     return p.bias == nullptr ? 0.0f : p.bias[weight_row(row_block, row)];
   }

@@ -167,8 +167,9 @@ __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, cons
 #pragma unroll 1
     for (int k = 0; k < p.units * abi::kBlockK; k += kConfig.tile_k) {
       ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
-      if (threadIdx.x == WgmmaShape<kConfig>::kMultiplyThreads)
+      if (threadIdx.x == WgmmaShape<kConfig>::kMultiplyThreads) {
         weights.load(p, k, ring.stage(next.slot), ring.full(next.slot), 0);
+      }
       tokens.load(p, k, ring.stage(next.slot));
       ptx::cp_async_arrive(ring.full(next.slot));
       next.advance();
