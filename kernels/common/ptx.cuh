@@ -50,6 +50,9 @@ __device__ __forceinline__ void store_shared_16(u32 shared, uint4 v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
 }
+__device__ __forceinline__ void store_shared_8(u32 shared, float2 v) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared), "f"(v.x), "f"(v.y) : "memory");
+}
 
 /// Four 8 x 8 matrices of 16-bit elements; lane 8 i + r has the address of row r of the i-th.
 __device__ __forceinline__ uint4 load_matrices(u32 shared) {

@@ -271,25 +271,51 @@ __device__ __forceinline__ void store_tokens_16(const abi::GemmParams& p, const 
   });
 }
 
-/// The same, FP32: four threads store 32 bytes of a row.
+/// The same, FP32, 32 columns at a time.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void store_tokens_32(const abi::GemmParams& p, const Work& work, const Sums<kConfig>& sums) {
+__device__ __forceinline__ void store_tokens_32(const abi::GemmParams& p, const Work& work, bool terms,
+                                                const Sums<kConfig>& sums, const Ring<kConfig>& ring) {
+  constexpr int kTogether = kLineBytes / 32;  // tiles
   const Epilogue epilogue{p, work.tile.expert};
   const Corner corner(work, work.row_block * abi::kBlockRows);
-  float* rows[2];
+  const int lane = threadIdx.x % 32, first_column = corner.column - lane % 4 * 2, left = p.out_cols - first_column;
+  const int row = work.tile.row_begin + static_cast<int>(threadIdx.x) / 32 * 16 + lane / 8;
+  float* const out = static_cast<float*>(p.out) + static_cast<long long>(row) * p.out_stride + first_column;
+  const u32 shared = ring.warp_lines();
+  // Pieces of 16 bytes: the two of a tile lie in different banks in four rows.
+  const auto at = [&](int line, int piece) { return shared + line * kLineBytes + (piece ^ line % 4 * 2) * 16; };
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    rows[i] = static_cast<float*>(p.out) + static_cast<long long>(corner.rows[i]) * p.out_stride + corner.column;
-  }
+  for (int first = 0; first < kConfig.tile_rows / 8; first += kTogether) {
+    if (first * 8 >= left) break;
+    float2 biases[kTogether] = {};
+    if (terms) {
 #pragma unroll
-  for (int tile = 0; tile < kConfig.tile_rows / 8; ++tile) {
-    if (corner.column + tile * 8 >= p.out_cols) break;
-    const float2 bias = epilogue.pair_bias(work.row_block + tile / 2, tile % 2 * 8 + threadIdx.x % 4 * 2);
+      for (int i = 0; i < kTogether; ++i) {
+        const int block = min(work.row_block + (first + i) / 2, p.row_blocks - 1);
+        biases[i] = epilogue.pair_bias(block, i % 2 * 8 + lane % 4 * 2);
+      }
+    }
+    __syncwarp();  // what lay there has been read
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float* s = sums + tile * 4 + i * 2;
-      const float2 values = {epilogue.plain({1.0f, bias.x}, s[0], 1.0f), epilogue.plain({1.0f, bias.y}, s[1], 1.0f)};
-      if (corner.exist[i]) *reinterpret_cast<float2*>(rows[i] + tile * 8) = values;
+    for (int i = 0; i < kTogether; ++i) {
+      const float* s = sums + (first + i) * 4;
+      const float2 bias = biases[i];
+      const auto pair = [&](int half) {
+        return float2{epilogue.plain({1.0f, bias.x}, s[2 * half], 1.0f),
+                      epilogue.plain({1.0f, bias.y}, s[2 * half + 1], 1.0f)};
+      };
+      const u32 target = at(lane / 4, 2 * i + lane % 4 / 2) + lane % 2 * 8;
+      ptx::store_shared_8(target, pair(0));
+      ptx::store_shared_8(target + 8 * kLineBytes, pair(1));
+    }
+    __syncwarp();
+    const int column = first * 8 + lane % 8 * 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint4 piece = ptx::load_shared_16(at(lane / 8 + i * 4, lane % 8));
+      if (row + i * 4 < work.tile.row_end && column < left) {
+        *reinterpret_cast<uint4*>(out + static_cast<long long>(i * 4) * p.out_stride + column) = piece;
+      }
     }
   }
 }
@@ -307,8 +333,8 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ bool stores_tokens(const abi::GemmParams& p) {
   if (!TokensTimesRows<kConfig>::kExists) return false;
   if (p.out_type != abi::kSourceF32) return stores_16<kConfig>(p);
-  return p.epilogue != abi::kEpilogueHidden && (p.out_cols | p.out_stride) % 2 == 0 &&
-         reinterpret_cast<u64>(p.out) % 8 == 0;
+  return p.epilogue != abi::kEpilogueHidden && (p.out_cols | p.out_stride) % 4 == 0 &&
+         reinterpret_cast<u64>(p.out) % 16 == 0;
 }
 
 /// Of RowsTimesTokens. `terms`: has_terms of the expert.
@@ -337,7 +363,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void store_tokens(const abi::GemmParams& p, const Work& work, bool terms,
                                              const Sums<kConfig>& sums, const Ring<kConfig>& ring) {
   if (p.out_type == abi::kSourceF32) {
-    store_tokens_32<kConfig>(p, work, sums);
+    store_tokens_32<kConfig>(p, work, terms, sums, ring);
   } else if (p.epilogue != abi::kEpilogueHidden) {
     if (terms) {
       store_tokens_16<kConfig, true>(p, work, sums, ring);
