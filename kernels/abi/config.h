@@ -71,6 +71,15 @@ MOESAIC_HD constexpr int block_tokens(const KernelConfig& c) {
 MOESAIC_HD constexpr int most_block_tokens(const KernelConfig& c) {
   return block_tokens(c) + (c.cluster > 1 ? c.tile_slack / c.cluster : c.tile_slack);
 }
+/// Of persistent kernels: as how many a block multiplies `tokens` of its tokens, at most most_block_tokens. Each size
+/// is a loop of its own to compile; what is multiplied in vain takes time and energy as the rest does.
+MOESAIC_HD constexpr int multiplied_tokens(const KernelConfig& c, int tokens) {
+  const int full = block_tokens(c);
+  if (tokens <= full / 4) return full / 4;
+  if (tokens <= full / 4 * 3) return (tokens + 15) / 16 * 16;
+  if (tokens <= full) return full;
+  return tokens <= full + 16 ? (tokens + 7) / 8 * 8 : most_block_tokens(c);
+}
 MOESAIC_HD constexpr int store_tokens(const KernelConfig& c) { return c.tile_slack > 0 || c.min_blocks > 1 ? 16 : 32; }
 
 /// Floats between token rows when sums of `rows` weight rows go through shared memory; + 4 puts the four tokens of a

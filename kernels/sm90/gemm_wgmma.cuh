@@ -16,8 +16,6 @@ namespace moesaic::sm90 {
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, const Ring<kConfig>& ring) {
   constexpr int kFull = WgmmaShape<kConfig>::kTokens, kMost = WgmmaShape<kConfig>::kMostTokens;
-  int tokens_first = stores_tokens<kConfig>(p) ? 1 : 0;
-  asm("" : "+r"(tokens_first));  // a register: predicates that live as long are spilled, and constants read anew
   Dispenser<kConfig> dispenser(p, ring);
   if (threadIdx.x == 0 && (kConfig.cluster == 1 || ptx::cluster_rank<kConfig>() == 0)) dispenser.begin();
   WorkList<kConfig, 32> list(ring);
@@ -29,22 +27,21 @@ __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, con
     // The same in all lanes, as the compiler must know: wgmma where it thinks that lanes part is serialised.
     const int count = __shfl_sync(0xffffffffu, work.tile.row_end - work.tile.row_begin, 0);
     Sums<kConfig> sums = {};  // unset, and without a sum to add to at first, it would be alive all around the loop
-    if (tokens_first != 0 && count > kFull / 4 * 3 && count <= kFull) {
+    const int rows = (p.row_blocks - work.row_block) * abi::kBlockRows;
+    if (count > kFull / 4 * 3 && count <= kFull && rows > kConfig.tile_rows / 2 && stores_tokens<kConfig>(p)) {
       if constexpr (TokensTimesRows<kConfig>::kExists) {
         multiply<kConfig, TokensTimesRows<kConfig>>(ring, p, place, sums);
+        multiply_half<kConfig, TokensTimesRows<kConfig>>(ring, p, place, sums);
         store_tokens<kConfig>(p, work, has_terms(p, biased), sums, ring);
       }
     } else {
-      if (count <= kFull / 4) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 4>>(ring, p, place, sums);
-      } else if (count <= kFull / 2) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 2>>(ring, p, place, sums);
-      } else if (count <= kFull / 4 * 3) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kFull / 4 * 3>>(ring, p, place, sums);
-      } else if (kMost == kFull || count <= kFull) {
-        multiply<kConfig, RowsTimesTokens<kConfig, kFull>>(ring, p, place, sums);
+      const int group = __shfl_sync(0xffffffffu, ptx::thread_again() / 128, 0);
+      if (rows > group * kConfig.tile_rows / WgmmaShape<kConfig>::kGroups) {
+        multiply_rows<kConfig>(ring, p, count, place, sums);
+        // The largest does for all: nobody stores the sums that it has more.
+        multiply_half<kConfig, RowsTimesTokens<kConfig, kMost>>(ring, p, place, sums);
       } else {
-        multiply<kConfig, RowsTimesTokens<kConfig, kMost>>(ring, p, place, sums);
+        multiply_nothing<kConfig>(ring, p, place);
       }
       store_rows<kConfig>(p, work, has_terms(p, biased), sums, ring);
     }

@@ -70,17 +70,54 @@ __device__ __forceinline__ void multiply_stage(const Ring<kConfig>& ring, bool g
   place.advance();
 }
 
-/// All stages of one piece of work, added to `sums`.
+/// All whole stages of one piece of work, added to `sums`.
 template <abi::KernelConfig kConfig, typename Form>
 __device__ __forceinline__ void multiply(const Ring<kConfig>& ring, const abi::GemmParams& p, Place<kConfig>& place,
                                          Sums<kConfig>& sums) {
   const bool gathered = gathers(p);
-  int last = -1, units = p.units;
+  int last = -1;
 #pragma unroll 1
-  for (; units > 1; units -= 2) multiply_stage<kConfig, Form, 2>(ring, gathered, place, last, sums);
-  if (units > 0) multiply_stage<kConfig, Form, 1>(ring, gathered, place, last, sums);
+  for (int units = p.units; units > 1; units -= 2) {
+    multiply_stage<kConfig, Form, 2>(ring, gathered, place, last, sums);
+  }
+  ptx::wgmma_wait<0>();
+  if (last >= 0) ring.release(last);
+}
+
+/// The last stage, where it is half a one.
+template <abi::KernelConfig kConfig, typename Form>
+__device__ __forceinline__ void multiply_half(const Ring<kConfig>& ring, const abi::GemmParams& p,
+                                              Place<kConfig>& place, Sums<kConfig>& sums) {
+  if (p.units % 2 == 0) return;
+  int last = -1;
+  multiply_stage<kConfig, Form, 1>(ring, gathers(p), place, last, sums);
   ptx::wgmma_wait<0>();
   ring.release(last);
+}
+
+/// By the RowsTimesTokens of abi::multiplied_tokens, of kTokens or more.
+template <abi::KernelConfig kConfig, int kTokens = abi::multiplied_tokens(kConfig, 0)>
+__device__ __forceinline__ void multiply_rows(const Ring<kConfig>& ring, const abi::GemmParams& p, int count,
+                                              Place<kConfig>& place, Sums<kConfig>& sums) {
+  if constexpr (kTokens == WgmmaShape<kConfig>::kMostTokens) {
+    multiply<kConfig, RowsTimesTokens<kConfig, kTokens>>(ring, p, place, sums);
+  } else if (count <= kTokens) {
+    multiply<kConfig, RowsTimesTokens<kConfig, kTokens>>(ring, p, place, sums);
+  } else {
+    multiply_rows<kConfig, abi::multiplied_tokens(kConfig, kTokens + 1)>(ring, p, count, place, sums);
+  }
+}
+
+/// By a warpgroup that has no weight rows.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ void multiply_nothing(const Ring<kConfig>& ring, const abi::GemmParams& p,
+                                                 Place<kConfig>& place) {
+#pragma unroll 1
+  for (int units = p.units; units > 0; units -= 2) {
+    ptx::barrier_wait(ring.full(place.slot), place.parity);
+    ring.release(place.slot);
+    place.advance();
+  }
 }
 
 }  // namespace moesaic::sm90

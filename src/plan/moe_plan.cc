@@ -34,22 +34,38 @@ double tiles_of(double rows, int tile, int slack) {
   return rows <= 0 ? 0.0 : std::max(1.0, std::ceil((rows - slack) / tile));
 }
 
-/// Expected tiles over all experts: rows per expert taken as Poisson.
-double expected_tiles(const GemmShape& s, int tile, int slack) {
+/// What of(rows of an expert) becomes on average, over all experts: rows per expert taken as Poisson.
+template <typename Of>
+double expected(const GemmShape& s, Of of) {
   const double mean = static_cast<double>(s.tokens) * s.top_k / s.num_experts;
-  if (s.num_experts == 1) return tiles_of(mean, tile, slack);
-  if (mean > 32.0 * tile) return s.held_experts * ((mean - slack) / tile + 0.5);
-  // The sum over n of P(rows > n) where one row more is one tile more. Numbers far from the mean do not happen.
+  constexpr double kMany = 8192;  // where the last tile of an expert does not matter
+  if (s.num_experts == 1 || mean > kMany) return s.held_experts * of(mean);
+  // The sum over n of P(rows > n) where one row more makes a difference. Numbers far from the mean do not happen.
   const double spread = 12.0 * std::sqrt(mean) + 12.0;
   const int first = std::max(0, static_cast<int>(mean - spread)), last = static_cast<int>(mean + spread);
-  double tiles = tiles_of(first, tile, slack), below = 0;
+  double sum = of(first), below = 0;
   double term = std::exp(first * std::log(mean) - mean - std::lgamma(first + 1.0));
   for (int n = first; n <= last; ++n) {
     below += term;
-    if (tiles_of(n + 1, tile, slack) > tiles_of(n, tile, slack)) tiles += std::max(0.0, 1.0 - below);
+    sum += (of(n + 1) - of(n)) * std::max(0.0, 1.0 - below);
     term *= mean / (n + 1);
   }
-  return s.held_experts * tiles;
+  return s.held_experts * sum;
+}
+
+double expected_tiles(const GemmShape& s, const abi::KernelConfig& c) {
+  return expected(s, [&](double rows) { return tiles_of(rows, c.tile_tokens, c.tile_slack); });
+}
+
+/// Tiles' worth of tokens that a persistent kernel multiplies.
+double expected_multiplied(const GemmShape& s, const abi::KernelConfig& c) {
+  return expected(s, [&](double rows) {
+    const double before = std::max(0.0, tiles_of(rows, c.tile_tokens, c.tile_slack) - 1.0);
+    const double last = rows - before * c.tile_tokens;
+    if (last <= 0) return before;
+    const int of_block = static_cast<int>(std::ceil(last / c.cluster));
+    return before + static_cast<double>(c.cluster * abi::multiplied_tokens(c, of_block)) / c.tile_tokens;
+  });
 }
 
 /// Rows of all held experts.
@@ -71,8 +87,7 @@ constexpr KindCosts kKindCosts[] = {
     {{0.135, 0.172, 0.242, 0.368, 0}, {0.159, 0}, 1.2},  // kWeightsE2m1
     {{0.154, 0.200, 0.265, 0.440, 0}, {0.156, 0}, 4.0},  // kWeightsInt4
 };
-/// The same of wgmma, by tiles of 64, 128 and 256 tokens and of 128 or 256 weight rows: such a tile multiplies as many
-/// quarters of its tokens as it has rows in.
+/// The same of wgmma, by tiles of 64, 128 and 256 tokens and of 128 or 256 weight rows, all of whose tokens exist.
 constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
 /// What of it is left when GEMM 1 need not gather its rows; and what that costs: tokens read and rows written at this
 /// part of DRAM's rate, and a launch (docs/performance-log.md, H200). It must gain half as much again, for where DRAM
@@ -96,13 +111,13 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   const double rows = first ? (s.gated ? 2.0 : 1.0) * s.intermediate : s.hidden;
   const double k = first ? s.hidden : s.intermediate;
   const double bytes = abi::weight_bits(c.weights) / 8.0 * rows * k;
-  const double tiles = expected_tiles(s, c.tile_tokens, c.tile_slack);
+  const double tiles = expected_tiles(s, c);
   const double dram = touched_experts(s) * bytes / rates.dram_bytes_per_us;
   const bool streaming = c.stages == 0;
   // Activations are read again for every 16 to 128 weight rows, those that exist.
   const double activation_bytes = 2.0 * expected_rows(s) * k * rows / c.tile_rows;
   const double l2 = (tiles * bytes + activation_bytes) / rates.l2_bytes_per_us;
-  const double multiplied = abi::is_persistent(c) ? expected_tiles(s, c.tile_tokens / 4, 0) / 4.0 : tiles;
+  const double multiplied = abi::is_persistent(c) ? expected_multiplied(s, c) : tiles;
   const double in_order = gemm == Gemm::kFirstInOrder ? kInOrderWork : 1.0;
   const double work = multiplied * rows * k * 1e-6 * weights_cost(c) * in_order * kCostFlops / rates.mma_flops_per_us;
   if (abi::is_persistent(c)) {

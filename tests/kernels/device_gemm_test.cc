@@ -188,14 +188,55 @@ TEST_P(DeviceGemmRow, EveryConfigMatchesTheOracle) {
   }
 }
 
-std::vector<std::string> gemm_rows() {
+/// Every number of tokens that is multiplied in a form of its own (kernels/sm90/products.cuh), full depths and half
+/// ones, last tiles of few weight rows, of half of them, of more.
+void run_forms(std::mt19937& rng, const std::string& kernel, const abi::KernelConfig& config, GemmConfig c,
+               ModuleOptions modules) {
+  const DType io = tables::get_recipe(c.recipe).io;
+  const int full = abi::block_tokens(config);
+  modules.force_kernel = kernel;
+  c.max_rows = 1024;
+  for (const auto& [n, k] : std::vector<std::pair<int, int>>{{8, 64}, {264, 96}, {384, 96}, {400, 160}}) {
+    c.n = n, c.k = k;
+    const HostGemm host = testing::random_gemm(rng, c, true);
+    const DeviceGemm device(host, modules);
+    for (int most = 16; most <= abi::most_block_tokens(config); most += most < full ? 16 : 8) {  // of a block
+      const int count = config.cluster * most - std::uniform_int_distribution(0, 7)(rng);
+      SCOPED_TRACE(kernel + " " + case_name(c, Grouping::kOffsets) + " " + std::to_string(count));
+      const GemmRows rows = testing::random_gemm_rows(rng, c, {count}, Grouping::kOffsets);
+      for (const DType out : {DType::kF32, io}) check_run(host, device, rows, out, [](GemmRun&) {});
+    }
+  }
+}
+
+std::vector<std::string> gemm_rows(bool persistent_only = false) {
   std::vector<std::string> names;
   for (const tables::KernelRow& row : tables::kernel_table()) {
-    if (row.op == tables::Op::kGemm) names.emplace_back(row.name);
+    if (row.op != tables::Op::kGemm || (persistent_only && !abi::is_persistent(row.configs[0]))) continue;
+    names.emplace_back(row.name);
   }
   return names;
 }
 INSTANTIATE_TEST_SUITE_P(Rows, DeviceGemmRow, ::testing::ValuesIn(gemm_rows()),
+                         [](const auto& info) { return info.param; });
+
+struct DevicePersistentRow : DeviceGemmTest, ::testing::WithParamInterface<std::string> {};
+
+TEST_P(DevicePersistentRow, EveryFormOfATileMatchesTheOracle) {
+  std::mt19937 rng(testing::fresh_seed());
+  const tables::KernelRow& row = *tables::find_kernel(GetParam());
+  for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
+    const auto modules = testing::modules_that_serve(row, tables::recipe_index(recipe.name));
+    if (!modules) continue;
+    for (const abi::KernelConfig& config : row.configs) {
+      GemmConfig c;
+      c.recipe = recipe.name;
+      run_forms(rng, std::string(row.name) + "/" + tables::config_name(row, config), config, c, *modules);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, DevicePersistentRow, ::testing::ValuesIn(gemm_rows(true)),
                          [](const auto& info) { return info.param; });
 
 TEST_F(DeviceGemmTest, GivenCodesGiveWhatOwnQuantisationDoes) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -60,12 +61,20 @@ struct Form {
   int columns, rows;
 };
 
-// Those that are compiled: a quarter, half, three quarters and all of a block's tokens beside weight rows, those of
-// the largest last tile, and 256 weight rows beside 64 tokens.
+// Those that are compiled: every number of tokens that is multiplied beside weight rows, and 256 weight rows beside 64
+// tokens.
 std::vector<Form> forms(const abi::KernelConfig& config) {
-  const int quarter = abi::block_tokens(config) / 4, rows = config.tile_rows / (config.warps_rows / 4);
-  std::vector<Form> all = {{quarter, rows}, {2 * quarter, rows}, {3 * quarter, rows}, {4 * quarter, rows}};
-  if (config.tile_slack > 0) all.push_back({abi::most_block_tokens(config), rows});
+  std::set<int> tokens;
+  for (int i = 1; i <= abi::most_block_tokens(config); ++i) tokens.insert(abi::multiplied_tokens(config, i));
+  std::vector<Form> all;
+  for (const int columns : tokens) all.push_back({columns, config.tile_rows / (config.warps_rows / 4)});
+  if (config.tile_rows == 256) all.push_back({256, 64});
+  return all;
+}
+
+// Those of half a stage: the largest of each kind does for all.
+std::vector<Form> forms_of_half_a_stage(const abi::KernelConfig& config) {
+  std::vector<Form> all = {{abi::most_block_tokens(config), config.tile_rows / (config.warps_rows / 4)}};
   if (config.tile_rows == 256) all.push_back({256, 64});
   return all;
 }
@@ -76,21 +85,17 @@ std::string product(const abi::KernelConfig& config, const Form& form) {
 
 // Of a stage, each with 16 of K.
 std::size_t products_of_stage(const abi::KernelConfig& config, const Form& form) {
-  return static_cast<std::size_t>(config.tile_k / 16 * (form.rows / 64));
+  return static_cast<std::size_t>(config.tile_k / 16) * static_cast<std::size_t>(form.rows / 64);
 }
 
-// What a warpgroup does in one form: a stage, with the one before still under way; at the end maybe half a
-// stage; the wait for all. Where ptxas serialises, every product is a group of its own with a wait behind it.
-std::string meant(const abi::KernelConfig& config, const Form& form) {
-  std::string steps;
-  for (const std::size_t products : {products_of_stage(config, form), products_of_stage(config, form) / 2}) {
-    steps += "arrive\n";
-    for (std::size_t i = 0; i < products; ++i) {
-      steps += product(config, form) + (i + 1 == products ? " ends group\n" : "\n");
-    }
-    steps += "wait 1\n";
+// What a warpgroup does in one form: a stage, or half a one, with the one before still under way; the wait for all.
+// Where ptxas serialises, every product is a group of its own with a wait behind it.
+std::string meant(const abi::KernelConfig& config, const Form& form, std::size_t products) {
+  std::string steps = "arrive\n";
+  for (std::size_t i = 0; i < products; ++i) {
+    steps += product(config, form) + (i + 1 == products ? " ends group\n" : "\n");
   }
-  return steps + "wait 0\n";
+  return steps + "wait 1\nwait 0\n";
 }
 
 // The same of the machine code, cut behind each wait for all; in alphabetical order.
@@ -113,7 +118,10 @@ std::vector<std::string> done(const MachineCode& code) {
 
 std::vector<std::string> all_meant(const abi::KernelConfig& config) {
   std::vector<std::string> parts;
-  for (const Form& form : forms(config)) parts.push_back(meant(config, form));
+  for (const Form& form : forms(config)) parts.push_back(meant(config, form, products_of_stage(config, form)));
+  for (const Form& form : forms_of_half_a_stage(config)) {
+    parts.push_back(meant(config, form, products_of_stage(config, form) / 2));
+  }
   std::sort(parts.begin(), parts.end());
   return parts;
 }
@@ -186,7 +194,7 @@ TEST_F(WgmmaCompile, SerialisedProductsAreSeen) {
   const Kernel kernel = compile_one(*tables::find_kernel("sm90_wgmma_bf16"), 0, "sm_90a");
   override_source_for_test(source, "");
   EXPECT_NE(done(kernel.code), all_meant(kernel.config));
-  EXPECT_GT(count(kernel.code.all(), "WARPGROUP.ARRIVE"), 2 * forms(kernel.config).size());
+  EXPECT_GT(count(kernel.code.all(), "WARPGROUP.ARRIVE"), all_meant(kernel.config).size());
 }
 
 // ---- mma.sync, tiled ------------------------------------------------------------------------------------------------
