@@ -118,19 +118,27 @@ std::string cache_key(const std::string& identity, const std::string& build_id, 
 }
 
 std::optional<Cubin> Cache::lookup(const std::string& key, const std::string& identity, std::string* damage) const {
-  std::error_code error;
-  if (folder_.empty() || !fs::exists(path(key), error)) return std::nullopt;
-  try {
-    KernelRecord record;
-    Cubin cubin = read_entry(path(key), record);
-    if (cubin.identity == identity) {
-      base::touch_file(path(key) + kMetaName);
-      return cubin;
+  if (folder_.empty()) return std::nullopt;
+  // Twice: another process may have made room while the first part of the entry was read, and another one stored it
+  // again.
+  std::string found;
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    std::error_code error;
+    if (!fs::exists(path(key), error)) return std::nullopt;
+    try {
+      KernelRecord record;
+      Cubin cubin = read_entry(path(key), record);
+      if (cubin.identity == identity) {
+        base::touch_file(path(key) + kMetaName);
+        return cubin;
+      }
+      found = "it holds another kernel";
+    } catch (const std::exception& failure) {
+      found = failure.what();
     }
-    if (damage != nullptr) *damage = "it holds another kernel";
-  } catch (const std::exception& failure) {
-    if (damage != nullptr) *damage = failure.what();
   }
+  std::error_code error;
+  if (damage != nullptr && fs::exists(path(key), error)) *damage = found;
   return std::nullopt;
 }
 

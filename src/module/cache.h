@@ -39,7 +39,8 @@ class Cache {
   explicit Cache(std::string folder) : folder_(std::move(folder)) {}
   const std::string& folder() const noexcept { return folder_; }
 
-  /// The kernel of a key; nullopt where it is missing or damaged, then `damage` (if not null) says how.
+  /// The kernel of a key; nullopt where it is missing, also since another process just removed it, or damaged, then
+  /// `damage` (if not null) says how.
   std::optional<Cubin> lookup(const std::string& key, const std::string& identity, std::string* damage) const;
   /// Why its folder is not used: others may write to it (base/trust.h), with what to do; "": it is.
   std::string distrust() const;

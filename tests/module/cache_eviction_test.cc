@@ -2,10 +2,12 @@
 // What leaves the cache, and what stays because somebody uses it.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <thread>
 
 #include "base/fs.h"
 #include "module/cache.h"
@@ -187,6 +189,23 @@ TEST_F(CacheEviction, WhatAStoreFoundItHoldsUntilItsProcessIsGone) {
   done.open();
   EXPECT_EQ(user.wait(), 0);
   EXPECT_EQ(cache.clear_older(hours(0)).entries, 1);
+}
+
+TEST_F(CacheEviction, WhatGoesWhileItIsReadIsNotDamaged) {
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    for (int turn = 0; turn < 150; ++turn) {
+      store(0, hours(1));
+      cache.clear_older(hours(0));
+    }
+    done = true;
+  });
+  int found = 0;
+  std::string damage;
+  while (!done && damage.empty()) found += cache.lookup(key(0), identity(instances[0]), &damage).has_value() ? 1 : 0;
+  other.join();
+  EXPECT_EQ(damage, "");
+  EXPECT_GT(found, 0);
 }
 
 TEST_F(CacheEviction, ManyProcessesAtTheLimitAllSucceed) {
