@@ -172,20 +172,28 @@ void run_kernel(std::mt19937& rng, const std::string& kernel, GemmConfig c, Modu
   }
 }
 
-struct DeviceGemmRow : DeviceGemmTest, ::testing::WithParamInterface<std::string> {};
-
-TEST_P(DeviceGemmRow, EveryConfigMatchesTheOracle) {
-  std::mt19937 rng(testing::fresh_seed());
-  const tables::KernelRow& row = *tables::find_kernel(GetParam());
+/// run(kernel, configuration, a product of a recipe, options of modules) for every configuration of a row, in every
+/// recipe that it serves.
+template <typename Run>
+void for_every_config(const std::string& name, Run run) {
+  const tables::KernelRow& row = *tables::find_kernel(name);
   for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
     const auto modules = testing::modules_that_serve(row, tables::recipe_index(recipe.name));
     if (!modules) continue;
     for (const abi::KernelConfig& config : row.configs) {
       GemmConfig c;
       c.recipe = recipe.name;
-      run_kernel(rng, std::string(row.name) + "/" + tables::config_name(row, config), c, *modules);
+      run(name + "/" + tables::config_name(row, config), config, c, *modules);
     }
   }
+}
+
+struct DeviceGemmRow : DeviceGemmTest, ::testing::WithParamInterface<std::string> {};
+
+TEST_P(DeviceGemmRow, EveryConfigMatchesTheOracle) {
+  std::mt19937 rng(testing::fresh_seed());
+  for_every_config(GetParam(), [&](const std::string& kernel, const abi::KernelConfig&, const GemmConfig& c,
+                                   const ModuleOptions& modules) { run_kernel(rng, kernel, c, modules); });
 }
 
 /// Every number of tokens that is multiplied in a form of its own (kernels/sm90/products.cuh), full depths and half
@@ -224,16 +232,8 @@ struct DevicePersistentRow : DeviceGemmTest, ::testing::WithParamInterface<std::
 
 TEST_P(DevicePersistentRow, EveryFormOfATileMatchesTheOracle) {
   std::mt19937 rng(testing::fresh_seed());
-  const tables::KernelRow& row = *tables::find_kernel(GetParam());
-  for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
-    const auto modules = testing::modules_that_serve(row, tables::recipe_index(recipe.name));
-    if (!modules) continue;
-    for (const abi::KernelConfig& config : row.configs) {
-      GemmConfig c;
-      c.recipe = recipe.name;
-      run_forms(rng, std::string(row.name) + "/" + tables::config_name(row, config), config, c, *modules);
-    }
-  }
+  for_every_config(GetParam(), [&](const std::string& kernel, const abi::KernelConfig& config, const GemmConfig& c,
+                                   const ModuleOptions& modules) { run_forms(rng, kernel, config, c, modules); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, DevicePersistentRow, ::testing::ValuesIn(gemm_rows(true)),
