@@ -96,26 +96,17 @@ __device__ __forceinline__ void give_registers() {
 }
 
 // "%0, %1, ..." of so many registers, and the sums from d[i] on that these are.
-#define MOESAIC_LIST_4 "%0, %1, %2, %3"
-#define MOESAIC_LIST_8 MOESAIC_LIST_4 ", %4, %5, %6, %7"
-#define MOESAIC_LIST_12 MOESAIC_LIST_8 ", %8, %9, %10, %11"
-#define MOESAIC_LIST_16 MOESAIC_LIST_12 ", %12, %13, %14, %15"
-#define MOESAIC_LIST_20 MOESAIC_LIST_16 ", %16, %17, %18, %19"
-#define MOESAIC_LIST_24 MOESAIC_LIST_20 ", %20, %21, %22, %23"
-#define MOESAIC_LIST_28 MOESAIC_LIST_24 ", %24, %25, %26, %27"
-#define MOESAIC_LIST_32 MOESAIC_LIST_28 ", %28, %29, %30, %31"
-#define MOESAIC_LIST_36 MOESAIC_LIST_32 ", %32, %33, %34, %35"
-#define MOESAIC_LIST_40 MOESAIC_LIST_36 ", %36, %37, %38, %39"
-#define MOESAIC_LIST_44 MOESAIC_LIST_40 ", %40, %41, %42, %43"
-#define MOESAIC_LIST_48 MOESAIC_LIST_44 ", %44, %45, %46, %47"
-#define MOESAIC_LIST_52 MOESAIC_LIST_48 ", %48, %49, %50, %51"
-#define MOESAIC_LIST_56 MOESAIC_LIST_52 ", %52, %53, %54, %55"
-#define MOESAIC_LIST_60 MOESAIC_LIST_56 ", %56, %57, %58, %59"
-#define MOESAIC_LIST_64 MOESAIC_LIST_60 ", %60, %61, %62, %63"
+#define MOESAIC_LIST_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define MOESAIC_LIST_16 MOESAIC_LIST_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define MOESAIC_LIST_24 MOESAIC_LIST_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define MOESAIC_LIST_32 MOESAIC_LIST_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define MOESAIC_LIST_40 MOESAIC_LIST_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define MOESAIC_LIST_48 MOESAIC_LIST_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define MOESAIC_LIST_56 MOESAIC_LIST_48 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define MOESAIC_LIST_64 MOESAIC_LIST_56 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define MOESAIC_LIST_72 MOESAIC_LIST_64 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define MOESAIC_LIST_80 MOESAIC_LIST_72 ", %72, %73, %74, %75, %76, %77, %78, %79"
 #define MOESAIC_LIST_68 MOESAIC_LIST_64 ", %64, %65, %66, %67"
-#define MOESAIC_LIST_72 MOESAIC_LIST_68 ", %68, %69, %70, %71"
-#define MOESAIC_LIST_76 MOESAIC_LIST_72 ", %72, %73, %74, %75"
-#define MOESAIC_LIST_80 MOESAIC_LIST_76 ", %76, %77, %78, %79"
 #define MOESAIC_LIST_128                                                                                   \
   MOESAIC_LIST_80                                                                                          \
   ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, " \
@@ -123,24 +114,16 @@ __device__ __forceinline__ void give_registers() {
   "%115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define MOESAIC_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define MOESAIC_SUMS_8(i) MOESAIC_SUMS_4(i), MOESAIC_SUMS_4(i + 4)
-#define MOESAIC_SUMS_12(i) MOESAIC_SUMS_8(i), MOESAIC_SUMS_4(i + 8)
-#define MOESAIC_SUMS_16(i) MOESAIC_SUMS_12(i), MOESAIC_SUMS_4(i + 12)
-#define MOESAIC_SUMS_20(i) MOESAIC_SUMS_16(i), MOESAIC_SUMS_4(i + 16)
-#define MOESAIC_SUMS_24(i) MOESAIC_SUMS_20(i), MOESAIC_SUMS_4(i + 20)
-#define MOESAIC_SUMS_28(i) MOESAIC_SUMS_24(i), MOESAIC_SUMS_4(i + 24)
-#define MOESAIC_SUMS_32(i) MOESAIC_SUMS_28(i), MOESAIC_SUMS_4(i + 28)
-#define MOESAIC_SUMS_36(i) MOESAIC_SUMS_32(i), MOESAIC_SUMS_4(i + 32)
-#define MOESAIC_SUMS_40(i) MOESAIC_SUMS_36(i), MOESAIC_SUMS_4(i + 36)
-#define MOESAIC_SUMS_44(i) MOESAIC_SUMS_40(i), MOESAIC_SUMS_4(i + 40)
-#define MOESAIC_SUMS_48(i) MOESAIC_SUMS_44(i), MOESAIC_SUMS_4(i + 44)
-#define MOESAIC_SUMS_52(i) MOESAIC_SUMS_48(i), MOESAIC_SUMS_4(i + 48)
-#define MOESAIC_SUMS_56(i) MOESAIC_SUMS_52(i), MOESAIC_SUMS_4(i + 52)
-#define MOESAIC_SUMS_60(i) MOESAIC_SUMS_56(i), MOESAIC_SUMS_4(i + 56)
-#define MOESAIC_SUMS_64(i) MOESAIC_SUMS_60(i), MOESAIC_SUMS_4(i + 60)
+#define MOESAIC_SUMS_16(i) MOESAIC_SUMS_8(i), MOESAIC_SUMS_8(i + 8)
+#define MOESAIC_SUMS_24(i) MOESAIC_SUMS_16(i), MOESAIC_SUMS_8(i + 16)
+#define MOESAIC_SUMS_32(i) MOESAIC_SUMS_24(i), MOESAIC_SUMS_8(i + 24)
+#define MOESAIC_SUMS_40(i) MOESAIC_SUMS_32(i), MOESAIC_SUMS_8(i + 32)
+#define MOESAIC_SUMS_48(i) MOESAIC_SUMS_40(i), MOESAIC_SUMS_8(i + 40)
+#define MOESAIC_SUMS_56(i) MOESAIC_SUMS_48(i), MOESAIC_SUMS_8(i + 48)
+#define MOESAIC_SUMS_64(i) MOESAIC_SUMS_56(i), MOESAIC_SUMS_8(i + 56)
+#define MOESAIC_SUMS_72(i) MOESAIC_SUMS_64(i), MOESAIC_SUMS_8(i + 64)
+#define MOESAIC_SUMS_80(i) MOESAIC_SUMS_72(i), MOESAIC_SUMS_8(i + 72)
 #define MOESAIC_SUMS_68(i) MOESAIC_SUMS_64(i), MOESAIC_SUMS_4(i + 64)
-#define MOESAIC_SUMS_72(i) MOESAIC_SUMS_68(i), MOESAIC_SUMS_4(i + 68)
-#define MOESAIC_SUMS_76(i) MOESAIC_SUMS_72(i), MOESAIC_SUMS_4(i + 72)
-#define MOESAIC_SUMS_80(i) MOESAIC_SUMS_76(i), MOESAIC_SUMS_4(i + 76)
 #define MOESAIC_SUMS_128(i) MOESAIC_SUMS_80(i), MOESAIC_SUMS_48(i + 80)
 #define MOESAIC_WGMMA(n, type, count, a_index, b_index)                                         \
   asm volatile(                                                                                 \
@@ -161,26 +144,17 @@ __device__ __forceinline__ void give_registers() {
 template <int kIo, int kColumns, int kFirst = 0, int kSums>
 __device__ __forceinline__ void wgmma(float (&d)[kSums], u64 a, u64 b) {
   static_assert(kSums >= kFirst + kColumns / 2);
-  static_assert(kColumns % 8 == 0 && (kColumns <= 160 || kColumns == 256));
-  MOESAIC_WGMMA_CASE(8, 4, 4, 5)
+  static_assert(kColumns == 128 || kColumns == 136 || kColumns == 144 || kColumns == 160 || kColumns == 256 ||
+                (kColumns % 16 == 0 && kColumns <= 96));
   MOESAIC_WGMMA_CASE(16, 8, 8, 9)
-  MOESAIC_WGMMA_CASE(24, 12, 12, 13)
   MOESAIC_WGMMA_CASE(32, 16, 16, 17)
-  MOESAIC_WGMMA_CASE(40, 20, 20, 21)
   MOESAIC_WGMMA_CASE(48, 24, 24, 25)
-  MOESAIC_WGMMA_CASE(56, 28, 28, 29)
   MOESAIC_WGMMA_CASE(64, 32, 32, 33)
-  MOESAIC_WGMMA_CASE(72, 36, 36, 37)
   MOESAIC_WGMMA_CASE(80, 40, 40, 41)
-  MOESAIC_WGMMA_CASE(88, 44, 44, 45)
   MOESAIC_WGMMA_CASE(96, 48, 48, 49)
-  MOESAIC_WGMMA_CASE(104, 52, 52, 53)
-  MOESAIC_WGMMA_CASE(112, 56, 56, 57)
-  MOESAIC_WGMMA_CASE(120, 60, 60, 61)
   MOESAIC_WGMMA_CASE(128, 64, 64, 65)
   MOESAIC_WGMMA_CASE(136, 68, 68, 69)
   MOESAIC_WGMMA_CASE(144, 72, 72, 73)
-  MOESAIC_WGMMA_CASE(152, 76, 76, 77)
   MOESAIC_WGMMA_CASE(160, 80, 80, 81)
   MOESAIC_WGMMA_CASE(256, 128, 128, 129)
 }

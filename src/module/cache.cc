@@ -119,11 +119,11 @@ std::string cache_key(const std::string& identity, const std::string& build_id, 
 
 std::optional<Cubin> Cache::lookup(const std::string& key, const std::string& identity, std::string* damage) const {
   if (folder_.empty()) return std::nullopt;
+  std::error_code error;
+  std::string found;
   // Twice: another process may have made room while the first part of the entry was read, and another one stored it
   // again.
-  std::string found;
   for (int attempt = 0; attempt < 2; ++attempt) {
-    std::error_code error;
     if (!fs::exists(path(key), error)) return std::nullopt;
     try {
       KernelRecord record;
@@ -137,7 +137,6 @@ std::optional<Cubin> Cache::lookup(const std::string& key, const std::string& id
       found = failure.what();
     }
   }
-  std::error_code error;
   if (damage != nullptr && fs::exists(path(key), error)) *damage = found;
   return std::nullopt;
 }

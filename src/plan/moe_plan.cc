@@ -43,11 +43,13 @@ double expected(const GemmShape& s, Of of) {
   // The sum over n of P(rows > n) where one row more makes a difference. Numbers far from the mean do not happen.
   const double spread = 12.0 * std::sqrt(mean) + 12.0;
   const int first = std::max(0, static_cast<int>(mean - spread)), last = static_cast<int>(mean + spread);
-  double sum = of(first), below = 0;
+  double at_n = of(first), sum = at_n, below = 0;
   double term = std::exp(first * std::log(mean) - mean - std::lgamma(first + 1.0));
   for (int n = first; n <= last; ++n) {
     below += term;
-    sum += (of(n + 1) - of(n)) * std::max(0.0, 1.0 - below);
+    const double one_more = of(n + 1);
+    sum += (one_more - at_n) * std::max(0.0, 1.0 - below);
+    at_n = one_more;
     term *= mean / (n + 1);
   }
   return s.held_experts * sum;
