@@ -279,14 +279,22 @@ def measure_layer(shape, peers, tokens, exponents, found):
 
 
 def shapes_of(names):
-    """Published shapes, which the command line lists; the experts are taken as SwiGLU without biases for all peers."""
+    """Published shapes, which the command line lists, NAME:EXPERTS with the first experts alone (a rank's); the experts
+    are taken as SwiGLU without biases for all peers."""
     command = [sys.executable, "-m", "moesaic", "models", "--json"]
     rows = {r["name"]: r for r in json.loads(subprocess.run(command, check=True, capture_output=True).stdout)}
-    unknown = [name for name in names if name not in rows]
-    if unknown:
+    parts = [name.partition(":") for name in names]
+    if unknown := [name for name, _, _ in parts if name not in rows]:
         sys.exit(f"measure: error: no models {', '.join(unknown)}; known: {', '.join(rows)}")
-    return [routing.Shape(name, *(rows[name][k] for k in ("hidden", "intermediate", "num_experts", "top_k")))
-            for name in names]
+    shapes = []
+    for name, _, experts in parts:
+        row = rows[name]
+        if experts and not (experts.isdecimal() and row["top_k"] <= int(experts) <= row["num_experts"]):
+            sys.exit(f"measure: error: {name}:{experts}: wanted {row['top_k']} to {row['num_experts']} experts")
+        shapes.append(routing.Shape(name, row["hidden"], row["intermediate"], int(experts or row["num_experts"]),
+                                    row["top_k"]))
+    return shapes
+
 
 
 def main():
