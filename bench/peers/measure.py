@@ -296,7 +296,6 @@ def shapes_of(names):
     return shapes
 
 
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     split = {"type": lambda text: text.split(",")}
