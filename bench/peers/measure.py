@@ -254,8 +254,8 @@ def measure_layer(shape, peers, tokens, exponents, found):
         ids = [routing.draw(exponent, min(tokens), shape.experts, shape.top_k, s)[0] for s in range(routing.ROUTINGS)]
         return routing.load_of(ids, shape.experts)[0]
     weights = Weights(shape, sets_of(min(map(touched, exponents)) * shape.expert_bytes), max(tokens))
-    results = {peer: {"model": shape.model, "peer": peer, "recipe": "bf16", "scope": PEERS[peer][1], "experts": 0,
-                      "routings": routing.ROUTINGS, "why_not": [], **found, "points": []} for peer in peers}
+    results = {peer: {"model": shape.model, "peer": peer, "recipe": "bf16", "scope": PEERS[peer][1],
+                      "experts": shape.given_experts, "routings": routing.ROUTINGS, "why_not": [], **found, "points": []} for peer in peers}
     for count in tokens:
         for exponent in exponents:
             run, timed, kernels = Run(weights, count, exponent), {}, {}
@@ -283,17 +283,10 @@ def shapes_of(names):
     are taken as SwiGLU without biases for all peers."""
     command = [sys.executable, "-m", "moesaic", "models", "--json"]
     rows = {r["name"]: r for r in json.loads(subprocess.run(command, check=True, capture_output=True).stdout)}
-    parts = [name.partition(":") for name in names]
-    if unknown := [name for name, _, _ in parts if name not in rows]:
-        sys.exit(f"measure: error: no models {', '.join(unknown)}; known: {', '.join(rows)}")
-    shapes = []
-    for name, _, experts in parts:
-        row = rows[name]
-        if experts and not (experts.isdecimal() and row["top_k"] <= int(experts) <= row["num_experts"]):
-            sys.exit(f"measure: error: {name}:{experts}: wanted {row['top_k']} to {row['num_experts']} experts")
-        shapes.append(routing.Shape(name, row["hidden"], row["intermediate"], int(experts or row["num_experts"]),
-                                    row["top_k"]))
-    return shapes
+    try:
+        return [routing.shape_of(name, rows) for name in names]
+    except ValueError as error:
+        sys.exit(f"measure: error: {error}")
 
 
 def main():

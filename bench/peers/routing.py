@@ -51,6 +51,7 @@ class Shape:
     intermediate: int
     experts: int
     top_k: int
+    given_experts: int = 0  # as `bench moe --experts`: 0 is all that the model has
 
     @property
     def expert_bytes(self):
@@ -58,6 +59,18 @@ class Shape:
 
     def flops(self, tokens):
         return 2.0 * tokens * self.top_k * 3 * self.hidden * self.intermediate
+
+
+def shape_of(text, rows):
+    """The shape of "NAME", or of "NAME:EXPERTS", a rank's experts alone. rows: of `models --json`, by name."""
+    name, _, experts = text.partition(":")
+    if name not in rows:
+        raise ValueError(f"no model {name}; known: {', '.join(rows)}")
+    row = rows[name]
+    if experts and not (experts.isdecimal() and row["top_k"] <= int(experts) <= row["num_experts"]):
+        raise ValueError(f"model {text}: wanted {row['top_k']} to {row['num_experts']} experts")
+    given = int(experts or 0)
+    return Shape(name, row["hidden"], row["intermediate"], given or row["num_experts"], row["top_k"], given)
 
 
 def point_of(shape, ceilings, tokens, routing, all_ids, times_us):

@@ -44,6 +44,15 @@ class Routing(unittest.TestCase):
     def test_loads(self):
         self.assertEqual(routing.load_of([np.array([[0, 1], [0, 2]]), np.array([[3, 3], [3, 1]])], 4), (2.5, 2.5))
 
+    def test_shapes_of_models_and_ranks(self):
+        rows = {"m": {"hidden": 64, "intermediate": 32, "num_experts": 16, "top_k": 4}}
+        self.assertEqual(routing.shape_of("m", rows), routing.Shape("m", 64, 32, 16, 4))
+        rank = routing.shape_of("m:8", rows)
+        self.assertEqual((rank.model, rank.experts, rank.given_experts), ("m", 8, 8))
+        for name in ("n", "m:3", "m:17", "m:x", "m:0"):
+            with self.assertRaises(ValueError):
+                routing.shape_of(name, rows)
+
 
 class Report(unittest.TestCase):
     def points(self):
