@@ -167,13 +167,13 @@ struct RouteParams {
   const float* selection_bias;     // [num_experts] or nullptr
   const void* token_ids;           // [tokens] int, or long long when wide_token_ids: kHash
   const int* token_experts;        // [vocabulary][top_k]: kHash
-  const int* given_ids;            // [tokens][slots] or nullptr
-  const float* given_weights;      // [tokens][slots]
+  const int* given_ids;            // [tokens][listed_slots] or nullptr
+  const float* given_weights;      // [tokens][listed_slots]
   const int* expert_offsets;       // [held_experts + 1] dispatched rows, or nullptr: expert_counts
   const int* expert_counts;        // [held_experts]: expert e has the first of its rows_per_expert rows
   const int* expert_slots;         // [num_experts] index among the held, -1: not held; nullptr: id - first_expert
-  int* ids;                        // [tokens][slots]
-  float* weights;                  // [tokens][slots]
+  int* ids;                        // [tokens][listed_slots]
+  float* weights;                  // [tokens][listed_slots]
   unsigned short* segment_counts;  // [segments][held_experts + shared_slots], two-launch form only
   int* row_token;                  // [rows] token of a row
   float* row_weight;               // [rows] routing weight of a row
@@ -185,6 +185,7 @@ struct RouteParams {
   int first_expert, held_experts;
   int shared_slots;     // appended to every token: experts num_experts, num_experts + 1, ...
   float shared_weight;  // their weight
+  int listed_slots;     // whose ids and weights are given and written: all, or the first top_k
   int vocabulary, wide_token_ids;
   int rows_per_expert;  // with expert_counts; `tokens` is the number of dispatched rows
   int method, n_group, topk_group, renormalize;
@@ -324,9 +325,9 @@ struct TensorGemmParams {
 /// out[slot_row[t][s]] = x[t] for all tokens and slots.
 struct GatherParams {
   const void* x;        // [tokens][row_pieces] of 16 bytes
-  const int* slot_row;  // [tokens][top_k], -1: none
+  const int* slot_row;  // [tokens][slots], -1: none
   void* out;            // [rows][row_pieces]
-  int tokens, top_k, row_pieces;
+  int tokens, slots, row_pieces;
 };
 
 // --- weighted sum ---------------------------------------------------------------------------------------------------
@@ -335,14 +336,15 @@ struct GatherParams {
 MOESAIC_HD constexpr int sum_columns(bool bf16_rows) { return bf16_rows ? 8 : 4; }
 
 /// out[t] = sum_s weights[t][s] rows[slot_row[t][s]] + sigmoid(shared_gate[t]) shared[t], in FP32 in slot order.
+/// slots is top_k, or top_k + 1: the last one's row is then t's in `shared`, which may be `rows`.
 struct WeightedSumParams {
   const void* rows;          // [rows][cols] f32, or bf16 when bf16_rows
-  const int* slot_row;       // [tokens][top_k]
+  const int* slot_row;       // [tokens][slots]
   const float* weights;      // [tokens][top_k]; nullptr: 1 (weights on the input)
-  const void* shared;        // [tokens][cols] as `rows`, or nullptr
+  const void* shared;        // [tokens, or rows][cols] as `rows`, or nullptr
   const float* shared_gate;  // [tokens] logits or nullptr
   void* out;                 // [tokens][cols] io type, or f32 when out_f32
-  int tokens, cols, top_k, out_f32;
+  int tokens, cols, top_k, slots, out_f32;
   int bf16_rows;  // only where io is bf16 and out is of it
 };
 

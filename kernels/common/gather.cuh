@@ -13,7 +13,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void gather_rows(const abi::GatherParams& p) {
   const int token = blockIdx.x * kConfig.warps_tokens + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (token >= p.tokens) return;
-  const int own_row = lane < p.top_k ? p.slot_row[token * p.top_k + lane] : -1;  // top_k is at most 32
+  const int own_row = lane < p.slots ? p.slot_row[token * p.slots + lane] : -1;  // slots are at most 32
   const uint4* from = static_cast<const uint4*>(p.x) + static_cast<long long>(token) * p.row_pieces;
 #pragma unroll 1
   for (int first = lane; first - lane < p.row_pieces; first += 128) {
@@ -23,7 +23,7 @@ __device__ __forceinline__ void gather_rows(const abi::GatherParams& p) {
       if (first + 32 * i < p.row_pieces) v[i] = __ldg(from + first + 32 * i);
     }
 #pragma unroll 2
-    for (int slot = 0; slot < p.top_k; ++slot) {
+    for (int slot = 0; slot < p.slots; ++slot) {
       const int row = __shfl_sync(0xffffffffu, own_row, slot);
       if (row < 0) continue;  // its expert is not held
       uint4* to = static_cast<uint4*>(p.out) + static_cast<long long>(row) * p.row_pieces;

@@ -22,9 +22,10 @@ __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_to
                                          int blocks, RouteShared<kConfig>& shared, Visit visit) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, threads = static_cast<int>(blockDim.x);
   const auto fill = [&](int entry, const Slot& slot) {
-    if (entry >= 0) {
-      p.ids[entry] = slot.id;
-      p.weights[entry] = slot.weight;
+    const int listed = entry >= 0 ? ListedSlot(p, entry).at : -1;
+    if (listed >= 0) {
+      p.ids[listed] = slot.id;
+      p.weights[listed] = slot.weight;
     }
     visit(entry, slot);
   };
@@ -32,7 +33,8 @@ __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_to
     const int first = first_token * slots_of(p) + block * threads + static_cast<int>(threadIdx.x);
 #pragma unroll 1
     for (int i = first; i < end_token * slots_of(p); i += blocks * threads) {
-      fill(i, {p.given_ids[i], p.given_weights[i]});
+      const ListedSlot listed(p, i);
+      fill(i, listed.at >= 0 ? Slot{p.given_ids[listed.at], p.given_weights[listed.at]} : shared_slot(p, listed.slot));
     }
     return;
   }
@@ -91,8 +93,15 @@ __device__ __forceinline__ Runs runs_of(const abi::RouteParams& p, int first_tok
 /// The expert's number here and the weight of an entry, as the select kernel has left them in global memory.
 struct GlobalEntries {
   const abi::RouteParams& p;
-  __device__ __forceinline__ int expert(int entry) const { return local_expert(p, p.ids[entry]); }
-  __device__ __forceinline__ float weight(int entry) const { return p.weights[entry]; }
+  __device__ __forceinline__ int expert(int entry) const {
+    const ListedSlot listed(p, entry);
+    const int id = listed.at >= 0 ? p.ids[listed.at] : shared_slot(p, listed.slot).id;
+    return local_expert(p, id, listed.may_be_shared(p));
+  }
+  __device__ __forceinline__ float weight(int entry) const {
+    const ListedSlot listed(p, entry);
+    return listed.at >= 0 ? p.weights[listed.at] : p.shared_weight;
+  }
 };
 /// As the fused kernel has them in shared memory.
 template <abi::KernelConfig kConfig>
@@ -332,7 +341,7 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
   bool waited = blocks == 1;
   if (!waited) ptx::cluster_arrive<kConfig>();
   fill_ids<kConfig>(p, 0, p.tokens, block, blocks, shared, [&](int entry, const Slot& slot) {
-    const int expert = entry >= 0 ? local_expert(p, slot.id) : -1;
+    const int expert = entry >= 0 ? local_expert(p, slot.id, ListedSlot(p, entry).may_be_shared(p)) : -1;
     if (!waited) ptx::cluster_wait<kConfig>();  // the first block has shared memory
     waited = true;
     if (entry >= 0 && blocks == 1) {

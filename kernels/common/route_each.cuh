@@ -11,7 +11,7 @@ namespace moesaic {
 /// Whether choose_by_logits chooses.
 __device__ __forceinline__ bool chooses_by_logits(const abi::RouteParams& p) {
   return (p.method == kRouteSoftmaxTopKRenorm || p.method == kRouteTopKSoftmax) && p.n_group <= 1 &&
-         p.shared_slots == 0 && p.num_experts <= 256;
+         p.num_experts <= 256;
 }
 
 /// Code is read cold, and a warp that waits for logits reads none of it. Warps without a token run ahead of it through
@@ -91,8 +91,9 @@ __device__ __forceinline__ SortedSlot select_sorted(const abi::RouteParams& p, i
                                                     RouteShared<kConfig>& shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   SlotExperts& experts = shared.slot_experts[warp];
-  experts.of_slot[lane] = kNotSorted;
-  __syncwarp();  // no slot has an expert
+  const bool is_shared = lane >= p.top_k && lane < slots_of(p);
+  experts.of_slot[lane] = static_cast<u16>(is_shared ? static_cast<u32>(shared_slot(p, lane).id) : kNotSorted);
+  __syncwarp();  // no other slot has an expert
   Slot slot = {};
   if (chooses_by_logits(p)) [[likely]] {
     ChosenKey chosen = {1, false};
@@ -104,6 +105,7 @@ __device__ __forceinline__ SortedSlot select_sorted(const abi::RouteParams& p, i
       }
     }
     if (part <= kPartWeigh) slot.weight = weigh_by_logits(p, chosen);
+    if (is_shared) slot.weight = p.shared_weight;
     slot.id = experts.of_slot[lane];
     if (p.held_experts == p.num_experts && p.expert_slots == nullptr) [[likely]] {
       return {slot, static_cast<u32>(slot.id)};
@@ -113,7 +115,7 @@ __device__ __forceinline__ SortedSlot select_sorted(const abi::RouteParams& p, i
     slot = select_experts(p, token, shared.keys + warp * p.num_experts);
   }
   const bool is_real = lane < slots_of(p) && part == kPartReal;
-  const int local = is_real ? local_expert(p, slot.id) : -1;
+  const int local = is_real ? local_expert(p, slot.id, true) : -1;
   const u32 expert = local < 0 ? kNotSorted : static_cast<u32>(local);
   experts.of_slot[lane] = static_cast<u16>(expert);
   __syncwarp();  // numbers of all slots are there
@@ -165,11 +167,11 @@ __device__ __forceinline__ void route_one(const abi::RouteParams& p, RouteShared
   const int row = slots_below(p, shared.slot_experts[part], expert);
   const u32 rows = __ballot_sync(0xffffffffu, has_row);
   if (p.row_offsets != nullptr) write_offsets_of_one(p, expert, part);
-  if (lane < slots) {
+  if (lane < slots && lane < p.listed_slots) {
     p.ids[lane] = slot.id;
     p.weights[lane] = slot.weight;
-    p.slot_row[lane] = has_row ? row : -1;
   }
+  if (lane < slots) p.slot_row[lane] = has_row ? row : -1;
   if (has_row) {
     p.row_token[row] = 0;
     p.row_weight[row] = slot.weight;
@@ -352,9 +354,9 @@ __device__ __forceinline__ void route_each(const abi::RouteParams& p, RouteShare
     const int part = has_token ? kPartReal : warp % 2 == 0 ? kPartChoose : kPartWeigh;
     mine = select_sorted<kConfig>(p, token, part, shared);
   }
-  if (is_slot) {
-    p.ids[token * slots + lane] = mine.slot.id;
-    p.weights[token * slots + lane] = mine.slot.weight;
+  if (is_slot && lane < p.listed_slots) {
+    p.ids[token * p.listed_slots + lane] = mine.slot.id;
+    p.weights[token * p.listed_slots + lane] = mine.slot.weight;
   }
   FourExperts four;
   // They run ahead here, too: their first pass reads and writes nothing.

@@ -342,6 +342,11 @@ struct Slot {
   float weight;
 };
 
+/// A token's slot number `slot` behind the routed ones.
+__device__ __forceinline__ Slot shared_slot(const abi::RouteParams& p, int slot) {
+  return {p.num_experts + slot - p.top_k, p.shared_weight};
+}
+
 /// One warp, one token. `shared`: num_experts words of this warp. Requires top_k + shared_slots <= 32.
 __device__ __forceinline__ Slot select_experts(const abi::RouteParams& p, int token, u32* shared) {
   const int lane = threadIdx.x % 32;
@@ -366,7 +371,7 @@ __device__ __forceinline__ Slot select_experts(const abi::RouteParams& p, int to
     logit = key_score(chosen.best.key);
   }
   const float weight = slot_weight(p, chosen.softmax, logit, active);
-  return lane < p.top_k ? Slot{id, weight} : Slot{p.num_experts + lane - p.top_k, p.shared_weight};
+  return lane < p.top_k ? Slot{id, weight} : shared_slot(p, lane);
 }
 
 }  // namespace moesaic

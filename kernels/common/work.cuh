@@ -38,7 +38,8 @@ __device__ __forceinline__ int count_tiles(const abi::GemmParams& p) {
 }
 
 /// Where the index-th of all pieces of work is; false: there are fewer. Token tiles of a group run fastest, so that
-/// concurrent blocks share weights in L2.
+/// concurrent blocks share weights in L2. Persistent blocks begin with the last tiles: those of shared experts, which
+/// have every token, take longest, and what takes long must not be begun last.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ bool find_place(const abi::GemmParams& p, int tiles, int index, int& tile, int& row_block) {
   constexpr int kBlocks = kConfig.tile_rows / abi::kBlockRows;
@@ -50,6 +51,7 @@ __device__ __forceinline__ bool find_place(const abi::GemmParams& p, int tiles, 
   const int size = tiles - first < together ? tiles - first : together;
   const int local = index - first * columns;
   tile = first + local % size;
+  if (abi::is_persistent(kConfig)) tile = tiles - 1 - tile;
   row_block = local / size * kBlocks;
   return true;
 }

@@ -38,9 +38,7 @@ struct Scope {
 
 plan::GemmShape shape_of(const Question& question) {
   try {
-    const tables::ModelRow& model = tables::get_model(question.model);
-    return {question.tokens,   model.hidden, model.intermediate,
-            model.num_experts, model.top_k,  is_gated(model.activation)};
+    return plan::routed_shape(tables::model_config(tables::get_model(question.model)), question.tokens);
   } catch (const Error& error) {
     throw UsageError(error.what());
   }

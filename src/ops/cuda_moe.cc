@@ -51,7 +51,9 @@ class CudaMoe final : public MoeImpl {
         dispatched_config_(plan::dispatched_config(config_)),
         layout_(plan::prepared_layout(config)),
         quantised_(tables::quantises_activations(tables::get_recipe(config.recipe))),
-        shared_quantised_(tables::quantises_activations(tables::get_recipe(tables::shared_recipe(config)))) {
+        has_shared_gemms_(config.shared.intermediate > 0 && !plan::shared_is_expert(config)),
+        shared_quantised_(has_shared_gemms_ &&
+                          tables::quantises_activations(tables::get_recipe(tables::shared_recipe(config)))) {
     const cuda::DeviceInfo info = cuda::device_info(config.device.index);
     const Served served = serve(info.sm, modules);
     sm_count_ = info.sm_count;
@@ -75,8 +77,9 @@ class CudaMoe final : public MoeImpl {
   }
 
   std::string prepared_layout() const override {
-    return fmt::format("cuda {} {} {} of module ABI {}", prepare_plan_.matrix.row->name, prepare_plan_.vector.row->name,
-                       prepare_plan_.shared_matrix.row->name, abi::kModuleAbi);
+    return fmt::format("cuda {} {} {} of module ABI {}{}", prepare_plan_.matrix.row->name,
+                       prepare_plan_.vector.row->name, prepare_plan_.shared_matrix.row->name, abi::kModuleAbi,
+                       plan::shared_is_expert(config_) ? ", the shared expert behind the others" : "");
   }
   void check_prepared(const char* operation, const void* prepared) const override {
     check_prepared_memory(operation, prepared);
@@ -138,7 +141,9 @@ class CudaMoe final : public MoeImpl {
   plan::PreparePlan prepare_plan_;
   Choice dispatched_;
   int sm_count_ = 0;
-  bool quantised_ = false, shared_quantised_ = false;  // activations of routed and of shared experts
+  bool quantised_ = false;         // activations
+  bool has_shared_gemms_ = false;  // launches of shared experts alone
+  bool shared_quantised_ = false;  // activations of these
   LoadedKernels kernels_;
 };
 
@@ -154,6 +159,7 @@ class Launches {
         chain_(stream),
         sm_count_(sm_count),
         tokens_(static_cast<int>(run.x.shape[0])),
+        slots_(plan::slots_of(config)),
         tile_tokens_(steps.gemm1.config().tile_tokens),
         w_(plan::workspace_layout(config, tokens_, tile_tokens_)) {}
 
@@ -204,6 +210,9 @@ class Launches {
     p.top_k = c_.top_k;
     p.first_expert = c_.experts.first;
     p.held_experts = num_local_experts(c_);
+    p.shared_slots = slots_ - c_.top_k;
+    p.shared_weight = 1.0f;
+    p.listed_slots = c_.top_k;
     p.expert_slots = c_.experts.slots.empty() ? nullptr : weights<int>(p_.expert_slots);
     p.token_ids = run_.token_ids.data;
     p.wide_token_ids = run_.token_ids.dtype == DType::kI64 ? 1 : 0;
@@ -240,7 +249,7 @@ class Launches {
     if (role == 1 && steps_.hidden_is_operand) give_operand(routed(), 1, p);
     const bool by_token = role == 1 && !is_dispatched(run_) && !gathers();
     p.row_token = by_token ? work<int>(w_.row_token) : nullptr;
-    p.activation_rows = by_token || is_dispatched(run_) ? tokens_ : tokens_ * c_.top_k;
+    p.activation_rows = by_token || is_dispatched(run_) ? tokens_ : tokens_ * slots_;
     if (role == 1 && gathers()) p.activations = gathered();
     p.row_weight = role == 1 && c_.weights_on_input && !is_dispatched(run_) ? work<float>(w_.row_weight) : nullptr;
     p.tiles = work<abi::Tile>(w_.tiles);
@@ -257,7 +266,7 @@ class Launches {
     p.slot_row = work<int>(w_.slot_row);
     p.out = gathered();
     p.tokens = tokens_;
-    p.top_k = c_.top_k;
+    p.slots = slots_;
     p.row_pieces = c_.hidden / 8;
     const int blocks = abi::div_up(tokens_, config.warps_tokens);
     chain_.launch(kernel, {static_cast<unsigned>(blocks)}, abi::threads(config), p);
@@ -275,13 +284,13 @@ class Launches {
   /// x as the operand of GEMM 1: of the routed experts, then of the shared ones where theirs is another.
   void quantise_input(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
     if (routed().quantised) quantise_input(kernel, config, routed(), 0);
-    if (c_.shared.intermediate > 0 && shared().quantised && !plan::shares_input_operand(c_)) {
+    if (has_shared_gemms() && shared().quantised && !plan::shares_input_operand(c_)) {
       quantise_input(kernel, config, shared(), 2);
     }
   }
   /// GEMM 1's result as the operand of GEMM 2.
   void quantise_routed_hidden(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
-    abi::OperandParams p = hidden_operand(routed(), tokens_ * c_.top_k, 1);
+    abi::OperandParams p = hidden_operand(routed(), tokens_ * slots_, 1);
     p.tiles = work<abi::Tile>(w_.tiles);
     p.num_tiles = work<int>(w_.num_tiles);
     launch_operand(kernel, config, p);
@@ -301,18 +310,20 @@ class Launches {
     p.rows = work<void>(w_.routed.y);
     p.slot_row = work<int>(w_.slot_row);
     p.weights = c_.weights_on_input || is_dispatched(run_) ? nullptr : slot_weights();
-    p.shared = c_.shared.intermediate > 0 ? work<void>(w_.shared.y) : nullptr;
+    if (c_.shared.intermediate > 0) p.shared = work<void>(has_shared_gemms() ? w_.shared.y : w_.routed.y);
     p.shared_gate = c_.shared.gated ? work<float>(w_.shared_gate) : nullptr;
     p.out = run_.out.data;
     p.tokens = tokens_;
     p.cols = c_.hidden;
     p.top_k = c_.top_k;
+    p.slots = slots_;
     p.out_f32 = run_.out.dtype == DType::kF32 ? 1 : 0;
     p.bf16_rows = rows_type() == abi::kSourceBf16 ? 1 : 0;
     const int columns = abi::div_up(c_.hidden, abi::sum_columns(p.bf16_rows != 0) * abi::threads(config));
     chain_.launch(kernel, {static_cast<unsigned>(tokens_), static_cast<unsigned>(columns)}, abi::threads(config), p);
   }
 
+  bool has_shared_gemms() const { return c_.shared.intermediate > 0 && slots_ == c_.top_k; }
   bool needs_router() const { return run_.router_logits.empty() && run_.topk_ids.empty(); }
 
  private:
@@ -442,7 +453,7 @@ class Launches {
   const plan::MoeSteps& steps_;
   const MoeRun& run_;
   mutable cuda::LaunchChain chain_;
-  int sm_count_, tokens_, tile_tokens_;
+  int sm_count_, tokens_, slots_, tile_tokens_;
   plan::WorkspaceLayout w_;
 };
 
@@ -455,12 +466,10 @@ void CudaMoe::run(const MoeRun& run, void* stream) const {
   if (config_.shared.gated) launches.project_shared_gate(kernel(s.project));
   launches.route(kernel(s.route), s.route.config());
   if (s.scatter.row != nullptr) launches.route(kernel(s.scatter), s.scatter.config());
-  if (quantised_ || (config_.shared.intermediate > 0 && shared_quantised_)) {
-    launches.quantise_input(kernel(s.operand), s.operand.config());
-  }
+  if (quantised_ || shared_quantised_) launches.quantise_input(kernel(s.operand), s.operand.config());
   if (launches.gathers()) launches.gather(kernel(s.gather), s.gather.config());
   run_gemms(launches, s);
-  if (config_.shared.intermediate > 0) {
+  if (has_shared_gemms_) {
     launches.launch_gemm(kernel(s.shared_gemm1), s.shared_gemm1.config(), launches.shared_gemm(1));
     if (shared_quantised_ && !s.shared_hidden_is_operand)
       launches.quantise_shared_hidden(kernel(s.operand), s.operand.config());

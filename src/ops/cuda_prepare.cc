@@ -131,12 +131,12 @@ class Preparer {
 
   /// Expert number `e` of those held. `last`: static scales are complete with it.
   void expert(std::size_t e, const ExpertWeights& weights, bool last) const {
-    const auto held = static_cast<std::size_t>(num_local_experts(c_));
-    matrices(layout_.form, layout_.w13.share(e, held), layout_.w2.share(e, held), weights, kernels_.matrix);
-    static_scales(c_.recipe, e, weights, last, 0, static_cast<int>(held));
+    routed_matrices(e, weights);
+    static_scales(c_.recipe, e, weights, last, 0, num_local_experts(c_));
   }
 
   void shared(const ExpertWeights& weights) const {
+    if (plan::shared_is_expert(c_)) return routed_matrices(layout_.experts - 1, weights);
     matrices(layout_.shared_form, layout_.shared_w13, layout_.shared_w2, weights, kernels_.shared_matrix);
     static_scales(tables::shared_recipe(c_), static_cast<std::size_t>(num_local_experts(c_)), weights, true, 1, 1);
   }
@@ -157,6 +157,12 @@ class Preparer {
   }
 
  private:
+  void routed_matrices(std::size_t index, const ExpertWeights& weights) const {
+    const plan::MatrixParts w13 = layout_.w13.share(index, layout_.experts),
+                            w2 = layout_.w2.share(index, layout_.experts);
+    matrices(layout_.form, w13, w2, weights, kernels_.matrix);
+  }
+
   void matrices(const plan::WeightForm& form, const plan::MatrixParts& w13, const plan::MatrixParts& w2,
                 const ExpertWeights& e, const PrepareKernel& kernel) const {
     const bool gated = is_gated(c_.activation.kind);

@@ -90,6 +90,7 @@ class CudaRouter final : public RouteImpl {
     p.held_experts = held_;
     p.shared_slots = config_.shared_slots;
     p.shared_weight = config_.shared_weight;
+    p.listed_slots = slots();
     p.method = static_cast<int>(config_.routing.method);
     p.n_group = config_.routing.n_group;
     p.topk_group = config_.routing.topk_group;

@@ -32,7 +32,9 @@ std::string explain_arch(const MoeConfig& config, std::int64_t tokens, const tab
                           tables::config_name(*c.row, c.config()));
     }
     text += hidden_text("h", config.recipe, steps.hidden_is_operand);
-    if (config.shared.intermediate > 0) {
+    if (plan::shared_is_expert(config)) {
+      text += "  shared experts: one more expert of the routed GEMMs\n";
+    } else if (config.shared.intermediate > 0) {
       text += hidden_text("shared h", tables::shared_recipe(config), steps.shared_hidden_is_operand);
     }
   } catch (const Error& error) {

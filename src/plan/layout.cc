@@ -218,6 +218,8 @@ ExpertSpace take_experts(Packer& pack, const tables::RecipeRow& recipe, std::siz
 
 }  // namespace
 
+int slots_of(const MoeConfig& c) { return c.top_k + (shared_is_expert(c) ? 1 : 0); }
+
 bool shares_input_operand(const MoeConfig& c) {
   if (c.shared.intermediate == 0) return false;
   const tables::RecipeRow &routed = tables::get_recipe(c.recipe),
@@ -229,17 +231,19 @@ bool shares_input_operand(const MoeConfig& c) {
 WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int tile_tokens) {
   WorkspaceLayout w{};
   const auto t = static_cast<std::size_t>(tokens);
-  const std::size_t rows = t * static_cast<std::size_t>(c.top_k);
-  const auto experts = static_cast<std::size_t>(c.num_experts), held = static_cast<std::size_t>(num_local_experts(c));
+  const int slots = slots_of(c), more = slots - c.top_k;  // the shared ones
+  const std::size_t rows = t * static_cast<std::size_t>(slots), chosen = t * static_cast<std::size_t>(c.top_k);
+  const auto experts = static_cast<std::size_t>(c.num_experts),
+             held = static_cast<std::size_t>(num_local_experts(c) + more);
   // Every touched expert has at most one tile that is not full.
   w.max_tiles = static_cast<int>(std::min(rows, rows / static_cast<std::size_t>(tile_tokens) + std::min(held, rows)));
-  const RouteSegments segments = route_segments(tokens, c.top_k);
+  const RouteSegments segments = route_segments(tokens, slots);
   w.segment_tokens = segments.tokens;
   w.segments = segments.count;
   Packer pack;
   w.logits = pack.take(t * experts * 4);
-  w.ids = pack.take(rows * 4);
-  w.weights = pack.take(rows * 4);
+  w.ids = pack.take(chosen * 4);
+  w.weights = pack.take(chosen * 4);
   w.segment_counts = pack.take(static_cast<std::size_t>(w.segments) * held * 2);
   w.row_token = pack.take(rows * 4);
   w.row_weight = pack.take(rows * 4);
@@ -248,7 +252,7 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   w.num_tiles = pack.take(abi::kTileCounts * sizeof(int));
   w.shared_gate = pack.take(c.shared.gated ? t * 4 : 0);
   w.routed = take_experts(pack, tables::get_recipe(c.recipe), t, rows, c.hidden, c.intermediate);
-  if (c.shared.intermediate > 0) {
+  if (c.shared.intermediate > 0 && !shared_is_expert(c)) {
     w.shared = take_experts(pack, tables::get_recipe(tables::shared_recipe(c)), t, t, c.hidden, c.shared.intermediate);
     if (shares_input_operand(c)) w.shared.x_operand = w.routed.x_operand;
   }
@@ -263,7 +267,7 @@ void check_grids(const MoeConfig& c) {
   const std::int64_t down = abi::div_up(c.hidden, abi::kBlockRows);
   const std::int64_t columns = std::max<std::int64_t>(down, abi::gate_up_blocks(c.intermediate, gated));
   const std::int64_t shared_columns = std::max<std::int64_t>(down, abi::gate_up_blocks(c.shared.intermediate, gated));
-  const std::int64_t routed = (kMostBlocks / columns - num_local_experts(c)) * kSmallestTile / c.top_k;
+  const std::int64_t routed = (kMostBlocks / columns - num_local_experts(c) - 1) * kSmallestTile / slots_of(c);
   const std::int64_t most = std::min(routed, kMostBlocks / shared_columns * kSmallestTile);
   if (c.max_tokens <= most) return;
   Refusal{"fused_moe"}("max_tokens", c.max_tokens,

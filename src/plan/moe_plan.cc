@@ -26,7 +26,8 @@ enum class Gemm { kFirst, kFirstInOrder, kSecond };
 /// Experts that T tokens touch on average when routing is uniform.
 double touched_experts(const GemmShape& s) {
   return s.held_experts *
-         (1.0 - std::pow(1.0 - static_cast<double>(s.top_k) / s.num_experts, static_cast<double>(s.tokens)));
+             (1.0 - std::pow(1.0 - static_cast<double>(s.top_k) / s.num_experts, static_cast<double>(s.tokens))) +
+         s.shared_experts;
 }
 
 /// Tiles of one expert's rows: kernels/common/tiles.cuh.
@@ -38,8 +39,9 @@ double tiles_of(double rows, int tile, int slack) {
 template <typename Of>
 double expected(const GemmShape& s, Of of) {
   const double mean = static_cast<double>(s.tokens) * s.top_k / s.num_experts;
+  const double shared = s.shared_experts * of(static_cast<double>(s.tokens));
   constexpr double kMany = 8192;  // where the last tile of an expert does not matter
-  if (s.num_experts == 1 || mean > kMany) return s.held_experts * of(mean);
+  if (s.num_experts == 1 || mean > kMany) return s.held_experts * of(mean) + shared;
   // The sum over n of P(rows > n) where one row more makes a difference. Numbers far from the mean do not happen.
   const double spread = 12.0 * std::sqrt(mean) + 12.0;
   const int first = std::max(0, static_cast<int>(mean - spread)), last = static_cast<int>(mean + spread);
@@ -52,7 +54,7 @@ double expected(const GemmShape& s, Of of) {
     at_n = one_more;
     term *= mean / (n + 1);
   }
-  return s.held_experts * sum;
+  return s.held_experts * sum + shared;
 }
 
 double expected_tiles(const GemmShape& s, const abi::KernelConfig& c) {
@@ -72,7 +74,8 @@ double expected_multiplied(const GemmShape& s, const abi::KernelConfig& c) {
 
 /// Rows of all held experts.
 double expected_rows(const GemmShape& s) {
-  return static_cast<double>(s.tokens) * s.top_k * s.held_experts / s.num_experts;
+  const auto tokens = static_cast<double>(s.tokens);
+  return tokens * s.top_k * s.held_experts / s.num_experts + tokens * s.shared_experts;
 }
 
 /// What kernels of each kind of weights take (docs/performance-log.md, H200), in microseconds for a million weights
@@ -97,8 +100,8 @@ constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
 /// Qwen3-235B (4367, 4313), gpt-oss-120b (3220, 3195) and DeepSeek-V3's 32 experts (10573, 10518).
 constexpr double kInOrderWork = 0.97, kGatherRate = 0.88, kGatherLaunch = 3.0, kGatherWorth = 1.5;
 /// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; two blocks
-/// an SM need a microsecond more to begin.
-constexpr double kWgmmaDram = 1.03, kClusterDram = 1.18, kPairedDram = 1.01, kPairedLaunch = 1.0;
+/// an SM need a microsecond more to begin. When others have ended, a block reads kAloneDram times its share of DRAM.
+constexpr double kWgmmaDram = 1.06, kClusterDram = 1.3, kPairedDram = 1.01, kPairedLaunch = 1.0, kAloneDram = 2.5;
 /// Of two blocks an SM: what is lost as the last ones end, in rounds of all (the next GEMM's weights make up for most
 /// of it); and how much longer fewer blocks than SMs take than as many of all: they come up where SMs are free first.
 constexpr double kPairedRound = 0.06, kPairedCrowd = 1.3;
@@ -123,11 +126,16 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   const double in_order = gemm == Gemm::kFirstInOrder ? kInOrderWork : 1.0;
   const double work = multiplied * rows * k * 1e-6 * weights_cost(c) * in_order * kCostFlops / rates.mma_flops_per_us;
   if (abi::is_persistent(c)) {
-    // Bounds that are near each other add up; the last round of work leaves SMs idle.
+    // Bounds that are near each other add up.
     const double bound = dram * (c.min_blocks > 1 ? kPairedDram : c.cluster > 1 ? kClusterDram : kWgmmaDram);
     const double blocks = tiles * std::ceil(rows / c.tile_rows) * c.cluster, rounds = blocks / rates.sm_count;
     const double full = std::pow(std::pow(bound, 4) + std::pow(l2, 4) + std::pow(work, 4), 0.25);
-    if (c.min_blocks == 1) return full * std::ceil(rounds) / rounds;
+    if (c.min_blocks == 1) {
+      // The last round leaves SMs idle; what it has multiplies as fast as ever, but gets more of DRAM.
+      const double whole = std::floor(rounds), part = rounds - whole;
+      const double alone = std::max({work, l2, bound / kAloneDram}) / full;
+      return full / rounds * (whole + (part > 0 ? std::max(part, alone) : 0.0));
+    }
     return full * (rounds < 1.0 ? kPairedCrowd / rounds : 1.0 + kPairedRound * c.min_blocks / rounds) + kPairedLaunch;
   }
   const double full = std::max({dram * (streaming ? 1.0 : kTiledDram), l2, work}) +
@@ -150,17 +158,6 @@ std::string join_reasons(const std::vector<Candidate>& all) {
   throw Error(ErrorKind::kUnsupported,
               fmt::format("{}({}): no kernel for SM{}: {}; `moesaic explain` lists what is served", tables::op_name(op),
                           tables::kRecipeTable[static_cast<std::size_t>(recipe)].name, arch.sm, join_reasons(all)));
-}
-
-GemmShape routed_shape(const MoeConfig& c, std::int64_t tokens) {
-  return {tokens,
-          c.hidden,
-          c.intermediate,
-          c.num_experts,
-          c.top_k,
-          is_gated(c.activation.kind),
-          num_local_experts(c),
-          c.int4.f32_scales};
 }
 
 GemmShape shared_shape(const MoeConfig& c, std::int64_t tokens) {
@@ -231,6 +228,18 @@ std::vector<std::int64_t> planned_tokens(const MoeConfig& config, std::int64_t t
 }
 
 }  // namespace
+
+GemmShape routed_shape(const MoeConfig& c, std::int64_t tokens) {
+  return {tokens,
+          c.hidden,
+          c.intermediate,
+          c.num_experts,
+          c.top_k,
+          is_gated(c.activation.kind),
+          num_local_experts(c),
+          c.int4.f32_scales,
+          shared_is_expert(c) ? 1 : 0};
+}
 
 Choice pick(Op op, const ArchRow& arch, int recipe, const GemmShape& shape, const DeviceRates& rates,
             const std::string& force, const std::function<bool(const Choice&)>& wanted) {
@@ -375,7 +384,7 @@ MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& a
   const GemmShape shape = routed_shape(config, std::max<std::int64_t>(tokens, 1));
   MoeSteps steps;
   const auto with_role = [](int role) { return [role](const Choice& c) { return c.config().role == role; }; };
-  const bool fused = routing_is_fused(shape.tokens, config.top_k);
+  const bool fused = routing_is_fused(shape.tokens, slots_of(config));
   steps.route = pick(Op::kRouting, arch, recipe, shape, rates, force, with_role(fused ? 0 : 1));
   if (!fused) steps.scatter = pick(Op::kRouting, arch, recipe, shape, rates, force, with_role(2));
   if (config.router || config.shared.gated) {
@@ -398,7 +407,7 @@ MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& a
   const tables::RecipeRow& routed_recipe = tables::kRecipeTable[static_cast<std::size_t>(recipe)];
   steps.hidden_is_operand = gives_operand(config, routed_recipe, steps.gemm1);
   int quantised = tables::quantises_activations(routed_recipe) ? recipe : -1;
-  if (config.shared.intermediate > 0) {
+  if (config.shared.intermediate > 0 && !shared_is_expert(config)) {
     const tables::RecipeRow& shared = tables::get_recipe(tables::shared_recipe(config));
     const int shared_recipe = tables::recipe_index(shared.name);
     const GemmPair shared_gemms = pick_gemms(arch, shared_recipe, shared_shapes, rates, force);
@@ -417,6 +426,7 @@ MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& a
 std::vector<PlanRange> plan_ranges(const MoeConfig& config, const ArchRow& arch, const DeviceRates& rates,
                                    const std::string& force_kernel) {
   std::vector<PlanRange> ranges;
+  const int slots = slots_of(config);
   // Every T up to 1024, then steps of 1/16: the predictions are smooth, and a range's plan serves any T in it.
   for (std::int64_t tokens = 1; tokens <= config.max_tokens;) {
     const std::int64_t step = std::max<std::int64_t>(1, tokens >= 1024 ? tokens / 16 : tokens / 64);
@@ -424,7 +434,7 @@ std::vector<PlanRange> plan_ranges(const MoeConfig& config, const ArchRow& arch,
     // Decisions by exact T (routing form, projection) hold at both ends of a range only if the range does not cross
     // them; the cut is where they change.
     std::int64_t end = tokens;
-    while (end < last && routing_is_fused(end + 1, config.top_k) == routing_is_fused(tokens, config.top_k) &&
+    while (end < last && routing_is_fused(end + 1, slots) == routing_is_fused(tokens, slots) &&
            (end + 1 <= 512) == (tokens <= 512)) {
       ++end;
     }

@@ -55,7 +55,11 @@ struct GemmShape {
   bool gated = true;
   int held_experts = num_experts;  // of num_experts, each chosen as often as any
   bool float_groups = false;       // int4: scales are kept in FP32
+  int shared_experts = 0;          // held beside these, which all tokens use
 };
+
+/// A layer's routed GEMMs. Throws Error(kInvalidArgument) when its recipe is unknown.
+GemmShape routed_shape(const MoeConfig& config, std::int64_t tokens);
 
 /// All (row, config) pairs of the table for an op, with scores (of GEMMs: as GEMM 1); `force_kernel` (as forced_row
 /// takes it) excludes the other rows of its op. Throws Error(kInvalidArgument) when that name is unknown.
@@ -65,7 +69,7 @@ std::vector<Candidate> candidates(tables::Op op, const tables::ArchRow& arch, in
 /// Kernels of one run, for a fixed number of tokens.
 struct MoeSteps {
   Choice project, route, scatter, gemm1, gemm2, sum;  // scatter: only with the two-launch routing
-  Choice shared_gemm1, shared_gemm2;                  // only with shared experts
+  Choice shared_gemm1, shared_gemm2;                  // only with shared experts that are no expert of the routed GEMMs
   Choice operand;                                     // only with quantised activations, of either set of experts
   Choice gather;                                      // only where GEMM 1 gains more than it takes
   // h leaves GEMM 1 as the operand of GEMM 2; where it does not, and is quantised, `operand` is launched between them.
@@ -117,6 +121,8 @@ struct WorkspaceLayout {
 };
 /// True when routed and shared experts read the same operand: one format, whose scales come from x alone.
 bool shares_input_operand(const MoeConfig& config);
+/// Slots of a token: those that are routed, and one of the shared experts where they are an expert among the others.
+int slots_of(const MoeConfig& config);
 WorkspaceLayout workspace_layout(const MoeConfig& config, std::int64_t tokens, int tile_tokens);
 /// Enough for every plan of `tokens` or fewer tokens.
 std::size_t workspace_bytes(const MoeConfig& config, std::int64_t tokens);

@@ -68,6 +68,13 @@ MatrixParts take_matrix(Packer& pack, const WeightForm& form, std::size_t expert
   return parts;
 }
 
+bool shared_is_expert(const MoeConfig& c) {
+  const std::string& recipe = tables::shared_recipe(c);
+  return c.shared.intermediate > 0 && c.shared.intermediate == c.intermediate && recipe == c.recipe &&
+         !tables::takes_static_scales(tables::get_recipe(recipe)) && c.top_k < tables::kMostSlots &&
+         num_local_experts(c) < tables::kMostRoutedExperts;
+}
+
 PreparedLayout prepared_layout(const MoeConfig& c) {
   const bool gated = is_gated(c.activation.kind);
   const auto experts = static_cast<std::size_t>(c.num_experts), held = static_cast<std::size_t>(num_local_experts(c));
@@ -77,8 +84,9 @@ PreparedLayout prepared_layout(const MoeConfig& c) {
   p.form = weight_form(c.recipe, c.int4);
   p.shared_form = weight_form(shared_recipe, c.int4);
   Packer pack(&p.gaps);
-  p.w13 = take_matrix(pack, p.form, held, abi::gate_up_blocks(c.intermediate, gated), c.hidden);
-  p.w2 = take_matrix(pack, p.form, held, down_blocks, c.intermediate);
+  p.experts = held + (shared_is_expert(c) ? 1 : 0);
+  p.w13 = take_matrix(pack, p.form, p.experts, abi::gate_up_blocks(c.intermediate, gated), c.hidden);
+  p.w2 = take_matrix(pack, p.form, p.experts, down_blocks, c.intermediate);
   p.router = pack.take(c.router ? experts * static_cast<std::size_t>(c.hidden) * 4 : 0);
   p.router_bias = pack.take(experts * 4);
   p.selection_bias = pack.take(experts * 4);
@@ -87,7 +95,7 @@ PreparedLayout prepared_layout(const MoeConfig& c) {
       pack.take(by_token ? static_cast<std::size_t>(c.routing.vocabulary) * static_cast<std::size_t>(c.top_k) * 4 : 0);
   p.expert_slots = pack.take(c.experts.slots.size() * 4);
   const int shared = c.shared.intermediate;
-  if (shared > 0) {
+  if (shared > 0 && !shared_is_expert(c)) {
     p.shared_w13 = take_matrix(pack, p.shared_form, 1, abi::gate_up_blocks(shared, gated), c.hidden);
     p.shared_w2 = take_matrix(pack, p.shared_form, 1, down_blocks, shared);
   }

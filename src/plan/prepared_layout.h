@@ -34,10 +34,17 @@ struct MatrixParts {
 };
 MatrixParts take_matrix(Packer& pack, const WeightForm& form, std::size_t experts, int row_blocks, int k);
 
+/// True when the shared experts, being of the routed experts' size and recipe, are one more expert of their GEMMs, the
+/// last, with every token in an additional slot of weight 1: no launches of their own, whose few tiles leave SMs idle.
+/// Not with static scales of activations, which the routed experts have in common.
+bool shared_is_expert(const MoeConfig& config);
+
 /// Parts of a layer.
 struct PreparedLayout {
   WeightForm form, shared_form;
-  MatrixParts w13, w2, shared_w13, shared_w2;
+  MatrixParts w13, w2;                // of those held, and the shared ones behind them if shared_is_expert
+  MatrixParts shared_w13, shared_w2;  // of other shared ones
+  std::size_t experts;                // in w13 and w2
   std::size_t router, router_bias, selection_bias;  // f32 [E][H], [E], [E]
   std::size_t token_experts, expert_slots;  // i32 [vocabulary][k] and [E]: routing by token id, an arbitrary expert map
   std::size_t shared_gate;                  // f32 [H]

@@ -23,8 +23,8 @@ constexpr const char* supports_aligned(const Problem& p) {
 }
 
 constexpr const char* supports_routing(const Problem& p) {
-  if (p.num_experts > 1024) return "at most 1024 experts";
-  if (p.top_k > 32) return "at most 32 experts per token";
+  if (p.num_experts > kMostRoutedExperts) return "at most 1024 experts";
+  if (p.top_k > kMostSlots) return "at most 32 experts per token";
   return nullptr;
 }
 

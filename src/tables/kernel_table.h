@@ -40,6 +40,9 @@ constexpr bool is_quantizer_op(Op op) { return op >= Op::kQuantize; }
 enum class CodeKind : std::uint8_t { kBaseline, kFamily, kExact };
 const char* code_kind_name(CodeKind kind) noexcept;
 
+/// What routing kernels take: experts whose rows are sorted, and a token's slots.
+inline constexpr int kMostRoutedExperts = 1024, kMostSlots = 32;
+
 /// What a row is asked to serve. Sizes of 0 are unknown and restrict nothing.
 struct Problem {
   std::int64_t tokens = 0;

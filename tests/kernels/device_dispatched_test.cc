@@ -48,9 +48,10 @@ void check_rows(const HostLayer& host, const DeviceLayer& device, const Dispatch
   EXPECT_TRUE(workspace.intact());
 }
 
-TEST_F(DeviceDispatchedTest, MatchesTheOracle) {
-  std::mt19937 rng(testing::fresh_seed());
+/// Shared experts, which may lie behind the others, have no part in it.
+void check_layer(std::mt19937& rng, int shared) {
   MoeConfig c;
+  c.shared.intermediate = shared;
   c.hidden = 64, c.intermediate = 40, c.num_experts = 12, c.top_k = 3, c.max_tokens = 2000;
   c.experts.first = 4, c.experts.count = 5;
   c.router = false;
@@ -70,6 +71,12 @@ TEST_F(DeviceDispatchedTest, MatchesTheOracle) {
       check_rows(host, device, testing::random_rows(rng, c, counts, masked));
     }
   }
+}
+
+TEST_F(DeviceDispatchedTest, MatchesTheOracle) {
+  std::mt19937 rng(testing::fresh_seed());
+  check_layer(rng, 0);
+  check_layer(rng, 40);
 }
 
 }  // namespace

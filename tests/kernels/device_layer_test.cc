@@ -105,15 +105,15 @@ TEST_F(DeviceLayerTest, EveryActivationWithBiasesAndLayouts) {
 
 TEST_F(DeviceLayerTest, SharedExpertsAndWeightsOnInput) {
   std::mt19937 rng(testing::fresh_seed());
-  for (int variant = 0; variant < 4; ++variant) {
+  for (int variant = 0; variant < 6; ++variant) {
     MoeConfig c = base_config(160, 64, 6, variant == 3 ? 1 : 2);
-    c.shared.intermediate = variant == 0 ? 128 : 40;
+    c.shared.intermediate = variant == 0 ? 128 : variant < 4 ? 40 : 64;
     c.shared.gated = variant % 2 == 0;
     c.weights_on_input = variant >= 2;
     if (variant == 3) c.routing.method = RoutingMethod::kLlama4;
     LayerOptions o;
     o.biases = variant % 2 == 1;
-    check_config(rng, c, o, {1, 5, 70, 513}, "shared variant " + std::to_string(variant));
+    check_config(rng, c, o, {0, 1, 5, 70, 513}, "shared variant " + std::to_string(variant));
   }
 }
 

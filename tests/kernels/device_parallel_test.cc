@@ -42,11 +42,12 @@ void check_parts(std::mt19937& rng, const std::vector<LayerPart>& parts, const H
   EXPECT_LE(testing::compare(sum, wanted, c.hidden, tables::kTolBf16).row_l2, tables::kTolBf16.oracle_row_l2);
 }
 
-TEST_F(DeviceParallelTest, PartsAddUp) {
+/// 48: shared experts of the routed ones' size, whole and in slices.
+void check_partitions(int shared) {
   std::mt19937 rng(testing::fresh_seed());
   MoeConfig c;
   c.hidden = 64, c.intermediate = 48, c.num_experts = 9, c.top_k = 3, c.max_tokens = 700;
-  c.shared.intermediate = 24;
+  c.shared.intermediate = shared;
   c.shared.gated = true;
   c.device = {DeviceType::kCuda, 0};
   const HostLayer whole = testing::random_layer(rng, c, {.biases = true});
@@ -59,6 +60,11 @@ TEST_F(DeviceParallelTest, PartsAddUp) {
       check_parts(rng, parts, whole, tokens);
     }
   }
+}
+
+TEST_F(DeviceParallelTest, PartsAddUp) {
+  check_partitions(24);
+  check_partitions(48);
 }
 
 // A part without any of the tokens' experts gives zeros, whatever the buffers held.

@@ -17,17 +17,17 @@ constexpr Device kGpu{DeviceType::kCuda, 0};
 
 struct DevicePreparedTest : testing::DeviceTest {};
 
-MoeConfig config_on(Device device) {
+MoeConfig config_on(Device device, int shared = 40) {
   MoeConfig c;
   c.hidden = 136, c.intermediate = 72, c.num_experts = 6, c.top_k = 2, c.max_tokens = 64;
-  c.shared.intermediate = 40;
+  c.shared.intermediate = shared;
   c.device = device;
   return c;
 }
 
-HostLayer layer_of(unsigned seed) {
+HostLayer layer_of(unsigned seed, int shared = 40) {
   std::mt19937 rng(seed);
-  return testing::random_layer(rng, config_on({}), {.biases = true});
+  return testing::random_layer(rng, config_on({}, shared), {.biases = true});
 }
 
 std::vector<unsigned char> bytes_of(const cuda::DeviceBuffer& buffer) {
@@ -36,10 +36,11 @@ std::vector<unsigned char> bytes_of(const cuda::DeviceBuffer& buffer) {
   return bytes;
 }
 
-TEST_F(DevicePreparedTest, ExpertByExpertIsTheWholeLayer) {
+void check_expert_by_expert(int shared) {
+  SCOPED_TRACE("shared experts of " + std::to_string(shared));
   const unsigned seed = testing::fresh_seed();
-  const HostLayer first = layer_of(seed), second = layer_of(seed + 1);
-  const FusedMoe layer = FusedMoe::create(config_on(kGpu));
+  const HostLayer first = layer_of(seed, shared), second = layer_of(seed + 1, shared);
+  const FusedMoe layer = FusedMoe::create(config_on(kGpu, shared));
   const cuda::DeviceWeights uploads(kGpu, second.weights), other_uploads(kGpu, first.weights);
   const MoeWeights& wanted = uploads.views();
   MoeWeights mixed = wanted;
@@ -57,6 +58,12 @@ TEST_F(DevicePreparedTest, ExpertByExpertIsTheWholeLayer) {
   }
   stream.synchronize();
   EXPECT_EQ(bytes_of(memory), bytes_of(whole));
+}
+
+// Shared experts of the routed ones' size lie behind them.
+TEST_F(DevicePreparedTest, ExpertByExpertIsTheWholeLayer) {
+  check_expert_by_expert(40);
+  check_expert_by_expert(72);
 }
 
 // What lies between the parts goes into files too. Recipes with every kind of part, and static scales that no shared

@@ -79,13 +79,25 @@ struct Terms {
   }
 };
 
+/// To run GEMMs by the kernel that GEMM 1 of `tokens` tokens is run by.
+ModuleOptions by_gemm_of(const DeviceLayer& device, int tokens) {
+  ModuleOptions options;
+  for (const std::string& name : device.layer().kernels(tokens)) {
+    const tables::KernelRow* row = tables::find_kernel(name.substr(0, name.find('/')));
+    if (row->op == tables::Op::kGemm && !options.force_kernel) options.force_kernel = name;
+  }
+  return options;
+}
+
 void check_sum(const HostLayer& host, const Routing& r) {
   const MoeConfig& c = host.config;
   SCOPED_TRACE(c.recipe + " H=" + std::to_string(c.hidden) + " k=" + std::to_string(c.top_k));
   HostLayer routed{c, host.weights, {}};  // the same without shared experts
   routed.config.shared = {};
   routed.weights.shared = {};
-  const DeviceLayer device(host, c), alone(routed, routed.config);
+  // Rows by the same kernel: it may add products in another order.
+  const ModuleOptions same = by_gemm_of(DeviceLayer(host, c), static_cast<int>(r.x.size()) / c.hidden);
+  const DeviceLayer device(host, c, same), alone(routed, routed.config, same);
   Terms terms{{}, c.hidden, c.top_k};
   for (int slot = 0; slot < c.top_k; ++slot) terms.rows.push_back(rows_of(alone, r, slot));
   if (c.shared.intermediate > 0) {
@@ -106,9 +118,11 @@ void check_sum(const HostLayer& host, const Routing& r) {
 TEST_F(DeviceSumTest, RowsHaveTheOutputsTypeAndAreAddedInOrder) {
   std::mt19937 rng(testing::fresh_seed());
   for (const char* recipe : {"bf16", "fp16"}) {
-    for (const auto& [hidden, top_k, tokens] : {std::array{40, 2, 24}, std::array{2056, 13, 2}}) {
+    // Shared experts of launches of their own, and as one more of the routed ones.
+    for (const auto& [hidden, top_k, tokens, shared] :
+         {std::array{40, 2, 24, 24}, std::array{40, 2, 24, 16}, std::array{2056, 13, 2, 0}}) {
       MoeConfig c = layer_config(hidden, top_k + 3, top_k, recipe);
-      c.shared.intermediate = hidden == 40 ? 16 : 0;
+      c.shared.intermediate = shared;
       HostLayer host = testing::random_layer(rng, c, {.biases = true});
       host.weights.router_bias = {};
       check_sum(host, random_routing(rng, c, tokens));

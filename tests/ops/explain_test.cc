@@ -72,6 +72,15 @@ TEST(Explain, SaysWhoQuantisesGemm1sResult) {
   ::unsetenv("MOESAIC_QUANTISE_HIDDEN");
 }
 
+TEST(Explain, SaysThatSharedExpertsAreOneOfTheOthers) {
+  MoeConfig c = config_of("bf16");
+  c.shared.intermediate = c.intermediate;
+  EXPECT_NE(paragraph(explain(c, 16), 90).find("  shared experts: one more expert of the routed GEMMs\n"),
+            std::string::npos);
+  c.shared.intermediate += 8;
+  EXPECT_EQ(explain(c, 16).find("one more expert"), std::string::npos);
+}
+
 TEST(Explain, WhatIsNoLayerIsRefused) {
   MoeConfig c = config_of("bf16");
   testing::expect_error(ErrorKind::kInvalidArgument, {"explain: tokens is 65", "max_tokens 64"},

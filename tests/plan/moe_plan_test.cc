@@ -220,6 +220,30 @@ TEST(MoePlan, ForcedConfigsAreTakenAndUnknownOnesRefused) {
   EXPECT_THROW(plan_moe(c, 1, arch, {}, "warp_stream_int4/t9x9x9_k9"), Error);
 }
 
+// Not where their scales of activations are not the routed ones', nor in another format or size.
+TEST(MoePlan, SharedExpertsOfTheRoutedOnesSizeHaveNoLaunchesOfTheirOwn) {
+  const tables::ArchRow& hopper = *tables::find_arch(90);
+  for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
+    MoeConfig c = config_of(tables::get_model("deepseek-v3"), recipe.name, 8192);
+    const bool wanted = !tables::takes_static_scales(recipe);
+    EXPECT_EQ(slots_of(c), wanted ? 9 : 8) << recipe.name;
+    EXPECT_EQ(prepared_layout(c).experts, wanted ? 257u : 256u) << recipe.name;
+    for (const std::int64_t tokens : {1, 64, 8192}) {
+      EXPECT_EQ(plan_moe(c, tokens, hopper, {}, "").shared_gemm1.row == nullptr, wanted) << recipe.name;
+    }
+  }
+  MoeConfig c = config_of(tables::get_model("deepseek-v3"), "bf16", 8192);
+  const std::size_t bytes = prepared_layout(c).total;
+  EXPECT_EQ(routed_shape(c, 8).shared_experts, 1);
+  c.shared.intermediate += 128;
+  EXPECT_NE(plan_moe(c, 64, hopper, {}, "").shared_gemm1.row, nullptr);
+  EXPECT_GT(prepared_layout(c).total, bytes);
+  c.shared.intermediate -= 128;
+  c.shared.recipe = "mxfp8";
+  EXPECT_NE(plan_moe(c, 64, hopper, {}, "").shared_gemm1.row, nullptr);
+  EXPECT_EQ(slots_of(dispatched_config(c)), 1);
+}
+
 // All scales but static ones need more of a row of h than a block of GEMM 1 has.
 TEST(MoePlan, Gemm1QuantisesItsResultByStaticScalesAlone) {
   for (const tables::RecipeRow& recipe : tables::kRecipeTable) {
