@@ -172,8 +172,10 @@ struct RouteParams {
   const int* expert_offsets;       // [held_experts + 1] dispatched rows, or nullptr: expert_counts
   const int* expert_counts;        // [held_experts]: expert e has the first of its rows_per_expert rows
   const int* expert_slots;         // [num_experts] index among the held, -1: not held; nullptr: id - first_expert
-  int* ids;                        // [tokens][listed_slots]
-  float* weights;                  // [tokens][listed_slots]
+  int* ids;                        // [tokens][slots]
+  float* weights;                  // [tokens][slots]
+  int* listed_ids;                 // [tokens][listed_slots] of these, or nullptr
+  float* listed_weights;           // [tokens][listed_slots], or nullptr
   unsigned short* segment_counts;  // [segments][held_experts + shared_slots], two-launch form only
   int* row_token;                  // [rows] token of a row
   float* row_weight;               // [rows] routing weight of a row
@@ -185,7 +187,7 @@ struct RouteParams {
   int first_expert, held_experts;
   int shared_slots;     // appended to every token: experts num_experts, num_experts + 1, ...
   float shared_weight;  // their weight
-  int listed_slots;     // whose ids and weights are given and written: all, or the first top_k
+  int listed_slots;     // what callers give and see: all, or the top_k first, which then are no shared ones
   int vocabulary, wide_token_ids;
   int rows_per_expert;  // with expert_counts; `tokens` is the number of dispatched rows
   int method, n_group, topk_group, renormalize;
@@ -340,7 +342,7 @@ MOESAIC_HD constexpr int sum_columns(bool bf16_rows) { return bf16_rows ? 8 : 4;
 struct WeightedSumParams {
   const void* rows;          // [rows][cols] f32, or bf16 when bf16_rows
   const int* slot_row;       // [tokens][slots]
-  const float* weights;      // [tokens][top_k]; nullptr: 1 (weights on the input)
+  const float* weights;      // [tokens][slots]; nullptr: 1 (weights on the input)
   const void* shared;        // [tokens, or rows][cols] as `rows`, or nullptr
   const float* shared_gate;  // [tokens] logits or nullptr
   void* out;                 // [tokens][cols] io type, or f32 when out_f32

@@ -22,10 +22,9 @@ __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_to
                                          int blocks, RouteShared<kConfig>& shared, Visit visit) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, threads = static_cast<int>(blockDim.x);
   const auto fill = [&](int entry, const Slot& slot) {
-    const int listed = entry >= 0 ? ListedSlot(p, entry).at : -1;
-    if (listed >= 0) {
-      p.ids[listed] = slot.id;
-      p.weights[listed] = slot.weight;
+    if (entry >= 0) {
+      p.ids[entry] = slot.id;
+      p.weights[entry] = slot.weight;
     }
     visit(entry, slot);
   };
@@ -33,8 +32,10 @@ __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_to
     const int first = first_token * slots_of(p) + block * threads + static_cast<int>(threadIdx.x);
 #pragma unroll 1
     for (int i = first; i < end_token * slots_of(p); i += blocks * threads) {
-      const ListedSlot listed(p, i);
-      fill(i, listed.at >= 0 ? Slot{p.given_ids[listed.at], p.given_weights[listed.at]} : shared_slot(p, listed.slot));
+      const int token = i / slots_of(p), number = i - token * slots_of(p), given = token * p.listed_slots + number;
+      Slot slot = number < p.listed_slots ? Slot{p.given_ids[given], p.given_weights[given]} : shared_slot(p, number);
+      list_slot(p, token, number, slot);
+      fill(i, slot);
     }
     return;
   }
@@ -43,7 +44,9 @@ __device__ __forceinline__ void fill_ids(const abi::RouteParams& p, int first_to
   u32* keys = shared.keys + warp * p.num_experts;
 #pragma unroll 1
   for (int token = first_token + warp * blocks + block; token < end_token; token += choosers * blocks) {
-    fill(lane < slots_of(p) ? token * slots_of(p) + lane : -1, select_experts(p, token, keys));
+    Slot slot = select_experts(p, token, keys);
+    list_slot(p, token, lane, slot);
+    fill(lane < slots_of(p) ? token * slots_of(p) + lane : -1, slot);
   }
 }
 
@@ -93,15 +96,8 @@ __device__ __forceinline__ Runs runs_of(const abi::RouteParams& p, int first_tok
 /// The expert's number here and the weight of an entry, as the select kernel has left them in global memory.
 struct GlobalEntries {
   const abi::RouteParams& p;
-  __device__ __forceinline__ int expert(int entry) const {
-    const ListedSlot listed(p, entry);
-    const int id = listed.at >= 0 ? p.ids[listed.at] : shared_slot(p, listed.slot).id;
-    return local_expert(p, id, listed.may_be_shared(p));
-  }
-  __device__ __forceinline__ float weight(int entry) const {
-    const ListedSlot listed(p, entry);
-    return listed.at >= 0 ? p.weights[listed.at] : p.shared_weight;
-  }
+  __device__ __forceinline__ int expert(int entry) const { return local_expert(p, p.ids[entry]); }
+  __device__ __forceinline__ float weight(int entry) const { return p.weights[entry]; }
 };
 /// As the fused kernel has them in shared memory.
 template <abi::KernelConfig kConfig>
@@ -341,7 +337,7 @@ __device__ __forceinline__ void route_fused(const abi::RouteParams& p, RouteShar
   bool waited = blocks == 1;
   if (!waited) ptx::cluster_arrive<kConfig>();
   fill_ids<kConfig>(p, 0, p.tokens, block, blocks, shared, [&](int entry, const Slot& slot) {
-    const int expert = entry >= 0 ? local_expert(p, slot.id, ListedSlot(p, entry).may_be_shared(p)) : -1;
+    const int expert = entry >= 0 ? local_expert(p, slot.id) : -1;
     if (!waited) ptx::cluster_wait<kConfig>();  // the first block has shared memory
     waited = true;
     if (entry >= 0 && blocks == 1) {

@@ -115,7 +115,7 @@ __device__ __forceinline__ SortedSlot select_sorted(const abi::RouteParams& p, i
     slot = select_experts(p, token, shared.keys + warp * p.num_experts);
   }
   const bool is_real = lane < slots_of(p) && part == kPartReal;
-  const int local = is_real ? local_expert(p, slot.id, true) : -1;
+  const int local = is_real ? local_expert(p, slot.id) : -1;
   const u32 expert = local < 0 ? kNotSorted : static_cast<u32>(local);
   experts.of_slot[lane] = static_cast<u16>(expert);
   __syncwarp();  // numbers of all slots are there
@@ -161,17 +161,18 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void route_one(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
   const int lane = threadIdx.x % 32, part = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   if (part != kPartReal && !chooses_by_logits(p)) return;
-  const auto [slot, expert] = select_sorted<kConfig>(p, 0, part, shared);
+  auto [slot, expert] = select_sorted<kConfig>(p, 0, part, shared);
   const int slots = part == kPartReal ? slots_of(p) : 0;
   const bool has_row = expert != kNotSorted && part == kPartReal;
   const int row = slots_below(p, shared.slot_experts[part], expert);
   const u32 rows = __ballot_sync(0xffffffffu, has_row);
   if (p.row_offsets != nullptr) write_offsets_of_one(p, expert, part);
-  if (lane < slots && lane < p.listed_slots) {
+  if (lane < slots) {
+    list_slot(p, 0, lane, slot);
     p.ids[lane] = slot.id;
     p.weights[lane] = slot.weight;
+    p.slot_row[lane] = has_row ? row : -1;
   }
-  if (lane < slots) p.slot_row[lane] = has_row ? row : -1;
   if (has_row) {
     p.row_token[row] = 0;
     p.row_weight[row] = slot.weight;
@@ -354,9 +355,10 @@ __device__ __forceinline__ void route_each(const abi::RouteParams& p, RouteShare
     const int part = has_token ? kPartReal : warp % 2 == 0 ? kPartChoose : kPartWeigh;
     mine = select_sorted<kConfig>(p, token, part, shared);
   }
-  if (is_slot && lane < p.listed_slots) {
-    p.ids[token * p.listed_slots + lane] = mine.slot.id;
-    p.weights[token * p.listed_slots + lane] = mine.slot.weight;
+  if (is_slot) {
+    list_slot(p, token, lane, mine.slot);
+    p.ids[token * slots + lane] = mine.slot.id;
+    p.weights[token * slots + lane] = mine.slot.weight;
   }
   FourExperts four;
   // They run ahead here, too: their first pass reads and writes nothing.

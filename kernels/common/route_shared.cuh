@@ -75,31 +75,20 @@ struct RouteShared {
 __device__ __forceinline__ int slots_of(const abi::RouteParams& p) { return p.top_k + p.shared_slots; }
 __device__ __forceinline__ int local_experts(const abi::RouteParams& p) { return p.held_experts + p.shared_slots; }
 
-/// Where the id and the weight of a slot are in memory, [tokens][listed_slots]; `entry` counts all slots.
-struct ListedSlot {
-  int slot;  // of the token, where it is not there
-  int at;    // -1: it is not there
-
-  __device__ __forceinline__ ListedSlot(const abi::RouteParams& p, int entry) {
-    if (p.listed_slots == slots_of(p)) {
-      slot = 0, at = entry;
-      return;
-    }
-    const int token = entry / slots_of(p);
-    slot = entry - token * slots_of(p);
-    at = slot < p.listed_slots ? token * p.listed_slots + slot : -1;
-  }
-  /// Whether its id may be a shared expert's: a caller's ids are not, where shared slots are not listed.
-  __device__ __forceinline__ bool may_be_shared(const abi::RouteParams& p) const {
-    return at < 0 || p.listed_slots == slots_of(p);
-  }
-};
+/// Lists slot number `number` of a token where callers do not see all. Another expert than these is nobody, not one of
+/// the shared ones that are numbered behind them.
+__device__ __forceinline__ void list_slot(const abi::RouteParams& p, int token, int number, Slot& slot) {
+  if (number >= p.listed_slots || p.listed_slots == slots_of(p)) return;
+  const int at = token * p.listed_slots + number;
+  if (p.listed_ids != nullptr) p.listed_ids[at] = slot.id;
+  if (p.listed_weights != nullptr) p.listed_weights[at] = slot.weight;
+  if (slot.id >= p.num_experts) slot.id = -1;
+}
 
 /// An expert's number among those whose rows are sorted, -1: none of them.
-__device__ __forceinline__ int local_expert(const abi::RouteParams& p, int id, bool may_be_shared) {
+__device__ __forceinline__ int local_expert(const abi::RouteParams& p, int id) {
   if (id < 0) return -1;
   if (id >= p.num_experts) {
-    if (!may_be_shared) return -1;
     const int local = p.held_experts + id - p.num_experts;
     return local < local_experts(p) ? local : -1;
   }

@@ -61,22 +61,18 @@ __device__ __forceinline__ uint4 load_columns(const void* rows, long long row, c
 }
 
 /// Slots `slot` .. slot + kSlots - 1, which all exist when kWhole: all their rows are under way before the first is
-/// added, and `shared`, of row `shared_row`, when `slot` is the first. A slot without a row adds 0: no branch may stand
-/// between the loads.
+/// added. A slot without a row adds 0: no branch may stand between the loads.
 template <int kColumns, int kSlots, bool kWhole>
-__device__ __forceinline__ void add_slots(const abi::WeightedSumParams& p, int slot, int col, long long shared_row,
-                                          float (&sum)[kColumns], uint4& shared) {
+__device__ __forceinline__ void add_slots(const abi::WeightedSumParams& p, int slot, int col, float (&sum)[kColumns]) {
   const long long first = static_cast<long long>(blockIdx.x) * p.slots + slot;
-  const long long first_weight = static_cast<long long>(blockIdx.x) * p.top_k + slot;
   int rows[kSlots];
   float weights[kSlots];
 #pragma unroll
   for (int i = 0; i < kSlots; ++i) {
     const bool exists = kWhole || slot + i < p.top_k;
     rows[i] = exists ? p.slot_row[first + i] : -1;
-    weights[i] = exists && p.weights != nullptr ? p.weights[first_weight + i] : 1.0f;
+    weights[i] = exists && p.weights != nullptr ? p.weights[first + i] : 1.0f;
   }
-  if (slot == 0 && p.shared != nullptr) shared = load_columns<kColumns>(p.shared, shared_row, p, col);
   uint4 values[kSlots];
 #pragma unroll
   for (int i = 0; i < kSlots; ++i) {
@@ -94,13 +90,20 @@ __device__ __forceinline__ void sum_columns(const abi::WeightedSumParams& p) {
   const int col = kColumns * static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (col >= p.cols) return;
   const long long token = blockIdx.x;
-  const long long shared_row = p.slots > p.top_k ? p.slot_row[token * p.slots + p.top_k] : token;
-  const float gate = p.shared_gate != nullptr ? sigmoid(p.shared_gate[token]) : 1.0f;
-  float sum[kColumns] = {};
+  float gate = 1.0f;
   uint4 shared = {0, 0, 0, 0};
+  if (p.shared != nullptr) {
+    if (p.shared_gate != nullptr) gate = sigmoid(p.shared_gate[token]);
+    if (p.slots > p.top_k) {
+      shared = load_columns<kColumns>(p.rows, p.slot_row[token * p.slots + p.top_k], p, col);
+    } else {
+      shared = load_columns<kColumns>(p.shared, token, p, col);
+    }
+  }
+  float sum[kColumns] = {};
   int slot = 0;
-  for (; slot + 8 <= p.top_k; slot += 8) add_slots<kColumns, 8, true>(p, slot, col, shared_row, sum, shared);
-  for (; slot < p.top_k; slot += 4) add_slots<kColumns, 4, false>(p, slot, col, shared_row, sum, shared);
+  for (; slot + 8 <= p.top_k; slot += 8) add_slots<kColumns, 8, true>(p, slot, col, sum);
+  for (; slot < p.top_k; slot += 4) add_slots<kColumns, 4, false>(p, slot, col, sum);
   if (p.shared != nullptr) Columns<kColumns>::add(sum, gate, shared);
   Columns<kColumns>::template store<kConfig.io>(p, token * p.cols + col, sum);
 }

@@ -213,6 +213,8 @@ class Launches {
     p.shared_slots = slots_ - c_.top_k;
     p.shared_weight = 1.0f;
     p.listed_slots = c_.top_k;
+    p.listed_ids = listed_ids();
+    p.listed_weights = listed_weights();
     p.expert_slots = c_.experts.slots.empty() ? nullptr : weights<int>(p_.expert_slots);
     p.token_ids = run_.token_ids.data;
     p.wide_token_ids = run_.token_ids.dtype == DType::kI64 ? 1 : 0;
@@ -339,10 +341,13 @@ class Launches {
   }
   /// x in expert order. GEMM 2 writes its rows to the same place, when GEMM 1 has read these.
   void* gathered() const { return work<void>(w_.routed.y); }
-  int* ids() const { return run_.topk_ids_out.empty() ? work<int>(w_.ids) : static_cast<int*>(run_.topk_ids_out.data); }
+  /// Of all slots: what the run lists, unless that is not all.
+  int* ids() const { return run_.topk_ids_out.empty() || slots_ > c_.top_k ? work<int>(w_.ids) : listed_ids(); }
   float* slot_weights() const {
-    return run_.topk_weights_out.empty() ? work<float>(w_.weights) : static_cast<float*>(run_.topk_weights_out.data);
+    return run_.topk_weights_out.empty() || slots_ > c_.top_k ? work<float>(w_.weights) : listed_weights();
   }
+  int* listed_ids() const { return static_cast<int*>(run_.topk_ids_out.data); }
+  float* listed_weights() const { return static_cast<float*>(run_.topk_weights_out.data); }
 
   /// One set of experts: weights, memory, and how its activations go into GEMMs.
   struct Experts {

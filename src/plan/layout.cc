@@ -232,7 +232,7 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   WorkspaceLayout w{};
   const auto t = static_cast<std::size_t>(tokens);
   const int slots = slots_of(c), more = slots - c.top_k;  // the shared ones
-  const std::size_t rows = t * static_cast<std::size_t>(slots), chosen = t * static_cast<std::size_t>(c.top_k);
+  const std::size_t rows = t * static_cast<std::size_t>(slots);
   const auto experts = static_cast<std::size_t>(c.num_experts),
              held = static_cast<std::size_t>(num_local_experts(c) + more);
   // Every touched expert has at most one tile that is not full.
@@ -242,8 +242,8 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   w.segments = segments.count;
   Packer pack;
   w.logits = pack.take(t * experts * 4);
-  w.ids = pack.take(chosen * 4);
-  w.weights = pack.take(chosen * 4);
+  w.ids = pack.take(rows * 4);
+  w.weights = pack.take(rows * 4);
   w.segment_counts = pack.take(static_cast<std::size_t>(w.segments) * held * 2);
   w.row_token = pack.take(rows * 4);
   w.row_weight = pack.take(rows * 4);

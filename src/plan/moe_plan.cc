@@ -101,7 +101,7 @@ constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
 constexpr double kInOrderWork = 0.97, kGatherRate = 0.88, kGatherLaunch = 3.0, kGatherWorth = 1.5;
 /// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; two blocks
 /// an SM need a microsecond more to begin. When others have ended, a block reads kAloneDram times its share of DRAM.
-constexpr double kWgmmaDram = 1.06, kClusterDram = 1.3, kPairedDram = 1.01, kPairedLaunch = 1.0, kAloneDram = 2.5;
+constexpr double kWgmmaDram = 1.07, kClusterDram = 1.3, kPairedDram = 1.01, kPairedLaunch = 1.0, kAloneDram = 2.5;
 /// Of two blocks an SM: what is lost as the last ones end, in rounds of all (the next GEMM's weights make up for most
 /// of it); and how much longer fewer blocks than SMs take than as many of all: they come up where SMs are free first.
 constexpr double kPairedRound = 0.06, kPairedCrowd = 1.3;
