@@ -338,12 +338,12 @@ struct GatherParams {
 MOESAIC_HD constexpr int sum_columns(bool bf16_rows) { return bf16_rows ? 8 : 4; }
 
 /// out[t] = sum_s weights[t][s] rows[slot_row[t][s]] + sigmoid(shared_gate[t]) shared[t], in FP32 in slot order.
-/// slots is top_k, or top_k + 1: the last one's row is then t's in `shared`, which may be `rows`.
+/// slots is top_k, or top_k + 1: then the last slot's row is shared[t], among `rows`, and `shared` is `rows`.
 struct WeightedSumParams {
   const void* rows;          // [rows][cols] f32, or bf16 when bf16_rows
   const int* slot_row;       // [tokens][slots]
   const float* weights;      // [tokens][slots]; nullptr: 1 (weights on the input)
-  const void* shared;        // [tokens, or rows][cols] as `rows`, or nullptr
+  const void* shared;        // [tokens][cols] as `rows`, or nullptr; or `rows`
   const float* shared_gate;  // [tokens] logits or nullptr
   void* out;                 // [tokens][cols] io type, or f32 when out_f32
   int tokens, cols, top_k, slots, out_f32;
