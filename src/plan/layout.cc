@@ -231,10 +231,10 @@ bool shares_input_operand(const MoeConfig& c) {
 WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int tile_tokens) {
   WorkspaceLayout w{};
   const auto t = static_cast<std::size_t>(tokens);
-  const int slots = slots_of(c), more = slots - c.top_k;  // the shared ones
+  const int slots = slots_of(c), shared_slots = slots - c.top_k;
   const std::size_t rows = t * static_cast<std::size_t>(slots);
   const auto experts = static_cast<std::size_t>(c.num_experts),
-             held = static_cast<std::size_t>(num_local_experts(c) + more);
+             held = static_cast<std::size_t>(num_local_experts(c)) + static_cast<std::size_t>(shared_slots);
   // Every touched expert has at most one tile that is not full.
   w.max_tiles = static_cast<int>(std::min(rows, rows / static_cast<std::size_t>(tile_tokens) + std::min(held, rows)));
   const RouteSegments segments = route_segments(tokens, slots);
