@@ -51,7 +51,7 @@ class CudaMoe final : public MoeImpl {
         dispatched_config_(plan::dispatched_config(config_)),
         layout_(plan::prepared_layout(config)),
         quantised_(tables::quantises_activations(tables::get_recipe(config.recipe))),
-        has_shared_gemms_(config.shared.intermediate > 0 && !plan::shared_is_expert(config)),
+        has_shared_gemms_(plan::has_shared_gemms(config)),
         shared_quantised_(has_shared_gemms_ &&
                           tables::quantises_activations(tables::get_recipe(tables::shared_recipe(config)))) {
     const cuda::DeviceInfo info = cuda::device_info(config.device.index);
@@ -286,7 +286,7 @@ class Launches {
   /// x as the operand of GEMM 1: of the routed experts, then of the shared ones where theirs is another.
   void quantise_input(const cuda::Kernel& kernel, const abi::KernelConfig& config) const {
     if (routed().quantised) quantise_input(kernel, config, routed(), 0);
-    if (has_shared_gemms() && shared().quantised && !plan::shares_input_operand(c_)) {
+    if (plan::has_shared_gemms(c_) && shared().quantised && !plan::shares_input_operand(c_)) {
       quantise_input(kernel, config, shared(), 2);
     }
   }
@@ -312,7 +312,7 @@ class Launches {
     p.rows = work<void>(w_.routed.y);
     p.slot_row = work<int>(w_.slot_row);
     p.weights = c_.weights_on_input || is_dispatched(run_) ? nullptr : slot_weights();
-    if (c_.shared.intermediate > 0) p.shared = work<void>(has_shared_gemms() ? w_.shared.y : w_.routed.y);
+    if (c_.shared.intermediate > 0) p.shared = work<void>(plan::has_shared_gemms(c_) ? w_.shared.y : w_.routed.y);
     p.shared_gate = c_.shared.gated ? work<float>(w_.shared_gate) : nullptr;
     p.out = run_.out.data;
     p.tokens = tokens_;
@@ -325,7 +325,6 @@ class Launches {
     chain_.launch(kernel, {static_cast<unsigned>(tokens_), static_cast<unsigned>(columns)}, abi::threads(config), p);
   }
 
-  bool has_shared_gemms() const { return c_.shared.intermediate > 0 && slots_ == c_.top_k; }
   bool needs_router() const { return run_.router_logits.empty() && run_.topk_ids.empty(); }
 
  private:

@@ -252,7 +252,7 @@ WorkspaceLayout workspace_layout(const MoeConfig& c, std::int64_t tokens, int ti
   w.num_tiles = pack.take(abi::kTileCounts * sizeof(int));
   w.shared_gate = pack.take(c.shared.gated ? t * 4 : 0);
   w.routed = take_experts(pack, tables::get_recipe(c.recipe), t, rows, c.hidden, c.intermediate);
-  if (c.shared.intermediate > 0 && !shared_is_expert(c)) {
+  if (has_shared_gemms(c)) {
     w.shared = take_experts(pack, tables::get_recipe(tables::shared_recipe(c)), t, t, c.hidden, c.shared.intermediate);
     if (shares_input_operand(c)) w.shared.x_operand = w.routed.x_operand;
   }

@@ -407,7 +407,7 @@ MoeSteps plan_moe(const MoeConfig& config, std::int64_t tokens, const ArchRow& a
   const tables::RecipeRow& routed_recipe = tables::kRecipeTable[static_cast<std::size_t>(recipe)];
   steps.hidden_is_operand = gives_operand(config, routed_recipe, steps.gemm1);
   int quantised = tables::quantises_activations(routed_recipe) ? recipe : -1;
-  if (config.shared.intermediate > 0 && !shared_is_expert(config)) {
+  if (has_shared_gemms(config)) {
     const tables::RecipeRow& shared = tables::get_recipe(tables::shared_recipe(config));
     const int shared_recipe = tables::recipe_index(shared.name);
     const GemmPair shared_gemms = pick_gemms(arch, shared_recipe, shared_shapes, rates, force);

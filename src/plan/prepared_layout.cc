@@ -75,6 +75,8 @@ bool shared_is_expert(const MoeConfig& c) {
          num_local_experts(c) < tables::kMostRoutedExperts;
 }
 
+bool has_shared_gemms(const MoeConfig& c) { return c.shared.intermediate > 0 && !shared_is_expert(c); }
+
 PreparedLayout prepared_layout(const MoeConfig& c) {
   const bool gated = is_gated(c.activation.kind);
   const auto experts = static_cast<std::size_t>(c.num_experts), held = static_cast<std::size_t>(num_local_experts(c));
@@ -95,7 +97,7 @@ PreparedLayout prepared_layout(const MoeConfig& c) {
       pack.take(by_token ? static_cast<std::size_t>(c.routing.vocabulary) * static_cast<std::size_t>(c.top_k) * 4 : 0);
   p.expert_slots = pack.take(c.experts.slots.size() * 4);
   const int shared = c.shared.intermediate;
-  if (shared > 0 && !shared_is_expert(c)) {
+  if (has_shared_gemms(c)) {
     p.shared_w13 = take_matrix(pack, p.shared_form, 1, abi::gate_up_blocks(shared, gated), c.hidden);
     p.shared_w2 = take_matrix(pack, p.shared_form, 1, down_blocks, shared);
   }

@@ -38,6 +38,8 @@ MatrixParts take_matrix(Packer& pack, const WeightForm& form, std::size_t expert
 /// last, with every token in an additional slot of weight 1: no launches of their own, whose few tiles leave SMs idle.
 /// Not with static scales of activations, which the routed experts have in common.
 bool shared_is_expert(const MoeConfig& config);
+/// True when there are shared experts that are not: their GEMMs are launches of their own.
+bool has_shared_gemms(const MoeConfig& config);
 
 /// Parts of a layer.
 struct PreparedLayout {
