@@ -13,7 +13,7 @@
 namespace moesaic::abi {
 
 /// Bumped when parameter structs, prepared layouts or launch conventions change: part of every kernel's identity.
-inline constexpr int kModuleAbi = 13;
+inline constexpr int kModuleAbi = 14;
 
 /// Element types of 16-bit operands as kernels see them.
 enum Io : int { kIoNone = 0, kIoBf16 = 1, kIoFp16 = 2 };
@@ -48,7 +48,7 @@ struct KernelConfig {
   int warps_rows = 0;    // warps along weight rows
   int warps_k = 0;       // warps along K, each with a partial sum
   int warps_load = 0;    // warps beside those, which fill the ring of a persistent kernel
-  int cluster = 0;       // blocks of a cluster that share a persistent kernel's tile: its tokens, not its weight rows
+  int cluster = 0;       // blocks of a cluster that share a persistent kernel's tile: its tokens, or weight rows
   int min_blocks = 0;    // blocks per SM asked of the register allocator
   int features = 0;      // Feature bits of the target; 0 in tables, set by src/module for the compiler
 };
@@ -71,6 +71,9 @@ MOESAIC_HD constexpr int block_tokens(const KernelConfig& c) {
 MOESAIC_HD constexpr int most_block_tokens(const KernelConfig& c) {
   return block_tokens(c) + (c.cluster > 1 ? c.tile_slack / c.cluster : c.tile_slack);
 }
+/// Rows of an expert that a block of a cluster takes alone, at most: its blocks have weight rows of their own then. 0:
+/// there are no clusters.
+MOESAIC_HD constexpr int narrow_rows(const KernelConfig& c) { return c.cluster > 1 ? most_block_tokens(c) : 0; }
 /// Of persistent kernels: as how many a block multiplies `tokens` of its tokens, at most most_block_tokens. Each size
 /// is a loop of its own to compile; what is multiplied in vain takes time and energy as the rest does.
 MOESAIC_HD constexpr int multiplied_tokens(const KernelConfig& c, int tokens) {

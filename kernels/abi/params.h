@@ -151,7 +151,8 @@ struct PrepareCodesParams {
 
 /// A run of rows of one expert: `tile_tokens` of them, the last one of an expert up to `tile_slack` more, or fewer.
 struct Tile {
-  int expert, row_begin, row_end, unused;
+  int expert, row_begin, row_end;
+  int narrow;  // 1: its expert has no more than narrow_rows
 };
 
 /// Methods as in moesaic::RoutingMethod (checked equal by a static_assert in src/ops). Experts are chosen among all
@@ -181,7 +182,7 @@ struct RouteParams {
   float* row_weight;               // [rows] routing weight of a row
   int* slot_row;                   // [tokens][slots] row of a slot, -1: its expert is not held; dispatched: or nullptr
   int* row_offsets;                // [held_experts + shared_slots + 1] first row of an expert, or nullptr
-  Tile* tiles;                     // in expert order; nullptr: not wanted
+  Tile* tiles;                     // in expert order, narrow ones behind the others; nullptr: not wanted
   int* num_tiles;                  // [kTileCounts]
   int tokens, num_experts, top_k;
   int first_expert, held_experts;
@@ -194,6 +195,7 @@ struct RouteParams {
   float scaling;
   int tile_tokens;  // a power of two
   int tile_slack;
+  int narrow_rows;     // up to which tiles are marked as narrow; 0: none are
   int segment_tokens;  // tokens per block of the two-launch form
 };
 
@@ -306,8 +308,10 @@ struct GemmParams {
   int* claimed;
 };
 
-/// Numbers behind a list of tiles: how many there are, and `claimed` of GEMM 1 and of GEMM 2.
-inline constexpr int kTileCounts = 3;
+/// Numbers behind a list of tiles: how many there are, how many are not narrow, and `claimed` of GEMM 1 and 2. What
+/// GEMM 1 still writes lies in no 16 bytes that GEMM 2 touches early.
+inline constexpr int kTileCounts = 12, kWideTiles = 1;
+MOESAIC_HD constexpr int claimed_at(int gemm) { return 4 * gemm; }
 
 /// How the copy engine of Hopper reads a matrix: a CUtensorMap, encoded by the driver.
 struct alignas(128) TensorMap {

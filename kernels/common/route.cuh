@@ -159,11 +159,29 @@ __device__ __forceinline__ void count_segment(const abi::RouteParams& p, const E
   __syncthreads();  // ranks of warps are visible
 }
 
+/// Of the totals per expert in offsets[e], how many tiles are not narrow.
+template <abi::KernelConfig kConfig>
+__device__ __forceinline__ int count_wide_tiles(const abi::RouteParams& p, RouteShared<kConfig>& shared) {
+  int wide = 0;
+#pragma unroll 1
+  for (int base = 0; base < local_experts(p); base += blockDim.x) {
+    const int e = base + threadIdx.x;
+    const int count = e < local_experts(p) ? shared.offsets[e] : 0;
+    RowsTiles total;
+    block_scan<kConfig>({0, count > p.narrow_rows ? tile_count(count, p.tile_tokens, p.tile_slack) : 0}, total, shared);
+    wide += total.tiles;
+  }
+  return wide;
+}
+
 /// offsets[] from totals per expert (in offsets[e]), and, on one block, the tile list.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteShared<kConfig>& shared,
                                              bool write_tiles) {
+  const bool marks_narrow = write_tiles && p.tiles != nullptr && p.narrow_rows > 0;
+  const int wide = marks_narrow ? count_wide_tiles<kConfig>(p, shared) : 0;
   RowsTiles before = {0, 0};
+  int narrow_before = 0;
 #pragma unroll 1
   for (int base = 0; base < local_experts(p); base += blockDim.x) {
     const int e = base + threadIdx.x;
@@ -171,7 +189,15 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
     const int tiles = tile_count(count, p.tile_tokens, p.tile_slack);
     RowsTiles total;
     const RowsTiles mine = block_scan<kConfig>({count, tiles}, total, shared);
-    const int first_row = before.rows + mine.rows, first_tile = before.tiles + mine.tiles;
+    const int first_row = before.rows + mine.rows;
+    int first_tile = before.tiles + mine.tiles, narrow = 0;
+    if (marks_narrow) {
+      narrow = count <= p.narrow_rows ? 1 : 0;
+      RowsTiles narrow_total;
+      const int narrow_mine = block_scan<kConfig>({0, narrow * tiles}, narrow_total, shared).tiles + narrow_before;
+      first_tile = narrow != 0 ? wide + narrow_mine : first_tile - narrow_mine;
+      narrow_before += narrow_total.tiles;
+    }
     if (e < local_experts(p)) {
       shared.offsets[e] = first_row;
       if (write_tiles && p.row_offsets != nullptr) p.row_offsets[e] = first_row;
@@ -180,13 +206,13 @@ __device__ __forceinline__ void make_offsets(const abi::RouteParams& p, RouteSha
       for (int i = 0; i < tiles; ++i) {
         const int first = p.expert_counts != nullptr ? e * p.rows_per_expert : first_row;
         const int begin = first + i * p.tile_tokens;
-        p.tiles[first_tile + i] = {e, begin, tile_end(begin, first + count, p.tile_tokens, p.tile_slack), 0};
+        p.tiles[first_tile + i] = {e, begin, tile_end(begin, first + count, p.tile_tokens, p.tile_slack), narrow};
       }
     }
     before.rows += total.rows, before.tiles += total.tiles;
   }
   if (write_tiles && threadIdx.x == 0) {
-    if (p.tiles != nullptr) set_tile_counts(p.num_tiles, before.tiles);
+    if (p.tiles != nullptr) set_tile_counts(p.num_tiles, before.tiles, narrow_before);
     if (p.row_offsets != nullptr) p.row_offsets[local_experts(p)] = before.rows;
   }
   __syncthreads();  // offsets are complete
@@ -233,9 +259,10 @@ __device__ __forceinline__ void sort_few(const abi::RouteParams& p, int expert, 
 #pragma unroll 4
   for (int other = 0; other < count; ++other) tile += __shfl_sync(0xffffffffu, start_row, other) < row;
   const u32 starts = __ballot_sync(0xffffffffu, starts_tile);
-  if (lane == 0) set_tile_counts(p.num_tiles, __popc(starts));
+  const int narrow = all_narrow(p, count);
+  if (lane == 0) set_tile_counts(p.num_tiles, __popc(starts), narrow * __popc(starts));
   if (starts_tile) {
-    p.tiles[tile] = {expert, row, tile_end(row, row + equal - equal_before, p.tile_tokens, p.tile_slack), 0};
+    p.tiles[tile] = {expert, row, tile_end(row, row + equal - equal_before, p.tile_tokens, p.tile_slack), narrow};
   }
   if (lane < count) p.slot_row[lane] = counts ? row : -1;
   if (counts) {

@@ -176,9 +176,11 @@ __device__ __forceinline__ void route_one(const abi::RouteParams& p, RouteShared
   if (has_row) {
     p.row_token[row] = 0;
     p.row_weight[row] = slot.weight;
-    if (p.tiles != nullptr) store_tile(p, row, {static_cast<int>(expert), row, row + 1, 0});
+    if (p.tiles != nullptr) store_tile(p, row, {static_cast<int>(expert), row, row + 1, all_narrow(p, 1)});
   }
-  if (p.tiles != nullptr && lane == 0 && slots > 0) set_tile_counts(p.num_tiles, __popc(rows));
+  if (p.tiles != nullptr && lane == 0 && slots > 0) {
+    set_tile_counts(p.num_tiles, __popc(rows), all_narrow(p, 1) * __popc(rows));
+  }
 }
 
 /// Whether route_each takes them: a warp of the block or cluster for each token, with room for keys.
@@ -297,7 +299,7 @@ __device__ __forceinline__ void write_lists(const abi::RouteParams& p, int exper
 #pragma unroll 1
     for (int begin = row, tile = static_cast<int>(before >> 16); begin < end; ++tile) {
       const int next = tile_end(begin, end, p.tile_tokens, p.tile_slack);
-      store_tile(p, tile, {expert + i, begin, next, 0});
+      store_tile(p, tile, {expert + i, begin, next, all_narrow(p, p.tokens)});
       begin = next;
     }
   }
@@ -375,7 +377,8 @@ __device__ __forceinline__ void route_each(const abi::RouteParams& p, RouteShare
   if (block == 0 && chunk < chunks) write_lists<kConfig>(p, chunk * kChunkExperts + 4 * lane, four, shared);
   if (block == 0 && threadIdx.x == blockDim.x - 1) {
     const u32 all = chunks_before<kConfig>(chunks, shared);
-    if (p.tiles != nullptr) set_tile_counts(p.num_tiles, static_cast<int>(all >> 16));
+    const int tiles = static_cast<int>(all >> 16);
+    if (p.tiles != nullptr) set_tile_counts(p.num_tiles, tiles, all_narrow(p, p.tokens) * tiles);
     if (p.row_offsets != nullptr) p.row_offsets[local_experts(p)] = static_cast<int>(all & 0xffff);
   }
 }

@@ -19,11 +19,13 @@ __device__ __forceinline__ bool tile_begins(int before, int rows, int tokens, in
   return (before & (tokens - 1)) == 0 && !goes_on;
 }
 
-/// By one thread.
-__device__ __forceinline__ void set_tile_counts(int* counts, int tiles) {
-  counts[0] = tiles;
-#pragma unroll
-  for (int i = 1; i < abi::kTileCounts; ++i) counts[i] = 0;
+/// Where no expert has more than `rows` rows: whether its tiles are narrow, 1 or 0.
+__device__ __forceinline__ int all_narrow(const abi::RouteParams& p, int rows) { return rows <= p.narrow_rows ? 1 : 0; }
+
+/// By one thread. `narrow` of them are.
+__device__ __forceinline__ void set_tile_counts(int* counts, int tiles, int narrow = 0) {
+  counts[0] = tiles, counts[abi::kWideTiles] = tiles - narrow;
+  counts[abi::claimed_at(1)] = 0, counts[abi::claimed_at(2)] = 0;
 }
 
 }  // namespace moesaic

@@ -60,7 +60,8 @@ __device__ __forceinline__ bool find_place(const abi::GemmParams& p, int tiles, 
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ abi::Tile even_tile(const abi::GemmParams& p, int tile) {
   const int begin = tile * kConfig.tile_tokens;
-  return {0, begin, tile_end(begin, p.rows, kConfig.tile_tokens, kConfig.tile_slack), 0};
+  return {0, begin, tile_end(begin, p.rows, kConfig.tile_tokens, kConfig.tile_slack),
+          p.rows <= abi::narrow_rows(kConfig) ? 1 : 0};
 }
 
 /// The index-th of all pieces of work; false: there are fewer.

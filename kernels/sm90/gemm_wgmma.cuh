@@ -5,8 +5,9 @@
 //   weights      [k / 32, 2][row blocks][1024 bytes], row blocks as prepared, by bulk copies;
 //   activations  [most_block_tokens][128 bytes], 128-byte swizzle.
 // Blocks of a cluster have the same weight rows and share a tile's tokens; each brings part of the weights for all.
-// With many tokens they are the m64 side of products; with few, weight rows are, so that a tile's tokens are any
-// multiple of 8 without wasted work. Sums lie in registers as those of mma.sync do.
+// Where an expert has no more tokens than a block takes, all have them, and weight rows of their own. With many tokens
+// they are the m64 side of products; with few, weight rows are, so that a tile's tokens are any multiple of 8 without
+// wasted work. Sums lie in registers as those of mma.sync do.
 #pragma once
 
 #include "kernels/sm90/load.cuh"
@@ -17,12 +18,13 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void multiply_and_store(const abi::GemmParams& p, const Ring<kConfig>& ring) {
   constexpr int kFull = WgmmaShape<kConfig>::kTokens, kMost = WgmmaShape<kConfig>::kMostTokens;
   Dispenser<kConfig> dispenser(p, ring);
-  if (threadIdx.x == 0 && (kConfig.cluster == 1 || ptx::cluster_rank<kConfig>() == 0)) dispenser.begin();
-  WorkList<kConfig, 32> list(ring);
+  dispenser.begin();
+  if (p.weights_early && threadIdx.x < 32) ptx::wait_for_kernel_before<kConfig>();
+  WorkList<kConfig, 32> list(p, ring);
   Place<kConfig> place;
   Work work;
   while (list.next(work)) {
-    dispenser.hand_out(list.turn().next());
+    dispenser.go_on(list.turn());
     const int biased = is_biased(p, work.tile.expert);  // not waited for before the products
     // The same in all lanes, as the compiler must know: wgmma where it thinks that lanes part is serialised.
     const int count = __shfl_sync(0xffffffffu, work.tile.row_end - work.tile.row_begin, 0);
@@ -67,7 +69,7 @@ __device__ __forceinline__ void gemm_wgmma(const abi::TensorGemmParams& p) {
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
   if (warp < WgmmaShape<kConfig>::kMultiplyThreads / 32) {
     ptx::take_registers<kMultiplyRegisters<kConfig>>();
-    if (p.gemm.weights_early) ptx::wait_for_kernel_before<kConfig>();
+    if (p.gemm.weights_early && warp != 0) ptx::wait_for_kernel_before<kConfig>();
     multiply_and_store<kConfig>(p.gemm, ring);
   } else {
     ptx::give_registers<kLoadRegisters<kConfig>>();

@@ -14,7 +14,8 @@ class WeightLoader {
 
  public:
   __device__ __forceinline__ WeightLoader(const abi::GemmParams& p, const Work& work)
-      : block_(work.row_block + own_groups_begin() * abi::kGroupBlocks) {
+      : shares_(kConfig.cluster > 1 && work.tile.narrow == 0),
+        block_(work.row_block + own_groups_begin() * abi::kGroupBlocks) {
     weights_ = static_cast<const char*>(p.weights) +
                static_cast<long long>(work.tile.expert) * p.row_blocks * p.units * abi::kBlockBytes +
                abi::block_offset(min(block_, p.row_blocks - 1), p.units);
@@ -26,7 +27,8 @@ class WeightLoader {
     const int blocks = min(p.row_blocks - (block_ - first_group * abi::kGroupBlocks), Shape::kRowBlocks);
     ptx::barrier_arrive_expect(full, units * blocks * abi::kBlockBytes + more);
 #pragma unroll
-    for (int i = 0; i < kOwnGroups; ++i) {
+    for (int i = 0; i < Shape::kBlockGroups; ++i) {
+      if (shares_ && i >= kSharedGroups) break;
       const int together = min(p.row_blocks - (block_ + i * abi::kGroupBlocks), abi::kGroupBlocks);
       if (together <= 0) break;
       const int bytes = together * abi::kBlockBytes;  // of one unit
@@ -42,14 +44,14 @@ class WeightLoader {
   }
 
  private:
-  static constexpr int kOwnGroups = Shape::kBlockGroups / kConfig.cluster;
+  static constexpr int kSharedGroups = Shape::kBlockGroups / kConfig.cluster;
   /// Asked for where it is needed: registers are few.
-  __device__ __forceinline__ static int own_groups_begin() {
-    return kConfig.cluster > 1 ? ptx::cluster_rank<kConfig>() * kOwnGroups : 0;
+  __device__ __forceinline__ int own_groups_begin() const {
+    return shares_ ? ptx::cluster_rank<kConfig>() * kSharedGroups : 0;
   }
 
-  __device__ __forceinline__ static void copy(u32 target, const char* source, int bytes, u32 full) {
-    if constexpr (kConfig.cluster > 1) {
+  __device__ __forceinline__ void copy(u32 target, const char* source, int bytes, u32 full) const {
+    if (shares_) {
       ptx::bulk_copy_to((1u << kConfig.cluster) - 1, target, source, bytes, full);
     } else {
       ptx::bulk_copy(target, source, bytes, full);
@@ -57,6 +59,7 @@ class WeightLoader {
   }
 
   const char* weights_;  // of the first of the groups that this block brings
+  bool shares_;          // all blocks of the cluster have these weights, and each brings a part
   int block_;            // the first row block of it
 };
 
@@ -123,7 +126,7 @@ template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParams& p, const Ring<kConfig>& ring) {
   Place<kConfig> next;
   bool early = p.gemm.weights_early != 0;
-  WorkList<kConfig, 1> list(ring);
+  WorkList<kConfig, 1> list(p.gemm, ring);
   Work work;
 #pragma unroll 1
   while (list.next(work, true)) {
@@ -152,13 +155,14 @@ __device__ __forceinline__ void fill_by_tensor_copies(const abi::TensorGemmParam
       copy_boxes<kConfig>(p, work, boxes, k, stage, full);
     }
   }
+  if (early) ptx::wait_for_kernel_before<kConfig>();  // this one must not end before
 }
 
 /// By all loading threads.
 template <abi::KernelConfig kConfig>
 __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, const Ring<kConfig>& ring) {
   Place<kConfig> next;
-  WorkList<kConfig, 32> list(ring);
+  WorkList<kConfig, 32> list(p, ring);
   Work work;
 #pragma unroll 1
   while (list.next(work, threadIdx.x == WgmmaShape<kConfig>::kMultiplyThreads)) {

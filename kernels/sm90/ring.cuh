@@ -16,6 +16,7 @@ inline constexpr int kLineBytes = 128;   // of a row of 16-bit results on its wa
 __device__ __forceinline__ bool gathers(const abi::GemmParams& p) { return p.row_token != nullptr; }
 
 inline constexpr int kWorkSlots = 3, kWorkSlotBytes = 32;  // a tile, a row block
+inline constexpr int kUnclaimed = 2;                       // of a cluster's pieces of work, the first ones
 static_assert(abi::kWorkBytes == kWorkSlots * (kWorkSlotBytes + 16), "and two barriers each");
 
 template <abi::KernelConfig kConfig>
@@ -128,10 +129,19 @@ struct Place {
   }
 };
 
-/// Of a cluster's tile a block has a part of the tokens, maybe none.
+/// Of a cluster's piece of work a block has a part of the tokens, maybe none, or, where the tile is narrow, weight rows
+/// of its own.
 template <abi::KernelConfig kConfig>
-__device__ __forceinline__ void take_share(abi::Tile& tile) {
+__device__ __forceinline__ void take_share(const abi::GemmParams& p, Work& work) {
   if constexpr (kConfig.cluster > 1) {
+    constexpr int kBlocks = WgmmaShape<kConfig>::kRowBlocks;
+    abi::Tile& tile = work.tile;
+    // The last weight rows of a narrow tile may be too few for all.
+    if (work.row_block + (kConfig.cluster - 1) * kBlocks >= p.row_blocks) tile.narrow = 0;
+    if (tile.narrow != 0) {
+      work.row_block += ptx::cluster_rank<kConfig>() * kBlocks;
+      return;
+    }
     const int share = abi::div_up(tile.row_end - tile.row_begin, 8 * kConfig.cluster) * 8;
     tile.row_begin = min(tile.row_begin + ptx::cluster_rank<kConfig>() * share, tile.row_end);
     tile.row_end = min(tile.row_begin + share, tile.row_end);
@@ -141,52 +151,112 @@ __device__ __forceinline__ void take_share(abi::Tile& tile) {
 /// Whose turn it is of the pieces of work of a cluster.
 struct Turn {
   int number = 0;
-  __device__ __forceinline__ Turn next() const { return {number + 1}; }
   __device__ __forceinline__ int slot() const { return number % kWorkSlots; }
   __device__ __forceinline__ u32 parity() const { return number / kWorkSlots & 1; }  // of work_full
 };
 
 inline constexpr int kNoWork = -1;  // in place of a row block
 
+template <abi::KernelConfig kConfig>
+class Dispenser;
+
+/// Pieces of work of clusters, in the order in which they are begun. A narrow tile, whose time is that of its weights'
+/// way from DRAM, takes as many weight rows at once as the cluster has blocks. Others, which multiply for longer than
+/// that, lie evenly among them, so that DRAM has work meanwhile; as many narrow ones as there are clusters end it.
+template <abi::KernelConfig kConfig>
+class ClusterPieces {
+ public:
+  __device__ __forceinline__ void begin(const abi::GemmParams& p, int tiles) {
+    wide_ = p.num_tiles != nullptr                ? listed_tiles<kConfig>(p.num_tiles + abi::kWideTiles)
+            : p.rows <= abi::narrow_rows(kConfig) ? 0
+                                                  : tiles;
+    const u64 all = mixed(p, tiles), narrow = all - wide_ * columns(p);
+    rate_ = narrow == 0 ? 0 : static_cast<u32>(((narrow << 32) + all - 1) / all);
+  }
+
+  /// Where the index-th is; false: there are fewer.
+  __device__ __forceinline__ bool find(const abi::GemmParams& p, int tiles, int index, int& tile,
+                                       int& row_block) const {
+    const int narrow_columns = abi::div_up(columns(p), kConfig.cluster);
+    int narrow = index - wide_ * columns(p);  // of those before it
+    if (index < mixed(p, tiles)) {
+      narrow = __umulhi(index, rate_);
+      if (__umulhi(index + 1, rate_) == narrow) return find_place<kConfig>(p, wide_, index - narrow, tile, row_block);
+    }
+    tile = wide_ + narrow / narrow_columns;
+    row_block = narrow % narrow_columns * kBlocks * kConfig.cluster;
+    return tile < tiles;
+  }
+
+ private:
+  static constexpr int kBlocks = WgmmaShape<kConfig>::kRowBlocks;
+  __device__ __forceinline__ static int columns(const abi::GemmParams& p) { return abi::div_up(p.row_blocks, kBlocks); }
+  /// How many of the first are not all narrow.
+  __device__ __forceinline__ int mixed(const abi::GemmParams& p, int tiles) const {
+    if (wide_ == 0) return 0;
+    const int narrow = (tiles - wide_) * abi::div_up(columns(p), kConfig.cluster);
+    return wide_ * columns(p) + max(narrow - static_cast<int>(gridDim.x / kConfig.cluster), 0);
+  }
+
+  friend class Dispenser<kConfig>;
+  int wide_ = 0;
+  u32 rate_ = 0;  // narrow ones for each of those, times 2^32: less than one
+};
+
 /// Hands out pieces of work to all blocks of the cluster: one thread that multiplies, of its first block, which has
-/// registers to spare between tiles. Each is handed out two pieces ahead, and its number asked for before that, so that
-/// nobody waits for memory. Clusters that claim work as they go stay together, so that L2 has what they share, and end
-/// together.
+/// registers to spare between tiles. Each is handed out one piece ahead, and its number asked for before that, so that
+/// nobody waits for memory; further ahead, one cluster would hold what another could begin. Clusters that claim work as
+/// they go stay together, so that L2 has what they share, and end together.
 template <abi::KernelConfig kConfig>
 class Dispenser {
  public:
   __device__ __forceinline__ Dispenser(const abi::GemmParams& p, const Ring<kConfig>& ring)
       : p_(p), ring_(ring), index_(blockIdx.x / kConfig.cluster) {}
 
-  /// The first ones, which nobody claims.
+  /// The first piece, if this is the thread.
   __device__ __forceinline__ void begin() {
-    tiles_ = count_tiles<kConfig>(p_);
-    for (Turn turn; turn.number < kWorkSlots - 1; ++turn.number) hand_out(turn);
+    if (!is_it()) return;
+    const int tiles = count_tiles<kConfig>(p_);
+    ClusterPieces<kConfig> pieces;
+    if (kConfig.cluster > 1) pieces.begin(p_, tiles);
+    hand_out({}, tiles, pieces);
   }
 
-  /// That of this turn, by who began, unless there are no more and all blocks know.
-  __device__ __forceinline__ void hand_out(Turn turn) {
-    if (tiles_ < 0) return;
-    int tile = 0, row_block = 0;
-    const bool found = find_place<kConfig>(p_, tiles_, index_, tile, row_block);
-    ptx::barrier_wait(ring_.work_empty(turn.slot()), turn.parity() ^ 1);
-    send(turn.slot(), found && p_.tiles != nullptr ? p_.tiles + tile : nullptr, even_tile<kConfig>(p_, tile),
-         found ? row_block : kNoWork);
-    const int clusters = gridDim.x / kConfig.cluster;
-    if (p_.claimed == nullptr || turn.number + 2 < kWorkSlots) {
-      index_ += clusters;
-    } else {
-      index_ = (kWorkSlots - 1) * clusters + atomicAdd(p_.claimed, 1);
-    }
-    if (!found) tiles_ = -1;
+  /// The piece of this turn, by the thread that has read the one before it.
+  __device__ __forceinline__ void go_on(Turn turn) {
+    if (!is_it()) return;
+    const uint4 last = ptx::load_shared_16(ring_.work(Turn{turn.number - 1}.slot()) + 16);
+    ClusterPieces<kConfig> pieces;
+    pieces.wide_ = static_cast<int>(last.y), pieces.rate_ = last.z;
+    hand_out(turn, static_cast<int>(last.w), pieces);
   }
 
  private:
-  __device__ __forceinline__ void send(int slot, const abi::Tile* listed, abi::Tile tile, int row_block) const {
+  __device__ __forceinline__ static bool is_it() {
+    return threadIdx.x == 0 && (kConfig.cluster == 1 || ptx::cluster_rank<kConfig>() == 0);
+  }
+
+  __device__ __forceinline__ void hand_out(Turn turn, int tiles, const ClusterPieces<kConfig>& pieces) {
+    int tile = 0, row_block = 0;
+    const bool found = kConfig.cluster > 1 ? pieces.find(p_, tiles, index_, tile, row_block)
+                                           : find_place<kConfig>(p_, tiles, index_, tile, row_block);
+    ptx::barrier_wait(ring_.work_empty(turn.slot()), turn.parity() ^ 1);
+    // What else it must know for the next one travels along: between tiles registers are few.
+    const uint4 more = {static_cast<u32>(found ? row_block : kNoWork), static_cast<u32>(pieces.wide_), pieces.rate_,
+                        static_cast<u32>(tiles)};
+    send(turn.slot(), found && p_.tiles != nullptr ? p_.tiles + tile : nullptr, even_tile<kConfig>(p_, tile), more);
+    const int clusters = gridDim.x / kConfig.cluster;
+    if (p_.claimed == nullptr || turn.number + 1 < kUnclaimed) {
+      index_ += clusters;
+    } else {
+      index_ = kUnclaimed * clusters + atomicAdd(p_.claimed, 1);
+    }
+  }
+
+  __device__ __forceinline__ void send(int slot, const abi::Tile* listed, abi::Tile tile, uint4 more) const {
     const u32 to = ring_.work(slot), full = ring_.work_full(slot);
     const uint4 words = {static_cast<u32>(tile.expert), static_cast<u32>(tile.row_begin),
-                         static_cast<u32>(tile.row_end), 0u};
-    const uint4 more = {static_cast<u32>(row_block), 0u, 0u, 0u};
+                         static_cast<u32>(tile.row_end), static_cast<u32>(tile.narrow)};
     if constexpr (kConfig.cluster > 1) {
       if (listed != nullptr) ptx::bulk_copy_to((1u << kConfig.cluster) - 1, to, listed, 16, full);
 #pragma unroll
@@ -204,14 +274,14 @@ class Dispenser {
 
   const abi::GemmParams& p_;
   const Ring<kConfig>& ring_;
-  int tiles_ = -1, index_;  // -1: nothing is left to hand out
+  int index_;  // of the next piece
 };
 
 /// The pieces of work of this block's cluster, one after the other. kThreads: 32, a warp; 1, a thread alone.
 template <abi::KernelConfig kConfig, int kThreads>
 class WorkList {
  public:
-  __device__ __forceinline__ explicit WorkList(const Ring<kConfig>& ring) : ring_(ring) {}
+  __device__ __forceinline__ WorkList(const abi::GemmParams& p, const Ring<kConfig>& ring) : p_(p), ring_(ring) {}
 
   /// false: there are no more. `announces`: this thread announces what comes into the same slot next, in each block of
   /// a cluster.
@@ -220,7 +290,8 @@ class WorkList {
     ptx::barrier_wait(ring_.work_full(slot), turn_.parity());
     if (kConfig.cluster > 1 && announces) ptx::barrier_arrive_expect(ring_.work_full(slot), kWorkSlotBytes);
     const uint4 tile = ptx::load_shared_16(ring_.work(slot));
-    work.tile = {static_cast<int>(tile.x), static_cast<int>(tile.y), static_cast<int>(tile.z), 0};
+    work.tile = {static_cast<int>(tile.x), static_cast<int>(tile.y), static_cast<int>(tile.z),
+                 static_cast<int>(tile.w)};
     work.row_block = static_cast<int>(ptx::load_shared_16(ring_.work(slot) + 16).x);
     if constexpr (kThreads > 1) __syncwarp();  // all have read
     if (kThreads == 1 || threadIdx.x % 32 == 0) {
@@ -231,13 +302,15 @@ class WorkList {
       }
     }
     ++turn_.number;
-    take_share<kConfig>(work.tile);
-    return work.row_block != kNoWork;
+    if (work.row_block == kNoWork) return false;
+    take_share<kConfig>(p_, work);
+    return true;
   }
   /// Of the piece of work behind the one that `next` gave last.
   __device__ __forceinline__ Turn turn() const { return turn_; }
 
  private:
+  const abi::GemmParams& p_;
   const Ring<kConfig>& ring_;
   Turn turn_;
 };

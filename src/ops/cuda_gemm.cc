@@ -49,6 +49,7 @@ class Launches {
     p.top_k = 1;
     p.tile_tokens = gemm_.tile_tokens;
     p.tile_slack = gemm_.tile_slack;
+    p.narrow_rows = abi::narrow_rows(gemm_);
     chain_.launch(kernel, {1}, abi::threads(config), p);
   }
 
@@ -79,7 +80,7 @@ class Launches {
     if (has_groups(run_)) {
       p.tiles = work<abi::Tile>(w_.tiles);
       p.num_tiles = work<int>(w_.num_tiles);
-      p.claimed = work<int>(w_.num_tiles) + 1;
+      p.claimed = work<int>(w_.num_tiles) + abi::claimed_at(1);
     }
     p.rows = rows_;
     p.epilogue = abi::kEpilogueRows;

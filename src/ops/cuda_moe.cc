@@ -227,6 +227,7 @@ class Launches {
     p.scaling = c_.routing.scaling;
     p.tile_tokens = tile_tokens_;
     p.tile_slack = steps_.gemm1.config().tile_slack;
+    p.narrow_rows = abi::narrow_rows(steps_.gemm1.config());
     p.segment_tokens = w_.segment_tokens;
     return p;
   }
@@ -256,7 +257,7 @@ class Launches {
     p.row_weight = role == 1 && c_.weights_on_input && !is_dispatched(run_) ? work<float>(w_.row_weight) : nullptr;
     p.tiles = work<abi::Tile>(w_.tiles);
     p.num_tiles = work<int>(w_.num_tiles);
-    p.claimed = work<int>(w_.num_tiles) + role;
+    p.claimed = work<int>(w_.num_tiles) + abi::claimed_at(role);
     p.weights_early = role == 2 ? 1 : 0;  // GEMM 1 has waited for the list of tiles
     return p;
   }

@@ -61,9 +61,30 @@ double expected_tiles(const GemmShape& s, const abi::KernelConfig& c) {
   return expected(s, [&](double rows) { return tiles_of(rows, c.tile_tokens, c.tile_slack); });
 }
 
+/// Whether a persistent kernel's blocks take an expert's rows alone, not shared by a cluster.
+bool is_narrow(double rows, const abi::KernelConfig& c) { return c.cluster == 1 || rows <= abi::narrow_rows(c); }
+
+/// Blocks that have tiles of a persistent kernel, for as many weight rows as a block takes.
+double expected_blocks(const GemmShape& s, const abi::KernelConfig& c) {
+  return expected(s, [&](double rows) {
+    return tiles_of(rows, c.tile_tokens, c.tile_slack) * (is_narrow(rows, c) ? 1 : c.cluster);
+  });
+}
+
+/// Experts of so many rows that the blocks of a cluster share their tiles.
+double expected_wide(const GemmShape& s, const abi::KernelConfig& c) {
+  return expected(s, [&](double rows) { return is_narrow(rows, c) ? 0.0 : 1.0; });
+}
+
+/// What a token costs a block that takes an expert's rows alone, of what it costs a cluster.
+constexpr double kNarrowWork = 1.08;
+
 /// Tiles' worth of tokens that a persistent kernel multiplies.
 double expected_multiplied(const GemmShape& s, const abi::KernelConfig& c) {
   return expected(s, [&](double rows) {
+    if (rows > 0 && c.cluster > 1 && is_narrow(rows, c)) {
+      return kNarrowWork * abi::multiplied_tokens(c, static_cast<int>(std::ceil(rows))) / c.tile_tokens;
+    }
     const double before = std::max(0.0, tiles_of(rows, c.tile_tokens, c.tile_slack) - 1.0);
     const double last = rows - before * c.tile_tokens;
     if (last <= 0) return before;
@@ -80,31 +101,38 @@ double expected_rows(const GemmShape& s) {
 
 /// What kernels of each kind of weights take (docs/performance-log.md, H200), in microseconds for a million weights
 /// brought into operands, on a device of kCostFlops. `tiled`: by tiles of 8, 16, 32, 64, 128 tokens, 0 where there is
-/// none; `stream`: of 8 and 16. A tiled block alone on its SM waits for memory: `blocks` an SM do not.
+/// none; `stream`: of 8 and 16. A tiled block alone on its SM waits for memory: `blocks` an SM do not. `stream_rows`:
+/// what streaming kernels' reads of activations cost beside all that, of the time that L2 takes for them.
 struct KindCosts {
-  double tiled[5], stream[2], blocks;
+  double tiled[5], stream[2], blocks, stream_rows;
 };
 constexpr double kCostFlops = 4.0e8;
 constexpr KindCosts kKindCosts[] = {
-    {{0, 0, 0.295, 0.425, 0.700}, {0.294, 0.305}, 1.0},  // kWeights16
-    {{0, 0.205, 0.277, 0.500, 0.853}, {0.232, 0}, 1.2},  // kWeightsE4m3
-    {{0, 0.230, 0.315, 0, 0}, {0.223, 0}, 1.2},          // kWeightsE4m3Block
-    {{0.135, 0.172, 0.242, 0.368, 0}, {0.159, 0}, 1.2},  // kWeightsE2m1
-    {{0.154, 0.200, 0.265, 0.440, 0}, {0.156, 0}, 4.0},  // kWeightsInt4
+    {{0, 0, 0.295, 0.425, 0.700}, {0.294, 0.305}, 1.0, 0.12},  // kWeights16
+    {{0, 0.205, 0.277, 0.500, 0.853}, {0.232, 0}, 1.2, 0},     // kWeightsE4m3
+    {{0, 0.230, 0.315, 0, 0}, {0.223, 0}, 1.2, 0},             // kWeightsE4m3Block
+    {{0.135, 0.172, 0.242, 0.368, 0}, {0.159, 0}, 1.2, 0},     // kWeightsE2m1
+    {{0.154, 0.200, 0.265, 0.440, 0}, {0.156, 0}, 4.0, 0},     // kWeightsInt4
 };
-/// The same of wgmma, by tiles of 64, 128 and 256 tokens and of 128 or 256 weight rows, all of whose tokens exist.
-constexpr double kWgmmaCosts[3][2] = {{0.36, 0}, {0, 0.49}, {0, 0.91}};
+/// The same of wgmma, by tiles of 64 tokens and 128 weight rows and of 256 of both, all of whose tokens exist.
+constexpr double kSmallWgmmaCost = 0.36, kWgmmaCost = 0.91;
 /// What of it is left when GEMM 1 need not gather its rows; and what that costs: tokens read and rows written at this
 /// part of DRAM's rate, and a launch (docs/performance-log.md, H200). It must gain half as much again, for where DRAM
 /// bounds GEMM 1, too, it gains less. At T = 8192 it pays for Mixtral-8x7B (8713 us with, 8816 without), not for
 /// Qwen3-235B (4367, 4313), gpt-oss-120b (3220, 3195) and DeepSeek-V3's 32 experts (10573, 10518).
 constexpr double kInOrderWork = 0.97, kGatherRate = 0.88, kGatherLaunch = 3.0, kGatherWorth = 1.5;
-/// How much longer they take for what DRAM bounds, alone and as clusters, whose blocks wait for each other; two blocks
-/// an SM need a microsecond more to begin. When others have ended, a block reads kAloneDram times its share of DRAM.
-constexpr double kWgmmaDram = 1.07, kClusterDram = 1.3, kPairedDram = 1.01, kPairedLaunch = 1.0, kAloneDram = 2.5;
+/// How much longer they take for what DRAM bounds, by blocks that have weights of their own and by clusters that share
+/// them. When others have ended, a block reads kAloneDram times its share of DRAM.
+constexpr double kWgmmaDram = 1.03, kClusterDram = 1.3, kPairedDram = 1.015, kAloneDram = 2.5;
+constexpr double kNear = 8.0;  // bounds that are near each other add up: a norm of them
+/// Microseconds that a launch takes besides: the first stages of one block an SM, and of two.
+constexpr double kAloneLaunch = 5.0, kPairedLaunch = 1.0;
 /// Of two blocks an SM: what is lost as the last ones end, in rounds of all (the next GEMM's weights make up for most
 /// of it); and how much longer fewer blocks than SMs take than as many of all: they come up where SMs are free first.
 constexpr double kPairedRound = 0.06, kPairedCrowd = 1.3;
+/// What such tiles are taken to cost more where experts of twice the average fill one, since loads are not as even as
+/// assumed: by Zipf's routings clusters are 4% faster there that are 1% slower by even ones.
+constexpr double kPairedSkew = 1.02;
 /// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight. And what work that
 /// does not bound the time still costs of it, of streaming and of tiled kernels.
 constexpr double kTiledDram = 1.10, kStreamRest = 0.01, kTiledRest = 0.02;
@@ -126,20 +154,24 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
   const double in_order = gemm == Gemm::kFirstInOrder ? kInOrderWork : 1.0;
   const double work = multiplied * rows * k * 1e-6 * weights_cost(c) * in_order * kCostFlops / rates.mma_flops_per_us;
   if (abi::is_persistent(c)) {
-    // Bounds that are near each other add up.
-    const double bound = dram * (c.min_blocks > 1 ? kPairedDram : c.cluster > 1 ? kClusterDram : kWgmmaDram);
-    const double blocks = tiles * std::ceil(rows / c.tile_rows) * c.cluster, rounds = blocks / rates.sm_count;
-    const double full = std::pow(std::pow(bound, 4) + std::pow(l2, 4) + std::pow(work, 4), 0.25);
+    const double wide = std::min(1.0, expected_wide(s, c) / touched_experts(s));
+    const double bound = dram * (c.min_blocks > 1 ? kPairedDram : kWgmmaDram + wide * (kClusterDram - kWgmmaDram));
+    const double blocks = expected_blocks(s, c) * std::ceil(rows / c.tile_rows), rounds = blocks / rates.sm_count;
+    const double full = std::pow(std::pow(bound, kNear) + std::pow(l2, kNear) + std::pow(work, kNear), 1.0 / kNear);
     if (c.min_blocks == 1) {
       // The last round leaves SMs idle; what it has multiplies as fast as ever, but gets more of DRAM.
       const double whole = std::floor(rounds), part = rounds - whole;
       const double alone = std::max({work, l2, bound / kAloneDram}) / full;
-      return full / rounds * (whole + (part > 0 ? std::max(part, alone) : 0.0));
+      return full / rounds * (whole + (part > 0 ? std::max(part, alone) : 0.0)) + kAloneLaunch;
     }
-    return full * (rounds < 1.0 ? kPairedCrowd / rounds : 1.0 + kPairedRound * c.min_blocks / rounds) + kPairedLaunch;
+    const double skew =
+        2.0 * static_cast<double>(s.tokens) * s.top_k >= 1.0 * s.num_experts * c.tile_tokens ? kPairedSkew : 1.0;
+    return full * skew * (rounds < 1.0 ? kPairedCrowd / rounds : 1.0 + kPairedRound * c.min_blocks / rounds) +
+           kPairedLaunch;
   }
   const double full = std::max({dram * (streaming ? 1.0 : kTiledDram), l2, work}) +
-                      (streaming ? kStreamRest : kTiledRest) * (l2 + work);
+                      (streaming ? kStreamRest : kTiledRest) * (l2 + work) +
+                      (streaming ? kKindCosts[c.weights].stream_rows * activation_bytes / rates.l2_bytes_per_us : 0.0);
   const double blocks = tiles * std::ceil(rows / c.tile_rows) / rates.sm_count;
   return streaming ? full : full * std::max(1.0, kKindCosts[c.weights].blocks / blocks);
 }
@@ -251,7 +283,7 @@ Choice pick(Op op, const ArchRow& arch, int recipe, const GemmShape& shape, cons
 }
 
 double weights_cost(const abi::KernelConfig& c) noexcept {
-  if (abi::is_persistent(c)) return kWgmmaCosts[c.tile_tokens / 128][c.tile_rows / 256];
+  if (abi::is_persistent(c)) return c.cluster > 1 ? kWgmmaCost : kSmallWgmmaCost;
   const KindCosts& kind = kKindCosts[c.weights];
   const auto size = static_cast<std::size_t>(std::countr_zero(static_cast<unsigned>(c.tile_tokens / kSmallestTile)));
   if (c.stages == 0) return size < std::size(kind.stream) ? kind.stream[size] : 0.0;

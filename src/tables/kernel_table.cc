@@ -116,11 +116,11 @@ constexpr KernelConfig wgmma(int io, int tokens, int slack, int rows, int stages
           .cluster = cluster,
           .min_blocks = blocks};
 }
-// Prefill is bound by what SMs read from L2: clusters of two share the weights that they read.
+// Prefill is bound by what SMs read from L2: clusters of two share the weights that they read, of experts that have
+// more tokens than one of their blocks takes.
 template <int kIo>
 constexpr std::array kWgmmaConfigs = {
     wgmma(kIo, 64, 0, 128, 4, 1, 2),
-    wgmma(kIo, 128, 32, 256, 4, 1, 1),
     wgmma(kIo, 256, 64, 256, 4, 2, 1),
 };
 // Tiles of few tokens: decoding codes is the work then, and their warps share the activations in shared memory.

@@ -197,21 +197,26 @@ TEST_P(DeviceGemmRow, EveryConfigMatchesTheOracle) {
 }
 
 /// Every number of tokens that is multiplied in a form of its own (kernels/sm90/products.cuh), full depths and half
-/// ones, last tiles of few weight rows, of half of them, of more.
+/// ones, last tiles of few weight rows, of half of them, of more. Blocks of clusters multiply as many as parts of a
+/// tile, the last of several where it would be a narrow one otherwise, and alone.
 void run_forms(std::mt19937& rng, const std::string& kernel, const abi::KernelConfig& config, GemmConfig c,
                ModuleOptions modules) {
   const DType io = tables::get_recipe(c.recipe).io;
   const int full = abi::block_tokens(config);
   modules.force_kernel = kernel;
   c.max_rows = 1024;
-  for (const auto& [n, k] : std::vector<std::pair<int, int>>{{8, 64}, {264, 96}, {384, 96}, {400, 160}}) {
-    c.n = n, c.k = k;
+  for (const auto& [n, k] : std::vector<std::pair<int, int>>{{8, 64}, {264, 96}, {384, 96}, {400, 160}, {520, 64}}) {
+    c.n = n, c.k = k, c.groups = config.cluster;
     const HostGemm host = testing::random_gemm(rng, c, true);
     const DeviceGemm device(host, modules);
     for (int most = 16; most <= abi::most_block_tokens(config); most += most < full ? 16 : 8) {  // of a block
-      const int count = config.cluster * most - std::uniform_int_distribution(0, 7)(rng);
-      SCOPED_TRACE(kernel + " " + case_name(c, Grouping::kOffsets) + " " + std::to_string(count));
-      const GemmRows rows = testing::random_gemm_rows(rng, c, {count}, Grouping::kOffsets);
+      std::vector<int> counts = {most - std::uniform_int_distribution(0, 7)(rng)};
+      if (config.cluster > 1) {
+        const int last = config.cluster * most - std::uniform_int_distribution(0, 7)(rng);
+        counts.push_back(last <= abi::narrow_rows(config) ? config.tile_tokens + last : last);
+      }
+      SCOPED_TRACE(kernel + " " + case_name(c, Grouping::kOffsets) + " " + std::to_string(counts.back()));
+      const GemmRows rows = testing::random_gemm_rows(rng, c, counts, Grouping::kOffsets);
       for (const DType out : {DType::kF32, io}) check_run(host, device, rows, out, [](GemmRun&) {});
     }
   }

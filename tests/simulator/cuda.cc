@@ -48,8 +48,9 @@ std::atomic<unsigned> launches{0};
 std::mutex last_mutex;
 std::map<CUstream, std::shared_ptr<const sim::Places>> last_writes;
 
-// Runs the kernel, which may begin before the one before has ended.
-void run_behind(sim::Launch what, CUstream stream, bool early) {
+// Runs the kernel, which may begin before the one before has ended. With MOESAIC_SIM_REPORT it says what that was good
+// for.
+void run_behind(sim::Launch what, const std::string& name, CUstream stream, bool early) {
   sim::Dependence dependence;
   what.dependence = &dependence;
   if (early) {
@@ -57,6 +58,9 @@ void run_behind(sim::Launch what, CUstream stream, bool early) {
     dependence.under_way = last_writes[stream];
   }
   sim::run(what);
+  if (std::getenv("MOESAIC_SIM_REPORT") != nullptr) {
+    std::fprintf(stderr, "simulator: %s: %zu bytes read early\n", name.c_str(), dependence.read_early);
+  }
   const std::scoped_lock lock(last_mutex);
   last_writes[stream] = dependence.behind();
 }
@@ -94,7 +98,7 @@ CUresult launch(const Function& function, const CUlaunchConfig& config, void** p
   }
   return do_now_or_later([what = std::move(what), name = function.name, stream = config.hStream, early] {
     try {
-      run_behind(what, stream, early);
+      run_behind(what, name, stream, early);
     } catch (const sim::Fault& fault) {
       std::fprintf(stderr, "simulator: %s: %s\n", name.c_str(), fault.what());
       return CUDA_ERROR_LAUNCH_FAILED;

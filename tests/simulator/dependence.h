@@ -29,6 +29,8 @@ struct Dependence {
   /// What kernels before may still write as this one begins; null: nothing of this is under way.
   std::shared_ptr<const Places> under_way;
   Places written;
+  /// Bytes that threads have read before they had waited.
+  std::size_t read_early = 0;
   /// A thread has let the kernel behind begin, and had not waited.
   bool lets_begin_early = false;
 

@@ -34,6 +34,7 @@ inline std::byte* touch(Warp& warp, u32 lane, u64 address, std::size_t bytes, st
   if (dependence->under_way->meet(address, bytes)) {
     throw Fault("reads what the kernel before may yet write, before it has waited for that");
   }
+  dependence->read_early += bytes;
   return place;
 }
 
