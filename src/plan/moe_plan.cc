@@ -130,9 +130,9 @@ constexpr double kAloneLaunch = 5.0, kPairedLaunch = 1.0;
 /// Of two blocks an SM: what is lost as the last ones end, in rounds of all (the next GEMM's weights make up for most
 /// of it); and how much longer fewer blocks than SMs take than as many of all: they come up where SMs are free first.
 constexpr double kPairedRound = 0.06, kPairedCrowd = 1.3;
-/// What such tiles are taken to cost more where experts of twice the average fill one, since loads are not as even as
-/// assumed: by Zipf's routings clusters are 4% faster there that are 1% slower by even ones.
-constexpr double kPairedSkew = 1.02;
+/// What such tiles are taken to cost more where experts of kBusy times the average fill one, since loads are not as
+/// even as assumed: by Zipf's routings clusters are 4% faster there that are 1% slower by even ones.
+constexpr double kPairedSkew = 1.02, kBusy = 2.5;
 /// How much longer tiled kernels take for what DRAM bounds: they keep less of its latency in flight. And what work that
 /// does not bound the time still costs of it, of streaming and of tiled kernels.
 constexpr double kTiledDram = 1.10, kStreamRest = 0.01, kTiledRest = 0.02;
@@ -165,7 +165,7 @@ double gemm_score(const abi::KernelConfig& c, const GemmShape& s, Gemm gemm, con
       return full / rounds * (whole + (part > 0 ? std::max(part, alone) : 0.0)) + kAloneLaunch;
     }
     const double skew =
-        2.0 * static_cast<double>(s.tokens) * s.top_k >= 1.0 * s.num_experts * c.tile_tokens ? kPairedSkew : 1.0;
+        kBusy * static_cast<double>(s.tokens) * s.top_k >= 1.0 * s.num_experts * c.tile_tokens ? kPairedSkew : 1.0;
     return full * skew * (rounds < 1.0 ? kPairedCrowd / rounds : 1.0 + kPairedRound * c.min_blocks / rounds) +
            kPairedLaunch;
   }
