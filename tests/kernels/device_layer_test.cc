@@ -216,9 +216,8 @@ void check_full_tiles(std::mt19937& rng, const HostLayer& host, const DeviceLaye
   }
 }
 
-// Kernels may multiply and store tiles of many tokens otherwise than those of few: nobody must see it. Tiles of 128
-// with up to 32 more in the last one are 150, 128 and 104, 128 and 128 and 44; of clusters of two with twice as many
-// 80 and 70, 120 and 112, 152 and 148.
+// Kernels may multiply and store tiles of many tokens otherwise than those of few: nobody must see it. By clusters of
+// two 150 are a tile of each block alone, 232 and 300 are shared, as 120 and 112, and 152 and 148.
 TEST_F(DeviceLayerTest, FullAndOtherTilesGiveTheSameBits) {
   std::mt19937 rng(testing::fresh_seed());
   for (const ActivationKind kind : {ActivationKind::kSwiglu, ActivationKind::kSwigluBias, ActivationKind::kGeglu}) {
