@@ -147,6 +147,7 @@ TEST_F(DeviceSharedTest, ByEveryKernel) {
       SCOPED_TRACE(*modules.force_kernel);
       const DeviceLayer device(host, c, modules);
       for (const int tokens : {5, 200}) check_run(host, device, random_logits(rng, c, tokens));
+      for (const int tokens : {4, 30}) check_run(host, device, random_ids(rng, c, tokens));  // sorted in two other ways
     }
   }
 }
