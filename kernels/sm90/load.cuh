@@ -7,7 +7,7 @@
 
 namespace moesaic::sm90 {
 
-/// Weights of one piece of work: one thread's.
+/// Weights of one piece of work.
 template <abi::KernelConfig kConfig>
 class WeightLoader {
   using Shape = WgmmaShape<kConfig>;
@@ -15,15 +15,18 @@ class WeightLoader {
  public:
   __device__ __forceinline__ WeightLoader(const abi::GemmParams& p, const Work& work)
       : shares_(kConfig.cluster > 1 && work.tile.narrow == 0),
+        whole_(p.row_blocks - work.row_block >= Shape::kRowBlocks),
         block_(work.row_block + own_groups_begin() * abi::kGroupBlocks) {
     weights_ = static_cast<const char*>(p.weights) +
                static_cast<long long>(work.tile.expert) * p.row_blocks * p.units * abi::kBlockBytes +
                abi::block_offset(min(block_, p.row_blocks - 1), p.units);
   }
 
-  /// The stage from column k on, with `more` bytes beside the weights. Its slot is free in all blocks of the cluster.
+  /// By one thread: the stage from column k on, with `more` bytes beside the weights. Its slot is free in all blocks of
+  /// the cluster.
   __device__ __forceinline__ void load(const abi::GemmParams& p, int k, u32 stage, u32 full, int more) const {
     const int unit = k / abi::kBlockK, units = min(p.units - unit, 2), first_group = own_groups_begin();
+    if (whole_ && units == 2) return load_whole(p, unit, stage + first_group * Shape::kGroupBytes, full, more);
     const int blocks = min(p.row_blocks - (block_ - first_group * abi::kGroupBlocks), Shape::kRowBlocks);
     ptx::barrier_arrive_expect(full, units * blocks * abi::kBlockBytes + more);
 #pragma unroll
@@ -50,6 +53,25 @@ class WeightLoader {
     return shares_ ? ptx::cluster_rank<kConfig>() * kSharedGroups : 0;
   }
 
+  /// Two units of all row blocks, as almost always: what is between a slot that is free and its copies is latency, of
+  /// which the ring hides no more than its stages.
+  __device__ __forceinline__ void load_whole(const abi::GemmParams& p, int unit, u32 target, u32 full, int more) const {
+    ptx::barrier_arrive_expect(full, Shape::kWeightBytes + more);
+    const char* source = weights_ + unit * Shape::kGroupBytes;
+#pragma unroll
+    for (int i = 0; i < Shape::kBlockGroups; ++i) {
+      if (shares_ && i >= kSharedGroups) break;
+      if constexpr (Shape::kBlockGroups == 1) {  // units follow each other here and there
+        copy(target, source, Shape::kWeightBytes, full);
+      } else {
+        copy(target, source, Shape::kGroupBytes, full);
+        copy(target + Shape::kUnitBytes, source + Shape::kGroupBytes, Shape::kGroupBytes, full);
+      }
+      source += p.units * Shape::kGroupBytes;
+      target += Shape::kGroupBytes;
+    }
+  }
+
   __device__ __forceinline__ void copy(u32 target, const char* source, int bytes, u32 full) const {
     if (shares_) {
       ptx::bulk_copy_to((1u << kConfig.cluster) - 1, target, source, bytes, full);
@@ -60,6 +82,7 @@ class WeightLoader {
 
   const char* weights_;  // of the first of the groups that this block brings
   bool shares_;          // all blocks of the cluster have these weights, and each brings a part
+  bool whole_;           // the tile has all its row blocks
   int block_;            // the first row block of it
 };
 
@@ -171,7 +194,8 @@ __device__ __forceinline__ void fill_by_gathering(const abi::GemmParams& p, cons
 #pragma unroll 1
     for (int k = 0; k < p.units * abi::kBlockK; k += kConfig.tile_k) {
       ptx::barrier_wait(ring.empty(next.slot), next.parity ^ 1);
-      if (threadIdx.x == WgmmaShape<kConfig>::kMultiplyThreads) {
+      // By a thread of each warp in turn, since that takes as long as a warp's tokens.
+      if (threadIdx.x == WgmmaShape<kConfig>::kMultiplyThreads + 32 * (next.slot % kConfig.warps_load)) {
         weights.load(p, k, ring.stage(next.slot), ring.full(next.slot), 0);
       }
       tokens.load(p, k, ring.stage(next.slot));
