@@ -15,7 +15,7 @@ inline constexpr int kLineBytes = 128;   // of a row of 16-bit results on its wa
 /// Whether rows of activations are any rows, or follow each other.
 __device__ __forceinline__ bool gathers(const abi::GemmParams& p) { return p.row_token != nullptr; }
 
-inline constexpr int kWorkSlots = 3, kWorkSlotBytes = 32;  // a tile, a row block
+inline constexpr int kWorkSlots = 3, kWorkSlotBytes = 32;  // a tile; a row block and what Dispenser keeps
 inline constexpr int kUnclaimed = 2;                       // of a cluster's pieces of work, the first ones
 static_assert(abi::kWorkBytes == kWorkSlots * (kWorkSlotBytes + 16), "and two barriers each");
 
