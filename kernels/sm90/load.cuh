@@ -37,12 +37,8 @@ class WeightLoader {
       const int bytes = together * abi::kBlockBytes;  // of one unit
       const char* source = weights_ + i * p.units * Shape::kGroupBytes + unit * bytes;
       const u32 target = stage + (first_group + i) * Shape::kGroupBytes;
-      if (bytes == Shape::kUnitBytes) {  // units follow each other here and there
-        copy(target, source, units * bytes, full);
-      } else {
-        copy(target, source, bytes, full);
-        if (units > 1) copy(target + Shape::kUnitBytes, source + bytes, bytes, full);
-      }
+      copy(target, source, bytes, full);
+      if (units > 1) copy(target + Shape::kUnitBytes, source + bytes, bytes, full);
     }
   }
 
